@@ -1,0 +1,32 @@
+"""Fixtures every test folder shares.
+
+Knows where real recordings are looked for; knows nothing of what is tested with them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real recordings: EARSHOT_DATA, by default ../shared/data of the repository."""
+    named = os.environ.get("EARSHOT_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(
+            f"no real recordings at {folder}; set EARSHOT_DATA to the folder that holds "
+            "librispeech_dev_clean_half, spoken_digits and the other sets"
+        )
+    return folder
