@@ -1,0 +1,82 @@
+"""Every error that a user of the package can meet, and how its message reads.
+
+    EarshotError                 catch this one to catch all of them
+    ├── ModelFileError           a `.ear` file is missing, damaged or of another version
+    ├── AudioError               sound that cannot be read or is not sound
+    ├── ManifestError            a list of utterances that cannot be read
+    ├── ConfigError              a setting, option or recipe value out of its range
+    └── MissingExtraError        an optional package is not installed
+
+A message is always `<where>: <what is, with numbers>. <what to do>.` on one line, so that a
+command can print it as it is. Knows nothing of who raises what.
+"""
+
+import os
+
+
+class EarshotError(Exception):
+    """Root of all errors that the package raises on purpose."""
+
+
+class _LocatedError(EarshotError):
+    """An error at a place, with a problem and a remedy; the parts stay readable as attributes."""
+
+    def __init__(self, where: str | os.PathLike[str], problem: str, *, remedy: str) -> None:
+        self.where = os.fspath(where)
+        self.problem = problem.rstrip(".")
+        self.remedy = remedy.rstrip(".")
+        super().__init__(f"{self.where}: {self.problem}. {self.remedy}.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are rebuilt from `args`, which hold one string only: name the real parts,
+        # so that an error crosses a process boundary unchanged.
+        return (_rebuild, (type(self), self.where, self.problem, self.remedy))
+
+
+def _rebuild(
+    kind: type[_LocatedError], where: str, problem: str, remedy: str
+) -> _LocatedError:  # pickle calls it
+    return kind(where, problem, remedy=remedy)
+
+
+class ModelFileError(_LocatedError):
+    """A model file cannot be used.
+
+    Args:
+        where: The file; also kept as `.path`.
+        problem: What is wrong, with numbers, without a full stop.
+        remedy: What the reader can do about it.
+    """
+
+    @property
+    def path(self) -> str:
+        """The file that cannot be used."""
+        return self.where
+
+
+class AudioError(_LocatedError):
+    """Audio cannot be used: not audio, empty, cut short, not finite, or not readable."""
+
+
+class ManifestError(_LocatedError):
+    """A manifest cannot be used; `where` is `file` or `file:line`."""
+
+
+class ConfigError(EarshotError):
+    """A setting is unknown or out of range; the message names the setting and its range."""
+
+
+class MissingExtraError(EarshotError):
+    """An optional part of the package is not installed.
+
+    Args:
+        feature: What was asked for, such as "the microphone".
+        package: The Python package that is absent.
+        extra: The extra that brings it, such as "mic".
+    """
+
+    def __init__(self, feature: str, *, package: str, extra: str) -> None:
+        super().__init__(
+            f"{feature}: needs the package '{package}', which is not installed. "
+            f"Install it with `pip install 'earshot[{extra}]'`."
+        )

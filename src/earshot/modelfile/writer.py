@@ -1,0 +1,153 @@
+"""Writes `.ear` files, version 1 of `docs/formats/ear.md`.
+
+Lays sections out and checksums them. Does not know what a network is: graphs come as
+JSON-ready objects, tensors already packed (see `codecs`). What was written is opened again
+by the engine's reader before it takes its name, so a file that exists is a file that loads.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from earshot.core.errors import ModelFileError
+from earshot.data.atomic import replaced_file
+from earshot.modelfile.codecs import EncodedTensor
+
+MAGIC = b"\x89EAR\r\n\x1a\n"
+VERSION = 1
+ALIGNMENT = 64
+PREAMBLE_BYTES = 32
+MAX_HEADER_BYTES = 1 << 20
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def feature_settings(num_bins: int) -> dict[str, object]:
+    """The `features` object of a header: the one front end that version 1 allows.
+
+    Args:
+        num_bins: Mel bins, 1..256.
+
+    Returns:
+        A JSON-ready object.
+    """
+    return {
+        "type": "kaldi_fbank",
+        "sample_rate_hz": 16000,
+        "num_bins": num_bins,
+        "frame_length_ms": 25,
+        "frame_shift_ms": 10,
+        "low_freq_hz": 20,
+        "high_freq_hz": -400,
+        "preemphasis": 0.97,
+        "window": "povey",
+        "snip_edges": False,
+        "dither": 0,
+    }
+
+
+def _placed(
+    header: dict[str, object], tensors: Mapping[str, EncodedTensor]
+) -> tuple[bytes, list[int]]:
+    """The header bytes with the offsets that they themselves imply, and those offsets.
+
+    Offsets are written inside the header, whose length moves them. Starting from the smallest
+    guess they only grow, so the loop ends as soon as a pass changes nothing.
+    """
+    start = 0
+    while True:
+        entries, offsets, position = [], [], start
+        for name, tensor in tensors.items():
+            offsets.append(position)
+            entries.append(
+                {
+                    "name": name,
+                    "codec": tensor.codec,
+                    "shape": list(tensor.shape),
+                    "offset": position,
+                    "bytes": len(tensor.data),
+                    "crc32": zlib.crc32(tensor.data),
+                }
+            )
+            position = _aligned(position + len(tensor.data))
+        text = json.dumps(
+            {**header, "tensors": entries},
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+        ).encode()
+        needed = _aligned(PREAMBLE_BYTES + len(text))
+        if needed == start:
+            return text, offsets
+        start = needed
+
+
+def write_model(
+    path: Path,
+    *,
+    name: str,
+    graphs: Mapping[str, object],
+    tensors: Mapping[str, EncodedTensor],
+    pieces: Sequence[str],
+    search: Mapping[str, object],
+    num_bins: int = 80,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model file, checked by the reader before it takes its name.
+
+    Args:
+        path: The file to make or replace.
+        name: Model name, at most 128 bytes.
+        graphs: Graph name to graph, as in section 4 of the specification.
+        tensors: Tensor name to packed tensor; sections lie in this order.
+        pieces: The word piece of every id.
+        search: The `search` object of section 2.
+        num_bins: Mel bins of the features, 1..256.
+        metadata: Licence, description, recipe and so on.
+
+    Raises:
+        ModelFileError: The parts do not make a valid file.
+        OSError: The file cannot be written.
+    """
+    header: dict[str, object] = {
+        "name": name,
+        "features": feature_settings(num_bins),
+        "search": dict(search),
+        "pieces": list(pieces),
+        "graphs": dict(graphs),
+        "metadata": dict(metadata or {}),
+    }
+    text, offsets = _placed(header, tensors)
+    if len(text) > MAX_HEADER_BYTES:
+        raise ModelFileError(
+            path,
+            f"the header takes {len(text)} bytes and may take {MAX_HEADER_BYTES}",
+            remedy="Use fewer pieces, shorter names or less metadata",
+        )
+    ends = [at + len(t.data) for at, t in zip(offsets, tensors.values(), strict=True)]
+    size = _aligned(ends[-1] if ends else PREAMBLE_BYTES + len(text))
+    preamble = MAGIC + struct.pack("<IIQ", VERSION, len(text), size)
+    check = struct.pack("<II", zlib.crc32(text, zlib.crc32(preamble)), 0)
+    with replaced_file(path) as file:
+        file.write(preamble + check + text)
+        for offset, tensor in zip(offsets, tensors.values(), strict=True):
+            file.write(bytes(offset - file.tell()))
+            file.write(tensor.data)
+        file.write(bytes(size - file.tell()))
+        file.flush()
+        _check_written(Path(file.name), path)
+
+
+def _check_written(temporary: Path, path: Path) -> None:
+    try:
+        from earshot.modelfile.reader import ModelFile
+    except ImportError:  # a source tree whose engine is not built yet
+        return
+    try:
+        ModelFile(temporary)
+    except ModelFileError as err:
+        raise ModelFileError(path, err.problem, remedy=err.remedy) from None

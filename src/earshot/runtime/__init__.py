@@ -1,0 +1,1 @@
+"""Sessions that step one graph of a model with an explicit state. Knows nothing of text or servers."""

@@ -1,0 +1,1 @@
+"""The recogniser: audio in, transcripts out. Knows nothing of servers or commands."""
