@@ -1,0 +1,70 @@
+"""`earshot train`: run a recipe, or one stage of it. Imports the torch wing, and nothing else does.
+
+Knows how to name the missing extra; knows nothing of what the stages do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from earshot.cli.console import complain, reported
+
+if TYPE_CHECKING:
+    from earshot.train.recipe import Recipe
+
+app = typer.Typer(help="Train models from recipes (extra [train]).", no_args_is_help=True)
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(help="TOML file, such as recipes/assistant-en.toml.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one value; repeatable."),
+]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    stages: Annotated[
+        list[str] | None, typer.Option("--stage", help="Run this stage only; repeatable.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over instead of resuming where a run stopped.")
+    ] = False,
+) -> None:
+    """Run a recipe from text and recordings to a .ear file; resumes where it was stopped."""
+    _run(recipe, overrides, stages=stages or None, resume=not fresh)
+
+
+@app.command()
+def export(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+    """Write the .ear file of a recipe's newest checkpoint."""
+    _run(recipe, overrides, stages=["export"], resume=True)
+
+
+def _run(
+    path: Path, overrides: list[str] | None, *, stages: list[str] | None, resume: bool
+) -> None:
+    from earshot.core.errors import MissingExtraError
+
+    with reported():
+        try:
+            from earshot.train.recipe import load_recipe
+            from earshot.train.run import run as run_recipe
+        except ModuleNotFoundError as err:
+            if err.name is None or err.name.startswith("earshot"):
+                raise
+            raise MissingExtraError(
+                "earshot train", package=err.name.partition(".")[0], extra="train"
+            ) from None
+        loaded: Recipe = load_recipe(path, overrides or [])
+        try:
+            run_recipe(loaded, stages=stages, resume=resume)
+        except KeyboardInterrupt:
+            complain("stopped. The same command goes on where this one stopped.")
+            raise typer.Exit(130) from None
