@@ -1,0 +1,118 @@
+// dispatch.cc: which instruction sets this build and this CPU have, and which one is used.
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/tables.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace earshot {
+namespace {
+
+#if defined(__x86_64__)
+
+struct CpuFeatures {
+  bool avx2 = false;
+  bool avxvnni = false;
+  bool avx512vnni = false;
+};
+
+CpuFeatures ReadCpu() {
+  CpuFeatures features;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
+  const bool fma = c & (1u << 12);
+  const bool os_saves_registers = c & (1u << 27);
+  if (!os_saves_registers) return features;
+  unsigned xcr0_low = 0, xcr0_high = 0;
+  __asm__ volatile("xgetbv" : "=a"(xcr0_low), "=d"(xcr0_high) : "c"(0));
+  const bool os_ymm = (xcr0_low & 0x06u) == 0x06u;
+  const bool os_zmm = (xcr0_low & 0xE6u) == 0xE6u;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
+  const unsigned highest_subleaf = a;
+  features.avx2 = os_ymm && fma && (b & (1u << 5));
+  const unsigned f_dq_bw_vl = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
+  features.avx512vnni =
+      features.avx2 && os_zmm && (b & f_dq_bw_vl) == f_dq_bw_vl && (c & (1u << 11));
+  if (highest_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+    features.avxvnni = features.avx2 && (a & (1u << 4));
+  }
+  return features;
+}
+
+#endif
+
+#define EARSHOT_TABLE(name, integer, floating)                                                   \
+  {                                                                                              \
+    name, floating::LinearF32, floating::QuantizeS8, integer::LinearI8, floating::LstmGates,     \
+        floating::TanhF32, floating::SigmoidF32, floating::LogSoftmaxF32,                        \
+        floating::LogSumExpF32, floating::ExpShiftF32                                            \
+  }
+
+const std::vector<Kernels>& Available() {
+  static const std::vector<Kernels> tables = [] {
+    std::vector<Kernels> found;
+#if defined(__x86_64__)
+    const CpuFeatures cpu = ReadCpu();
+    if (cpu.avx512vnni) found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vnni));
+    if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avx2));
+    if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2));
+#elif defined(__aarch64__)
+#if defined(__linux__)
+    constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
+    if (getauxval(AT_HWCAP) & kDotProduct) {
+      found.push_back(EARSHOT_TABLE("neondot", neondot, neon));
+    }
+#endif
+    found.push_back(EARSHOT_TABLE("neon", neon, neon));
+#endif
+    found.push_back(EARSHOT_TABLE("scalar", scalar, scalar));
+    return found;
+  }();
+  return tables;
+}
+
+const Kernels& Choose() {
+  const char* wanted = std::getenv("EARSHOT_ISA");
+  if (wanted == nullptr || *wanted == '\0') return Available().front();
+  if (const Kernels* table = kernels_for(wanted)) return *table;
+  std::string names;
+  for (const Kernels& table : Available()) names += (names.empty() ? "" : ", ") + std::string(table.isa);
+  throw std::invalid_argument("EARSHOT_ISA is '" + std::string(wanted) +
+                              "', which this CPU or this build does not have; it must be one of " +
+                              names + ". Unset it to take the fastest.");
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels& chosen = Choose();
+  return chosen;
+}
+
+const Kernels* kernels_for(const char* isa) {
+  for (const Kernels& table : Available()) {
+    if (std::strcmp(table.isa, isa) == 0) return &table;
+  }
+  return nullptr;
+}
+
+const char* const* available_isas() {
+  static const std::vector<const char*> names = [] {
+    std::vector<const char*> list;
+    for (const Kernels& table : Available()) list.push_back(table.isa);
+    list.push_back(nullptr);
+    return list;
+  }();
+  return names.data();
+}
+
+}  // namespace earshot

@@ -1,0 +1,43 @@
+// tables.h: declares what each instruction set's files define; only dispatch.cc and those files
+// read it. C declarations only, for the reason given in kernels.h.
+#ifndef EARSHOT_KERNELS_TABLES_H_
+#define EARSHOT_KERNELS_TABLES_H_
+
+#include "kernels/kernels.h"
+
+#define EARSHOT_DECLARE_LINEAR_I8(space)                                                         \
+  namespace earshot {                                                                            \
+  namespace space {                                                                              \
+  void LinearI8(const int8_t* tiles, const float* scale, const int32_t* rowsum,                  \
+                const float* bias, size_t M, size_t K, const int8_t* xq, const float* xscale,    \
+                size_t T, float* y, size_t ldy, bool accumulate);                                \
+  }                                                                                              \
+  }
+
+#define EARSHOT_DECLARE_FLOAT(space)                                                             \
+  namespace earshot {                                                                            \
+  namespace space {                                                                              \
+  void LinearF32(const float* w, const float* bias, size_t M, size_t K, const float* x,          \
+                 size_t ldx, size_t T, float* y, size_t ldy, bool accumulate);                   \
+  float QuantizeS8(const float* x, size_t K, size_t Kp, int8_t* q);                              \
+  void LstmGates(const float* pre, size_t H, float* c, float* h);                                \
+  void TanhF32(float* x, size_t n);                                                              \
+  void SigmoidF32(float* x, size_t n);                                                           \
+  void LogSoftmaxF32(float* x, size_t n);                                                        \
+  float LogSumExpF32(const float* x, size_t n);                                                  \
+  void ExpShiftF32(float* x, size_t n, float shift);                                             \
+  }                                                                                              \
+  }
+
+EARSHOT_DECLARE_LINEAR_I8(scalar)
+EARSHOT_DECLARE_FLOAT(scalar)
+EARSHOT_DECLARE_LINEAR_I8(avx2)
+EARSHOT_DECLARE_FLOAT(avx2)
+EARSHOT_DECLARE_LINEAR_I8(avxvnni)
+EARSHOT_DECLARE_LINEAR_I8(avx512vnni)
+EARSHOT_DECLARE_FLOAT(avx512vnni)
+EARSHOT_DECLARE_LINEAR_I8(neon)
+EARSHOT_DECLARE_FLOAT(neon)
+EARSHOT_DECLARE_LINEAR_I8(neondot)
+
+#endif  // EARSHOT_KERNELS_TABLES_H_
