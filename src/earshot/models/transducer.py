@@ -1,0 +1,175 @@
+"""The transducer: encoder, predictor, joiner, and a CTC head beside them.
+
+Gives the training loss and describes itself as the graphs `encoder`, `predictor`, `joiner` and
+`ctc` of a `.ear` file. Knows nothing of data, optimisers or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from earshot.models.encoder import EncoderConfig, LstmEncoder
+from earshot.models.graph import GraphBuilder, GraphTensor
+from earshot.models.loss import merged_transducer_loss
+from earshot.models.predictor import LstmPredictor, PredictorConfig, StatelessPredictor
+
+BLANK_ID = 0
+UNK_ID = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransducerConfig:
+    """Shape of the whole network and weights of its losses."""
+
+    vocab_size: int = 384
+    joiner_width: int = 192
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    ctc_weight: float = 0.3
+    one_symbol_per_frame: bool = True  # the loss allows what the search allows
+    fastemit_lambda: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Losses of one batch in nats per piece; `total` is what is minimised."""
+
+    total: Tensor
+    transducer: Tensor
+    ctc: Tensor
+
+
+class Transducer(nn.Module):
+    """Streaming transducer (RNN-T) with an auxiliary CTC head on the encoder.
+
+    Source:
+        Graves, "Sequence transduction with recurrent neural networks", 2012.
+    """
+
+    def __init__(self, config: TransducerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = LstmEncoder(config.encoder)
+        self.encoder_out = nn.Linear(config.encoder.hidden, config.joiner_width)
+        kind = StatelessPredictor if config.predictor.type == "stateless" else LstmPredictor
+        self.predictor = kind(
+            config.predictor, vocab_size=config.vocab_size, joiner_width=config.joiner_width
+        )
+        self.joiner = nn.Linear(config.joiner_width, config.vocab_size)
+        self.ctc = nn.Linear(config.encoder.hidden, config.vocab_size)
+
+    def forward(
+        self, features: Tensor, feature_lengths: Tensor, labels: Tensor, label_lengths: Tensor
+    ) -> Losses:
+        """Losses of a padded batch.
+
+        Args:
+            features: (B, T, num_bins) log-mel, padded by repeating each one's last frame.
+            feature_lengths: (B,) frames of 10 ms.
+            labels: (B, U) piece ids, int64, padded with anything.
+            label_lengths: (B,).
+
+        Returns:
+            Losses, each summed over the batch and divided by the number of pieces.
+        """
+        hidden = self.encoder(features)
+        stack = self.config.encoder.stack
+        frames = (feature_lengths + stack - 1) // stack
+        pieces = label_lengths.sum().clamp_min(1)
+        transducer = (
+            merged_transducer_loss(
+                self.encoder_out(hidden),
+                self.predictor(labels),
+                self.joiner.weight,
+                self.joiner.bias,
+                labels,
+                frames,
+                label_lengths,
+                one_symbol_per_frame=self.config.one_symbol_per_frame,
+                fastemit_lambda=self.config.fastemit_lambda,
+            )
+            / pieces
+        )
+        log_probs = functional.log_softmax(self.ctc(hidden).float(), dim=-1)
+        ctc = (
+            functional.ctc_loss(
+                log_probs.transpose(0, 1),
+                labels,
+                frames,
+                label_lengths,
+                blank=BLANK_ID,
+                reduction="sum",
+                zero_infinity=True,
+            )
+            / pieces
+        )
+        return Losses(transducer + self.config.ctc_weight * ctc, transducer.detach(), ctc.detach())
+
+    @torch.no_grad()
+    def greedy_search(
+        self, features: Tensor, *, max_symbols_per_frame: int = 1
+    ) -> tuple[list[int], list[int]]:
+        """Decode one utterance piece by piece, for validation and as the engine's oracle.
+
+        Args:
+            features: (T, num_bins) log-mel.
+            max_symbols_per_frame: Cap on pieces per 40 ms frame.
+
+        Returns:
+            Piece ids and the encoder frame each was emitted at.
+        """
+        encoded = self.encoder_out(self.encoder(features[None]))[0]
+        tokens: list[int] = []
+        emitted: list[int] = []
+        predicted = self._predict_after(tokens)
+        for frame, vector in enumerate(encoded):
+            for _ in range(max_symbols_per_frame):
+                logits = self.joiner(torch.tanh(vector + predicted))
+                logits[UNK_ID] = -torch.inf
+                best = int(logits.argmax())
+                if best == BLANK_ID:
+                    break
+                tokens.append(best)
+                emitted.append(frame)
+                predicted = self._predict_after(tokens)
+        return tokens, emitted
+
+    def _predict_after(self, tokens: list[int]) -> Tensor:
+        context = self.config.predictor.context_size
+        # A stateless predictor needs its context only; the first rows of a truncated history
+        # would see zeros instead of pieces, but only the last row is read.
+        history = tokens[-context:] if self.config.predictor.type == "stateless" else tokens
+        labels = torch.tensor([history], dtype=torch.int64, device=self.joiner.weight.device)
+        return self.predictor(labels)[0, -1]
+
+    def graphs(self) -> tuple[dict[str, Any], dict[str, GraphTensor]]:
+        """Describe the network as `.ear` graphs.
+
+        Returns:
+            Graph name to its JSON form, and tensor name to tensor, for all graphs.
+        """
+        encoder = GraphBuilder("encoder", ["x"])
+        hidden = self.encoder.describe(encoder)
+        encoder.linear(hidden, self.encoder_out, out="encoder_out")
+        predictor = GraphBuilder("predictor", ["y"])
+        self.predictor.describe(predictor)
+        joiner = GraphBuilder("joiner", ["encoder_out", "predictor_out"])
+        total = joiner.node("add", ["encoder_out", "predictor_out"])
+        joiner.linear(joiner.node("tanh", [total]), self.joiner, out="logits")
+        ctc = GraphBuilder("ctc", ["hidden"])
+        ctc.node("log_softmax", [ctc.linear("hidden", self.ctc)], out="log_probs")
+        outputs = {
+            "encoder": ["encoder_out", "hidden"],
+            "predictor": ["predictor_out"],
+            "joiner": ["logits"],
+            "ctc": ["log_probs"],
+        }
+        builders = (encoder, predictor, joiner, ctc)
+        graphs = {b.name: b.as_json(outputs[b.name]) for b in builders}
+        tensors = {name: t for b in builders for name, t in b.tensors.items()}
+        return graphs, tensors

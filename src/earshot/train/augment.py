@@ -1,0 +1,151 @@
+"""Augmentation of clips and features, scaled by one strength from 0 to 1.
+
+A run starts with clean clips and reaches full strength half-way (`strength_at`): measured, that
+curriculum is worth more than any single perturbation. Perturbations that are linear filters of
+the spectrum (equaliser, vocal tract) act on log-mel features, where they cost little.
+Knows nothing of data sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import signal
+
+from earshot.train.recipe import AugmentConfig
+
+SAMPLE_RATE_HZ = 16000
+Samples = npt.NDArray[np.float32]
+
+
+def strength_at(progress: float, config: AugmentConfig) -> float:
+    """Augmentation strength at a share `progress` of the run, in [0, 1]."""
+    return float(np.clip((progress - config.start) / (config.full - config.start), 0.0, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePool:
+    """Noise to mix in: one long int16 track and where each piece of it begins and ends."""
+
+    track: npt.NDArray[np.int16]
+    pieces: npt.NDArray[np.int64]  # (N, 2) first and last sample
+
+    def draw(self, count: int, rng: np.random.Generator) -> Samples:
+        """A random stretch of `count` samples, looped when the piece is shorter."""
+        first, last = self.pieces[rng.integers(len(self.pieces))]
+        length = int(last - first)
+        start = int(rng.integers(length))
+        index = (start + np.arange(count)) % length
+        return np.asarray(self.track[first + index], dtype=np.float32) / 32768.0
+
+
+@dataclass(frozen=True, slots=True)
+class Augmenter:
+    """Perturbs one clip at a time; all randomness comes from the generator passed in."""
+
+    config: AugmentConfig
+    noise: NoisePool | None
+    rooms: tuple[Samples, ...]
+
+    def perturb_audio(
+        self, samples: Samples, strength: float, rng: np.random.Generator
+    ) -> Samples:
+        """Speed, room, noise, band limit, level and padding.
+
+        Args:
+            samples: (N,) in [-1, 1] at 16 kHz.
+            strength: 0 leaves the clip as it is but for padding and level; 1 is full.
+            rng: Source of randomness.
+
+        Returns:
+            (M,) float32 in [-1, 1].
+        """
+        c = self.config
+        if rng.random() < strength:
+            samples = _change_speed(samples, rng.uniform(1 - c.speed, 1 + c.speed))
+        before, after = rng.integers(0, int(c.padding_max_s * SAMPLE_RATE_HZ) + 1, size=2)
+        samples = np.pad(samples, (int(before), int(after)))
+        if self.rooms and rng.random() < c.reverb_share * strength:
+            room = self.rooms[rng.integers(len(self.rooms))]
+            samples = signal.oaconvolve(samples, room)[: len(samples)].astype(np.float32)
+        if rng.random() < c.band_limit_share * strength:
+            samples = signal.sosfilt(_TELEPHONE, samples).astype(np.float32)
+        power = float(np.mean(samples**2)) + 1e-10
+        if self.noise is not None and rng.random() < c.noise_share * strength:
+            snr_db = rng.uniform(c.snr_min_db + 20 * (1 - strength), c.snr_max_db)
+            noise = self.noise.draw(len(samples), rng)
+            noise_power = float(np.mean(noise**2)) + 1e-10
+            samples = samples + noise * np.sqrt(power / noise_power * 10 ** (-snr_db / 10))
+        else:  # never digital silence: the log floor would be a cue of its own
+            floor = rng.standard_normal(len(samples), dtype=np.float32)
+            samples = samples + floor * np.float32(np.sqrt(power) * 10 ** rng.uniform(-3.5, -2.2))
+        peak = float(np.abs(samples).max()) + 1e-6
+        level_db = rng.uniform(c.level_min_db * max(strength, 0.3), -1.0)
+        return (samples * (10 ** (level_db / 20) / peak)).astype(np.float32)
+
+    def perturb_features(
+        self, features: Samples, strength: float, rng: np.random.Generator
+    ) -> Samples:
+        """Vocal tract, equaliser and masks on log-mel features.
+
+        Args:
+            features: (T, bins) log-mel.
+            strength: As above.
+            rng: Source of randomness.
+
+        Returns:
+            (T, bins), a new array.
+        """
+        c = self.config
+        frames, bins = features.shape
+        out = features
+        if rng.random() < strength:
+            out = _warp_vocal_tract(out, rng.uniform(1 - c.vocal_tract, 1 + c.vocal_tract))
+        if rng.random() < c.equaliser_share * strength:
+            knots = rng.uniform(-c.equaliser_db, c.equaliser_db, size=6) * (np.log(10) / 10)
+            curve = np.interp(np.linspace(0, 5, bins), np.arange(6), knots)
+            out = out + curve.astype(np.float32)
+        out = np.array(out, dtype=np.float32)
+        fill = out.mean(axis=0)
+        for _ in range(c.frequency_masks):
+            width = int(rng.integers(0, max(1, int(c.frequency_mask_bins * strength)) + 1))
+            start = int(rng.integers(0, bins - width + 1))
+            if strength > 0:
+                out[:, start : start + width] = fill[start : start + width]
+        longest = min(c.time_mask_frames, frames // 10)
+        for _ in range(c.time_masks):
+            width = int(rng.integers(0, int(longest * strength) + 1))
+            start = int(rng.integers(0, frames - width + 1))
+            out[start : start + width] = fill
+        return out
+
+
+_TELEPHONE = signal.butter(6, (100, 3600), "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
+
+
+def _change_speed(samples: Samples, rate: float) -> Samples:
+    count = max(1, int(len(samples) / rate))
+    position = np.arange(count, dtype=np.float32) * np.float32(rate)
+    left = np.minimum(position.astype(np.int64), len(samples) - 1)
+    right = np.minimum(left + 1, len(samples) - 1)
+    share = position - left
+    return samples[left] * (1 - share) + samples[right] * share
+
+
+def _warp_vocal_tract(features: Samples, factor: float) -> Samples:
+    """Move formants by `factor`: bin b reads from the mel position of its frequency / factor."""
+    bins = features.shape[1]
+    low, high = (1127.0 * np.log1p(f / 700.0) for f in (20.0, 7600.0))
+    mel = low + (np.arange(bins) + 1) * (high - low) / (bins + 1)
+    hz = 700.0 * np.expm1(mel / 1127.0)
+    knee = 4800.0 * min(factor, 1.0)  # warp below, then linear to the band's end (Kaldi's VTLN)
+    source = np.where(
+        hz <= knee, hz / factor, 7600.0 - (7600.0 - knee / factor) * (7600.0 - hz) / (7600.0 - knee)
+    )
+    position = (1127.0 * np.log1p(source / 700.0) - low) / (high - low) * (bins + 1) - 1
+    position = np.clip(position, 0, bins - 1)
+    left = np.minimum(position.astype(np.int64), bins - 2)
+    share = (position - left).astype(np.float32)
+    return features[:, left] * (1 - share) + features[:, left + 1] * share

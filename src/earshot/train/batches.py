@@ -1,0 +1,337 @@
+"""Batches: weighted sources of Lhotse cuts, bucketed by duration, augmented on a curriculum.
+
+Sources are mixed with shares that move over the run (`Mixture`), Lhotse's dynamic bucketing
+sampler groups cuts of like duration, and `TrainingClips` turns a group into padded tensors.
+Knows nothing of networks or losses.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+import soundfile
+import torch
+from lhotse import CutSet
+from lhotse.cut import MonoCut
+from lhotse.dataset.sampling import DynamicBucketingSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from earshot import _native
+from earshot.core.errors import ManifestError
+from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
+from earshot.train.recipe import Recipe, SourceConfig
+
+SHORTEST_S = 0.2
+LONGEST_S = 17.0
+
+
+class Progress:
+    """Share of the run that is done, in [0, 1], visible in the loader's processes too."""
+
+    def __init__(self) -> None:
+        self._value = mp.Value("d", 0.0, lock=False)
+
+    def get(self) -> float:
+        """The share, 0 at first."""
+        return float(self._value.value)
+
+    def set(self, share: float) -> None:
+        """Publish a new share."""
+        self._value.value = min(1.0, max(0.0, share))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One padded batch.
+
+    features (B, T, num_bins) log-mel, padded by repeating the last frame; feature_lengths (B,);
+    labels (B, U) int64 padded with 0; label_lengths (B,); texts and kinds, B each.
+    """
+
+    features: Tensor
+    feature_lengths: Tensor
+    labels: Tensor
+    label_lengths: Tensor
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:  # noqa: FBT001,FBT002
+        """The same batch with its tensors on `device` (the signature is torch's own)."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("features", "feature_lengths", "labels", "label_lengths")
+        }
+        return Batch(**moved, texts=self.texts, kinds=self.kinds)
+
+
+class Mixture:
+    """An endless stream of cuts: draw a source by its present share, then its next cut.
+
+    Every source is shuffled anew each time it runs out, so small ones repeat and large ones
+    do not starve.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, list[MonoCut]],
+        shares: Mapping[str, SourceConfig],
+        progress: Progress,
+        *,
+        seed: int,
+    ) -> None:
+        self._sources = sources
+        self._shares = shares
+        self._progress = progress
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[MonoCut]:
+        rng = np.random.default_rng(self._seed)
+        queues: dict[str, list[int]] = {name: [] for name in self._sources}
+        names = list(self._sources)
+        while True:
+            done = self._progress.get()
+            weights = np.array(
+                [
+                    self._shares[n].first + done * (self._shares[n].last - self._shares[n].first)
+                    for n in names
+                ]
+            )
+            name = names[rng.choice(len(names), p=weights / weights.sum())]
+            if not queues[name]:
+                queues[name] = rng.permutation(len(self._sources[name])).tolist()
+            yield self._sources[name][queues[name].pop()]
+
+
+def read_cuts(path: Path) -> list[MonoCut]:
+    """All cuts of a manifest that can be trained on: one supervision, 0.2 s to 17 s."""
+    return [
+        cut
+        for cut in CutSet.from_jsonl_lazy(path)
+        if len(cut.supervisions) == 1 and SHORTEST_S <= cut.duration <= LONGEST_S
+    ]
+
+
+def read_sources(folder: Path, shares: Mapping[str, SourceConfig]) -> dict[str, list[MonoCut]]:
+    """Sources by name from the training manifests below `folder`.
+
+    A manifest `<source>_train*.jsonl.gz` feeds the source of that name, except `real_train`, whose cuts
+    are sorted by the `kind` of their supervision.
+
+    Args:
+        folder: Holds the manifests that the preparation stages wrote.
+        shares: The sources that the recipe names; others are left out.
+
+    Returns:
+        Source name to cuts, for the sources that have any.
+
+    Raises:
+        ManifestError: Nothing to train on.
+    """
+    sources: dict[str, list[MonoCut]] = {}
+    for path in sorted(folder.glob("*_train*.jsonl.gz")):
+        label = path.name.split("_train")[0]
+        for cut in read_cuts(path):
+            name = kind_of(cut) if label == "real" else label
+            if name in shares:
+                sources.setdefault(name, []).append(cut)
+    if not sources:
+        raise ManifestError(
+            f"{folder}: has no cuts for the sources {', '.join(shares)}. Run the preparation "
+            "stages first (`earshot train run RECIPE`)."
+        )
+    return sources
+
+
+def kind_of(cut: MonoCut) -> str:
+    """The `kind` its supervision carries, or `speech`."""
+    custom = cut.supervisions[0].custom or {}
+    return str(custom.get("kind", "speech"))
+
+
+def load_audio(cut: MonoCut) -> Samples:
+    """Samples of a cut whose recording is one local 16 kHz file."""
+    source = cut.recording.sources[0].source
+    rate = cut.recording.sampling_rate
+    first = round(cut.start * rate)
+    samples, _ = soundfile.read(
+        source, start=first, frames=round(cut.duration * rate), dtype="float32", always_2d=True
+    )
+    return np.ascontiguousarray(samples[:, 0])
+
+
+class TrainingClips(Dataset[Batch]):
+    """Turns a CutSet into a `Batch`; with `augmenter` None the clips stay as they are."""
+
+    def __init__(
+        self,
+        tokenizer: sentencepiece.SentencePieceProcessor,
+        augmenter: Augmenter | None,
+        progress: Progress,
+        *,
+        num_bins: int,
+        stack: int,
+        seed: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._augmenter = augmenter
+        self._progress = progress
+        self._num_bins = num_bins
+        self._stack = stack
+        self._seed = seed
+        self._drawn = 0
+
+    def __getitem__(self, cuts: CutSet) -> Batch:  # type: ignore[override]
+        self._drawn += 1
+        rng = np.random.default_rng(
+            (self._seed, self._drawn, *(zlib.crc32(cut.id.encode()) for cut in list(cuts)[:2]))
+        )
+        clips = []
+        for cut in cuts:
+            text = cut.supervisions[0].text or ""
+            features = self._features(load_audio(cut), rng)
+            labels = self._tokenizer.encode(text)
+            # A frame is 40 ms and emits one piece at most: clips that speak faster cannot be learnt.
+            if len(labels) <= 0.8 * len(features) / self._stack:
+                clips.append((features, labels, text, kind_of(cut)))
+        return _collate(clips, self._num_bins)
+
+    def _features(
+        self, samples: Samples, rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        if self._augmenter is None:
+            return _native.fbank(samples, self._num_bins)
+        strength = strength_at(self._progress.get(), self._augmenter.config)
+        samples = self._augmenter.perturb_audio(samples, strength, rng)
+        features = _native.fbank(samples, self._num_bins)
+        return self._augmenter.perturb_features(features, strength, rng)
+
+
+def _collate(
+    clips: list[tuple[npt.NDArray[np.float32], list[int], str, str]], num_bins: int
+) -> Batch:
+    lengths = [len(features) for features, *_ in clips]
+    # Multiples of 64 frames (16 at 40 ms): few distinct shapes, so kernels are planned once.
+    longest = -(-max(lengths, default=4) // 64) * 64
+    padded = np.zeros((len(clips), longest, num_bins), dtype=np.float32)
+    most = max((len(labels) for _, labels, *_ in clips), default=0)
+    label_table = np.zeros((len(clips), most), dtype=np.int64)
+    for row, (features, labels, *_) in enumerate(clips):
+        padded[row, : len(features)] = features
+        padded[row, len(features) :] = features[-1]
+        label_table[row, : len(labels)] = labels
+    return Batch(
+        features=torch.from_numpy(padded),
+        feature_lengths=torch.tensor(lengths, dtype=torch.int64),
+        labels=torch.from_numpy(label_table),
+        label_lengths=torch.tensor([len(labels) for _, labels, *_ in clips], dtype=torch.int64),
+        texts=tuple(text for _, _, text, _ in clips),
+        kinds=tuple(kind for *_, kind in clips),
+    )
+
+
+def training_loader(
+    recipe: Recipe,
+    folder: Path,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    progress: Progress,
+    *,
+    seed: int,
+) -> DataLoader[Batch]:
+    """An endless loader over the recipe's sources.
+
+    Args:
+        recipe: Shares, batch size, augmentation.
+        folder: Holds `cuts/`, `noise/` and `rooms/`.
+        tokenizer: Word pieces.
+        progress: Where in the run we are; read for shares and augmentation strength.
+        seed: Differs between devices, and between a run and its resumption.
+
+    Returns:
+        A loader of `Batch`, already batched.
+    """
+    sources = read_sources(folder / "cuts", recipe.sources)
+    sampler = DynamicBucketingSampler(
+        CutSet(Mixture(sources, recipe.sources, progress, seed=seed)),
+        max_duration=recipe.train.batch_s,
+        num_buckets=recipe.train.buckets,
+        num_cuts_for_bins_estimate=2000,
+        buffer_size=2000,
+        shuffle=True,
+        seed=seed,
+        world_size=1,
+        rank=0,
+    )
+    clips = TrainingClips(
+        tokenizer,
+        Augmenter(recipe.augment, _read_noise(folder), _read_rooms(folder)),
+        progress,
+        num_bins=recipe.model.encoder.num_bins,
+        stack=recipe.model.encoder.stack,
+        seed=seed,
+    )
+    workers = recipe.train.workers
+    return DataLoader(
+        clips,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+        worker_init_fn=_quiet_worker,
+    )
+
+
+def validation_loader(
+    recipe: Recipe, folder: Path, tokenizer: sentencepiece.SentencePieceProcessor
+) -> DataLoader[Batch]:
+    """Up to `validation_clips` clips of each dev manifest, one clip a batch, never augmented."""
+    cuts: list[MonoCut] = []
+    for path in sorted((folder / "cuts").glob("*_dev.jsonl.gz")):
+        by_kind: dict[str, list[MonoCut]] = {}
+        for cut in read_cuts(path):
+            by_kind.setdefault(kind_of(cut) if path.name.startswith("real") else "synthetic", [])
+            by_kind[kind_of(cut) if path.name.startswith("real") else "synthetic"].append(cut)
+        for name in sorted(by_kind):
+            chosen = sorted(by_kind[name], key=lambda cut: zlib.crc32(cut.id.encode()))
+            for cut in chosen[: recipe.train.validation_clips]:
+                cut.supervisions[0].custom = {"kind": name}
+                cuts.append(cut)
+    clips = TrainingClips(
+        tokenizer,
+        None,
+        Progress(),
+        num_bins=recipe.model.encoder.num_bins,
+        stack=recipe.model.encoder.stack,
+        seed=0,
+    )
+    batches = [CutSet.from_cuts([cut]) for cut in cuts]
+    return DataLoader(clips, sampler=batches, batch_size=None)
+
+
+def _quiet_worker(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _read_noise(folder: Path) -> NoisePool | None:
+    track = folder / "noise" / "pool.npy"
+    if not track.exists():
+        return None
+    import json
+
+    offsets = json.loads((folder / "noise" / "offsets.json").read_text(encoding="utf-8"))
+    return NoisePool(np.load(track, mmap_mode="r"), np.asarray(offsets, dtype=np.int64))
+
+
+def _read_rooms(folder: Path) -> tuple[Samples, ...]:
+    path = folder / "rooms" / "rirs.npz"
+    if not path.exists():
+        return ()
+    with np.load(path) as archive:
+        return tuple(np.asarray(archive[name], dtype=np.float32) for name in archive.files)

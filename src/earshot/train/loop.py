@@ -1,0 +1,246 @@
+"""The training loop: Lightning around a `Transducer`.
+
+Schedules follow `Progress`, the share of the recipe's minutes or steps that is done, so a run
+that was killed and resumed ends where an uninterrupted one would. Knows nothing of how data
+came to be.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import sentencepiece
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    Timer,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger
+
+from earshot import _native
+from earshot.models.transducer import Transducer, TransducerConfig
+from earshot.train.batches import Batch, Progress, training_loader, validation_loader
+from earshot.train.recipe import Recipe, TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingModule(lightning.LightningModule):
+    """One optimisation step, and word error rates by kind of clip when validating."""
+
+    def __init__(
+        self,
+        model: TransducerConfig,
+        train: TrainConfig,
+        tokenizer: sentencepiece.SentencePieceProcessor,
+        progress: Progress,
+    ) -> None:
+        super().__init__()
+        self.transducer = Transducer(model)
+        self._train_config = train
+        self._tokenizer = tokenizer
+        self._progress = progress
+        self._audio_s = 0.0
+        self._errors: dict[str, list[int]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
+        """A copy for weight averaging: own weights, same tokenizer and progress."""
+        copy = TrainingModule(
+            self.transducer.config, self._train_config, self._tokenizer, self._progress
+        )
+        copy.load_state_dict(self.state_dict())
+        return copy
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; the rate is set step by step in `learning_rate`."""
+        return torch.optim.AdamW(
+            self.parameters(),
+            lr=self._train_config.peak_lr,
+            weight_decay=self._train_config.weight_decay,
+            betas=(0.9, 0.98),
+        )
+
+    def learning_rate(self) -> float:
+        """Linear warm-up by steps, then cosine by progress down to `final_lr_share`."""
+        config = self._train_config
+        floor = config.final_lr_share
+        cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self._progress.get()))
+        return config.peak_lr * cosine * min(1.0, (self.global_step + 1) / config.warmup_steps)
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
+        """Loss of one batch, in nats per piece."""
+        if not batch.texts:
+            return None
+        rate = self.learning_rate()
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+        losses = self.transducer(
+            batch.features, batch.feature_lengths, batch.labels, batch.label_lengths
+        )
+        self._audio_s += float(batch.feature_lengths.sum()) / 100
+        self.log_dict(
+            {
+                "loss": losses.transducer,
+                "ctc": losses.ctc,
+                "lr": rate,
+                "hours": self._audio_s / 3600,
+                "done": self._progress.get(),
+            },
+            prog_bar=True,
+        )
+        if not torch.isfinite(losses.total):
+            logger.warning("step %d: loss is not finite; the batch is skipped", self.global_step)
+            return None
+        return losses.total  # type: ignore[no-any-return]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how much audio was seen."""
+        checkpoint["audio_s"] = self._audio_s
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting audio where the run stopped."""
+        self._audio_s = checkpoint["audio_s"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation's counts."""
+        self._errors = defaultdict(lambda: [0, 0])
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Greedy search on one clip; errors are pooled by kind."""
+        for row, (text, kind) in enumerate(zip(batch.texts, batch.kinds, strict=True)):
+            frames = int(batch.feature_lengths[row])
+            tokens, _ = self.transducer.greedy_search(batch.features[row, :frames])
+            hypothesis = self._tokenizer.decode(tokens).split()
+            self._errors[kind][0] += count_word_errors(text.split(), hypothesis)
+            self._errors[kind][1] += len(text.split())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log WER in percent, one figure a kind."""
+        rates = {
+            f"wer_{kind}": 100.0 * errors / max(1, words)
+            for kind, (errors, words) in self._errors.items()
+        }
+        self.log_dict(rates)
+        text = ", ".join(f"{name} {rate:.1f}" for name, rate in sorted(rates.items()))
+        logger.info("step %d, %.0f h: %s", self.global_step, self._audio_s / 3600, text)
+
+
+def count_word_errors(reference: list[str], hypothesis: list[str]) -> int:
+    """Substitutions, deletions and insertions of the best alignment."""
+    ids: dict[str, int] = {}
+    both = [
+        torch.tensor([ids.setdefault(w, len(ids)) for w in words], dtype=torch.int32).numpy()
+        for words in (reference, hypothesis)
+    ]
+    _, substitutions, deletions, insertions = _native.align_counts(both[0], both[1])
+    return substitutions + deletions + insertions
+
+
+class _FollowProgress(Callback):
+    """Publishes the share of the run that is done, and stops when it reaches 1."""
+
+    def __init__(self, config: TrainConfig, timer: Timer, progress: Progress) -> None:
+        self._config = config
+        self._timer = timer
+        self._progress = progress
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+    ) -> None:
+        if self._config.max_minutes > 0:
+            share = self._timer.time_elapsed() / (60 * self._config.max_minutes)
+        else:
+            share = trainer.global_step / self._config.max_steps
+        self._progress.set(share)
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    statistics: tuple[torch.Tensor, torch.Tensor],
+    *,
+    resume: bool = True,
+) -> Path:
+    """Train until the recipe's minutes or steps are used up.
+
+    Args:
+        recipe: All settings.
+        folder: Holds `cuts/`; checkpoints go to `checkpoints/`, figures to `logs/`.
+        tokenizer: Word pieces.
+        statistics: Mean and standard deviation of the features, (num_bins,) each.
+        resume: Go on from `checkpoints/last.ckpt` when there is one.
+
+    Returns:
+        The last checkpoint; its `state_dict` holds the averaged weights.
+    """
+    config = recipe.train
+    torch.set_num_threads(config.threads)
+    lightning.seed_everything(config.seed, verbose=False)
+    progress = Progress()
+    module = TrainingModule(recipe.model, config, tokenizer, progress)
+    module.transducer.encoder.set_statistics(*statistics)
+    if config.start_from:
+        module.load_state_dict(read_checkpoint(Path(config.start_from))["state_dict"])
+    last = folder / "checkpoints" / "last.ckpt"
+    resumed = resume and last.exists()
+    seed = config.seed
+    if resumed:  # new draws: the clips of the first part of the run are not repeated in order
+        seed += int(read_checkpoint(last)["global_step"])
+    timer = Timer(timedelta(minutes=config.max_minutes) if config.max_minutes > 0 else None)
+    trainer = lightning.Trainer(
+        max_epochs=-1,
+        max_steps=config.max_steps if config.max_steps > 0 else -1,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        precision=config.precision,  # type: ignore[arg-type]
+        gradient_clip_val=config.clip_norm,
+        val_check_interval=timedelta(minutes=config.validate_minutes),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=20,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        logger=CSVLogger(folder / "logs", name="", flush_logs_every_n_steps=100),
+        callbacks=[
+            timer,
+            _FollowProgress(config, timer, progress),
+            EMAWeightAveraging(decay=config.ema_decay),
+            ModelCheckpoint(
+                folder / "checkpoints",
+                filename="step{step}",
+                auto_insert_metric_name=False,
+                train_time_interval=timedelta(minutes=config.checkpoint_minutes),
+                save_last=True,
+                save_top_k=1,
+            ),
+            TQDMProgressBar(refresh_rate=20),
+        ],
+    )
+    trainer.fit(
+        module,
+        training_loader(
+            recipe, folder, tokenizer, progress, seed=1000 * trainer.global_rank + seed
+        ),
+        validation_loader(recipe, folder, tokenizer),
+        ckpt_path=last if resumed else None,
+        weights_only=False,
+    )
+    trainer.save_checkpoint(last)
+    return last
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that this loop wrote, on the CPU."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    return checkpoint

@@ -1,0 +1,219 @@
+"""Recipes: one TOML file says how a model is made, from text to the shipped file.
+
+Read into frozen dataclasses; an unknown key is an error with a suggestion, `--set a.b=c` overrides
+one value. Knows the settings of every stage, and runs none of them (see `train.run`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from earshot.core.errors import ConfigError
+from earshot.models.transducer import TransducerConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Where recordings come from and how much is synthesised."""
+
+    source: str = "assistant"  # or "librispeech": which preparation fills the cuts folder
+    recordings: str = "../shared/data"  # real recordings; EARSHOT_DATA overrides
+    synthetic_hours: float = 45.0
+    synthesis_jobs: int = 2
+    sentences: int = 60000
+    digit_strings: int = 5000  # strings joined from isolated real digits
+    noise_minutes: float = 60.0
+    rooms: int = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerConfig:
+    """SentencePiece word pieces, identity normaliser."""
+
+    vocab_size: int = 384
+    model_type: str = "unigram"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig:
+    """Augmentation at full strength; the curriculum scales it (see `train.augment`)."""
+
+    speed: float = 0.13  # rate in 1 -+ speed
+    vocal_tract: float = 0.16  # formants in 1 -+ vocal_tract
+    reverb_share: float = 0.4
+    noise_share: float = 0.8
+    snr_min_db: float = 0.0
+    snr_max_db: float = 35.0
+    equaliser_db: float = 8.0
+    equaliser_share: float = 0.5
+    band_limit_share: float = 0.15  # telephone band: half of the sampling rate is gone
+    level_min_db: float = -30.0
+    padding_max_s: float = 0.6
+    time_masks: int = 2
+    time_mask_frames: int = 12
+    frequency_masks: int = 2
+    frequency_mask_bins: int = 9
+    start: float = 0.08  # share of the run with strength 0
+    full: float = 0.5  # share of the run from which strength is 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Share of one data source in the batches, linear from the run's start to its end."""
+
+    first: float = 1.0
+    last: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """The loop. Time or steps bound it, whichever is given; schedules follow the bound."""
+
+    max_minutes: float = 0.0  # of training; time before a resume counts
+    max_steps: int = 0
+    batch_s: float = 80.0  # audio per batch
+    buckets: int = 12
+    peak_lr: float = 2e-3
+    final_lr_share: float = 0.02
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    clip_norm: float = 5.0
+    ema_decay: float = 0.998
+    precision: str = "bf16-mixed"
+    threads: int = 1
+    workers: int = 1
+    devices: int = 1
+    nodes: int = 1
+    accelerator: str = "auto"
+    checkpoint_minutes: float = 5.0
+    validate_minutes: float = 8.0
+    validation_clips: int = 150
+    seed: int = 1
+    start_from: str = ""  # a checkpoint's weights to fine-tune from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig:
+    """The shipped file."""
+
+    codec: str = "i8_r16x4"  # or f32_r16
+    output: str = "model.ear"
+    licence: str = "Apache-2.0"
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides what a model becomes."""
+
+    name: str
+    folder: str  # everything made goes below it; never committed
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: TransducerConfig = field(default_factory=TransducerConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        if (self.train.max_minutes > 0) == (self.train.max_steps > 0):
+            raise ConfigError(
+                f"train: max_minutes is {self.train.max_minutes} and max_steps "
+                f"{self.train.max_steps}; exactly one must be above 0. Set one, and the other to 0."
+            )
+        if self.model.vocab_size != self.tokenizer.vocab_size:
+            raise ConfigError(
+                f"model.vocab_size is {self.model.vocab_size} and tokenizer.vocab_size "
+                f"{self.tokenizer.vocab_size}; they must be equal. Change one."
+            )
+
+
+def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: TOML file.
+        overrides: `section.key=value` each, value in TOML syntax (bare words are strings).
+
+    Returns:
+        The recipe, every value checked for its type.
+
+    Raises:
+        ConfigError: No such file, not TOML, an unknown key or a wrong type.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(
+            f"{path}: cannot be read ({err.strerror}). Give the path of a recipe, such as "
+            "recipes/assistant-en.toml."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{path}: is not valid TOML ({err}). Mend that line.") from None
+    for override in overrides or []:
+        _apply_override(tree, override)
+    return _build(Recipe, tree, str(path))
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: must read section.key=value. Add what is missing.")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for part in keys[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override}: '{part}' is a value, not a section.")
+    tree[keys[-1]] = value
+
+
+def _build(kind: type[T], tree: dict[str, Any], where: str) -> T:
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}."
+            raise ConfigError(f"{where}: unknown key '{key}'; {hint}")
+        values[key] = _convert(hints[key], value, f"{where}: {key}")
+    try:
+        return kind(**values)
+    except TypeError as err:
+        raise ConfigError(f"{where}: {err}. Add the key.") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: is {value!r}; it must be a section.")
+        return _build(typing.cast("type[Any]", hint), value, where)
+    origin = typing.get_origin(hint)
+    if origin is dict:
+        inner = typing.get_args(hint)[1]
+        return {k: _convert(inner, v, f"{where}.{k}") for k, v in dict(value).items()}
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            allowed = ", ".join(map(repr, typing.get_args(hint)))
+            raise ConfigError(f"{where}: is {value!r}; it must be one of {allowed}.")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, types.UnionType) or not isinstance(value, hint):
+        raise ConfigError(f"{where}: is {value!r}; it must be of type {hint.__name__}.")
+    return value

@@ -1,0 +1,162 @@
+"""Runs a recipe: prepares what is missing, trains, exports.
+
+Stages are idempotent: each leaves a marker or its files and is skipped when they stand, so one
+command makes a model from nothing and the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from earshot.compress.export import export_transducer
+from earshot.core.errors import ConfigError
+from earshot.models.transducer import Transducer
+from earshot.train import corpora, librispeech, loop, noise, rooms, synthesis, text
+from earshot.train.batches import load_audio, read_sources
+from earshot.train.pieces import load_tokenizer, train_tokenizer
+from earshot.train.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("text", "noise", "rooms", "corpora", "synthesis", "tokenizer", "statistics", "train", "export")
+
+
+def run(recipe: Recipe, *, stages: Sequence[str] | None = None, resume: bool = True) -> Path:
+    """Run a recipe's stages in order.
+
+    Args:
+        recipe: All settings.
+        stages: Names out of `STAGES`; all by default.
+        resume: Go on from the last checkpoint; False trains anew.
+
+    Returns:
+        The exported model.
+
+    Raises:
+        ConfigError: A stage that does not exist.
+    """
+    for stage in stages or ():
+        if stage not in STAGES:
+            raise ConfigError(f"stage '{stage}': is unknown; known are {', '.join(STAGES)}.")
+    folder = Path(recipe.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if "EARSHOT_DATA" not in os.environ:
+        os.environ["EARSHOT_DATA"] = recipe.data.recordings
+    steps: dict[str, Callable[[], object]] = {
+        "text": lambda: _prepare_text(recipe, folder),
+        "noise": lambda: noise.prepare(folder, seed=recipe.train.seed),
+        "rooms": lambda: rooms.prepare(folder, seed=recipe.train.seed),
+        "corpora": lambda: _prepare_recordings(recipe, folder),
+        "synthesis": lambda: _synthesise(recipe, folder),
+        "tokenizer": lambda: _prepare_tokenizer(recipe, folder),
+        "statistics": lambda: _prepare_statistics(recipe, folder),
+        "train": lambda: _train(recipe, folder, resume=resume),
+        "export": lambda: export(recipe),
+    }
+    for stage in STAGES:
+        if stages is None or stage in stages:
+            logger.info("stage %s", stage)
+            steps[stage]()
+    return folder / recipe.export.output
+
+
+def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
+    """Write the model of a checkpoint, by default the last one.
+
+    Args:
+        recipe: The recipe it was trained by.
+        checkpoint: A file that training wrote.
+
+    Returns:
+        The model file.
+    """
+    folder = Path(recipe.folder)
+    checkpoint = checkpoint if checkpoint is not None else folder / "checkpoints" / "last.ckpt"
+    state = loop.read_checkpoint(checkpoint)
+    model = Transducer(recipe.model)
+    prefix = "transducer."
+    model.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    )
+    model.eval()
+    tokenizer_path = folder / "tokenizer.model"
+    tokenizer = load_tokenizer(tokenizer_path)
+    path = folder / recipe.export.output
+    export_transducer(
+        model,
+        path,
+        name=recipe.name,
+        pieces=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
+        tokenizer=tokenizer_path.read_bytes(),
+        codec="i8_r16x4" if recipe.export.codec == "i8_r16x4" else "f32_r16",
+        metadata={
+            "licence": recipe.export.licence,
+            "description": recipe.export.description,
+            "recipe": recipe.name,
+            "steps": str(state["global_step"]),
+            "audio_hours_seen": f"{state['audio_s'] / 3600:.0f}",
+        },
+    )
+    logger.info("wrote %s, %d bytes", path, path.stat().st_size)
+    return path
+
+
+def _prepare_text(recipe: Recipe, folder: Path) -> None:
+    text.prepare(folder, seed=recipe.train.seed)
+
+
+def _prepare_recordings(recipe: Recipe, folder: Path) -> None:
+    if recipe.data.source == "librispeech":
+        librispeech.prepare(folder, recordings=Path(recipe.data.recordings))
+    else:
+        corpora.prepare(folder, seed=recipe.train.seed)
+
+
+def _synthesise(recipe: Recipe, folder: Path) -> None:
+    if recipe.data.source == "assistant":
+        synthesis.prepare(
+            folder,
+            seed=recipe.train.seed,
+            hours=recipe.data.synthetic_hours,
+            jobs=recipe.data.synthesis_jobs,
+        )
+
+
+def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
+    path = folder / "tokenizer.model"
+    if path.exists():
+        return
+    sentences = [item.text for item in text.read_items(folder / "text" / "train.jsonl")]
+    train_tokenizer(sentences, recipe.tokenizer, path)
+
+
+def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
+    """Mean and deviation of log-mel over clips of every source; fixed from then on."""
+    path = folder / "statistics.npz"
+    if path.exists():
+        return
+    from earshot import _native
+
+    rng = np.random.default_rng(recipe.train.seed)
+    rows = []
+    for cuts in read_sources(folder / "cuts", recipe.sources).values():
+        for index in rng.integers(len(cuts), size=150):
+            samples = load_audio(cuts[index])
+            gain = 10 ** (rng.uniform(-25, -1) / 20) / (np.abs(samples).max() + 1e-6)
+            floor = rng.standard_normal(len(samples), dtype=np.float32) * np.float32(1e-4)
+            rows.append(_native.fbank((samples + floor) * np.float32(gain)))
+    frames = np.concatenate(rows)
+    np.savez(path, mean=frames.mean(axis=0), std=frames.std(axis=0))
+
+
+def _train(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    with np.load(folder / "statistics.npz") as saved:
+        statistics = (torch.from_numpy(saved["mean"]), torch.from_numpy(saved["std"]))
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
+    loop.train(recipe, folder, tokenizer, statistics, resume=resume)
