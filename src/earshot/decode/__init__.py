@@ -1,1 +1,4 @@
-"""Search settings and the way from a search result to a transcript. Knows nothing of audio files."""
+"""Search settings, and the way from a search result to a transcript.
+
+Knows nothing of audio files.
+"""

@@ -1,1 +1,4 @@
-"""Sessions that step one graph of a model with an explicit state. Knows nothing of text or servers."""
+"""Sessions that step one graph of a model with an explicit state.
+
+Knows nothing of text or servers.
+"""

@@ -1,0 +1,257 @@
+"""The recogniser: audio of any rate in, transcripts out.
+
+`Recognizer` is immutable and may serve many streams; a `Stream` holds everything about one
+signal. All searching happens in the engine, so results are the same however audio is cut into
+chunks. Knows nothing of servers, commands or files of results.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy.typing as npt
+
+from earshot import _native
+from earshot.core.errors import AudioError, ModelFileError
+from earshot.core.transcript import Transcript
+from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
+from earshot.decode.result import to_transcript
+from earshot.decode.search import SearchConfig
+from earshot.runtime.session import open_model
+
+EMBEDDED_MODEL = "assistant-en.ear"
+
+
+def embedded_model_path() -> Path:
+    """Where the model that comes with the package is.
+
+    Returns:
+        The path of a `.ear` file that exists.
+
+    Raises:
+        ModelFileError: This installation has no model.
+    """
+    path = Path(__file__).parent.parent / "assets" / EMBEDDED_MODEL
+    if not path.is_file():
+        raise ModelFileError(
+            path,
+            "this installation has no embedded model",
+            remedy="Reinstall earshot, or name a model file with `--model` or "
+            "`Recognizer.load(path)`",
+        )
+    return path
+
+
+class Stream:
+    """One signal on its way to words; made by `Recognizer.create_stream`.
+
+    Feed it with `accept_waveform`, end it with `input_finished`, move it with `decode` (or
+    many together with `Recognizer.decode_streams`), and ask for the `result` at any time.
+    """
+
+    def __init__(self, engine: _native.Recognizer) -> None:
+        self._engine = engine
+        self._native = engine.create_stream()
+        self._resampler: StreamingResampler | None = None
+        self._num_samples = 0
+        self._finished = False
+
+    def accept_waveform(self, sample_rate_hz: int, samples: npt.ArrayLike) -> None:
+        """Take more audio; nothing is searched yet.
+
+        Args:
+            sample_rate_hz: 1 kHz..1 MHz, the same for the whole stream.
+            samples: Shape (n,): floats in -1..1, or int16 or int32 at full scale. n may be 0.
+
+        Raises:
+            AudioError: The samples have a wrong shape or type, are not finite or not on the
+                scale of -1..1. The stream is as it was before.
+            RuntimeError: The input was finished, or the rate differs from before.
+        """
+        if self._finished:
+            raise RuntimeError("stream: audio after input_finished(). Call reset() first.")
+        if self._resampler is None:
+            self._resampler = StreamingResampler(sample_rate_hz)
+        elif self._resampler.sample_rate_hz != sample_rate_hz:
+            raise RuntimeError(
+                f"stream: the rate is {sample_rate_hz} Hz and was "
+                f"{self._resampler.sample_rate_hz} Hz; it must not change. Call reset() first."
+            )
+        waveform = as_waveform(samples, where="stream", first=self._num_samples)
+        self._num_samples += len(waveform)
+        self._native.accept_waveform(self._resampler.push(waveform))
+
+    def input_finished(self) -> None:
+        """End the signal, so that its last word comes out; calling twice is allowed."""
+        if self._finished:
+            return
+        self._finished = True
+        if self._resampler is not None:
+            self._native.accept_waveform(self._resampler.finish())
+        self._native.input_finished()
+
+    def is_ready(self) -> bool:
+        """Whether there is audio that `decode` has not searched yet."""
+        return self._native.is_ready()
+
+    def decode(self) -> None:
+        """Search all audio that has come."""
+        while self._native.is_ready():
+            self._engine.decode_streams([self._native])
+
+    def result(self) -> Transcript:
+        """The words found so far; before the input is finished they may still change."""
+        return to_transcript(self._native.result(), duration_s=self.duration_s)
+
+    @property
+    def duration_s(self) -> float:
+        """Audio that came in since the last reset, seconds."""
+        if self._resampler is None:
+            return 0.0
+        return self._num_samples / self._resampler.sample_rate_hz
+
+    def reset(self) -> None:
+        """Forget everything; the stream is as if new, and may have another rate."""
+        self._native.reset()
+        self._resampler = None
+        self._num_samples = 0
+        self._finished = False
+
+
+class Recognizer:
+    """Turns speech into words; make one with `Recognizer.load`.
+
+    | to do | call |
+    |---|---|
+    | transcribe samples | `transcribe(samples, sample_rate_hz)` |
+    | transcribe a file of any length | `transcribe_file(path)` |
+    | follow a live signal | `create_stream()` |
+    | follow many signals | `decode_streams(streams)` |
+
+    Args:
+        model: From `runtime.session.open_model`.
+        search: How to search.
+    """
+
+    def __init__(self, model: _native.Model, search: SearchConfig) -> None:
+        self._model = model
+        self._engine = _native.Recognizer(
+            model,
+            method=search.method,
+            max_active_paths=search.max_active_paths,
+            max_symbols_per_frame=search.max_symbols_per_frame,
+            blank_penalty=search.blank_penalty,
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        method: str = "greedy_search",
+        max_active_paths: int = 4,
+        max_symbols_per_frame: int = 0,
+        blank_penalty: float = 0.0,
+    ) -> "Recognizer":
+        """Open a model and get ready to recognise.
+
+        Args:
+            path: A `.ear` file; None takes the model that comes with the package.
+            method: "greedy_search" or "modified_beam_search".
+            max_active_paths: Histories that the beam keeps, 1..64.
+            max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
+            blank_penalty: Nats taken off the blank's score.
+
+        Returns:
+            The recogniser.
+
+        Raises:
+            ModelFileError: The model is absent or broken.
+            ConfigError: A search setting is out of its range.
+        """
+        search = SearchConfig(
+            method=method,
+            max_active_paths=max_active_paths,
+            max_symbols_per_frame=max_symbols_per_frame,
+            blank_penalty=blank_penalty,
+        )
+        return cls(open_model(embedded_model_path() if path is None else Path(path)), search)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._model.name
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The word piece of every id."""
+        return tuple(self._model.pieces)
+
+    def create_stream(self) -> Stream:
+        """A new stream, independent of all others."""
+        return Stream(self._engine)
+
+    def decode_stream(self, stream: Stream) -> None:
+        """Search all audio that one stream holds.
+
+        Args:
+            stream: From this recogniser.
+        """
+        stream.decode()
+
+    def decode_streams(self, streams: Sequence[Stream]) -> None:
+        """Search all audio that many streams hold, together where they are ready together.
+
+        The weights are read once for all of them, which is much faster than one by one; the
+        results are the same.
+
+        Args:
+            streams: From this recogniser.
+        """
+        while ready := [stream._native for stream in streams if stream.is_ready()]:
+            self._engine.decode_streams(ready)
+
+    def transcribe(self, samples: npt.ArrayLike, sample_rate_hz: int = 16_000) -> Transcript:
+        """Recognise a whole signal.
+
+        Args:
+            samples: Shape (n,), n >= 1: floats in -1..1, or int16 or int32 at full scale.
+            sample_rate_hz: 1 kHz..1 MHz.
+
+        Returns:
+            The words with times and confidences.
+
+        Raises:
+            AudioError: The samples cannot be used.
+        """
+        stream = self.create_stream()
+        stream.accept_waveform(sample_rate_hz, samples)
+        if stream.duration_s == 0:
+            raise AudioError("samples", "there are none", remedy="Give at least one sample")
+        stream.input_finished()
+        stream.decode()
+        return stream.result()
+
+    def transcribe_file(
+        self, source: Source, *, offset_s: float = 0.0, duration_s: float | None = None
+    ) -> Transcript:
+        """Recognise a file, block by block, so that memory does not grow with its length.
+
+        Args:
+            source: A path, an open binary file, or "-" for standard input.
+            offset_s: Where to start, seconds >= 0.
+            duration_s: How much to hear, seconds > 0; None hears to the end.
+
+        Returns:
+            The words; times count from the start of the stretch.
+
+        Raises:
+            AudioError: The sound cannot be used.
+        """
+        stream = self.create_stream()
+        with AudioFile(source) as audio:
+            for block in audio.blocks(offset_s=offset_s, duration_s=duration_s):
+                stream.accept_waveform(audio.sample_rate_hz, block)
+                stream.decode()
+        stream.input_finished()
+        stream.decode()
+        return stream.result()
