@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 
@@ -109,7 +110,7 @@ def test_cues_hold_every_word_once_and_keep_the_limits(words: list[Word]) -> Non
         if " " in cue.text:
             assert len(cue.text) <= formats.MAX_CUE_CHARS
             assert cue.end_s - cue.start_s <= formats.MAX_CUE_S
-    for before, after in zip(cues, cues[1:], strict=False):
+    for before, after in itertools.pairwise(cues):
         assert before.end_s <= after.start_s
 
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 import typer
 
 from earshot.core.errors import EarshotError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 EXPECTED_FAILURE = 1
 USAGE_ERROR = 2
@@ -29,7 +34,11 @@ def note(text: str) -> None:
 
 def complain(error: Exception | str) -> None:
     """One line on stderr that says what is wrong and what to do."""
-    note("error: " + " ".join(str(error).split()))
+    note(_as_complaint(error))
+
+
+def _as_complaint(error: Exception | str) -> str:
+    return "error: " + " ".join(str(error).split())
 
 
 @contextmanager
@@ -56,3 +65,126 @@ def usage_error(text: str) -> typer.Exit:
     """Print what is wrong with the options; raise what this returns to leave with code 2."""
     complain(text)
     return typer.Exit(USAGE_ERROR)
+
+
+class LiveLine:
+    """A line on stderr that is written over again and again, if stderr is a terminal.
+
+    Elsewhere every change is a line of its own.
+    """
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._is_open = False
+
+    def show(self, text: str) -> None:
+        """Show a text in the place of the one before, its end if it is too wide."""
+        if not self._is_terminal:
+            note(text)
+            return
+        from shutil import get_terminal_size
+
+        width = max(8, get_terminal_size().columns - 1)
+        if len(text) > width:
+            text = "…" + text[1 - width :]
+        sys.stderr.write(f"\r\x1b[2K{text}")
+        sys.stderr.flush()
+        self._is_open = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._is_open:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+            self._is_open = False
+
+
+class Display:
+    """What a long command shows: results on stdout, errors and a progress bar on stderr.
+
+    Use it in a `with` block. There is a bar only where stderr is a terminal.
+
+    Args:
+        total: Number of recordings.
+        bar: Show a progress bar; False leaves the place to partial results.
+    """
+
+    def __init__(self, total: int, *, bar: bool) -> None:
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._live = LiveLine()
+        if bar and sys.stderr.isatty():
+            self._progress = _progress_bar()
+            self._task = self._progress.add_task("", total=total, speed="", name="")
+
+    def __enter__(self) -> Display:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._live.clear()
+
+    def advance(self, name: str, *, finished: float, real_time_factor: float) -> None:
+        """Move the bar.
+
+        Args:
+            name: The recording that is being heard.
+            finished: Recordings that are done, with the share of this one.
+            real_time_factor: Seconds of work for a second of audio, so far.
+        """
+        if self._progress is not None and self._task is not None:
+            speed = f"RTF {real_time_factor:.4f}"
+            self._progress.update(self._task, completed=finished, speed=speed, name=name)
+
+    def partial(self, t_s: float, text: str) -> None:
+        """Show words that may still change."""
+        self._live.show(f"{t_s:7.2f} s  {text}")
+
+    def result(self, text: str) -> None:
+        """Print a finished result on stdout, newline included."""
+        self._live.clear()
+        if self._progress is not None and sys.stdout.isatty():
+            # Both share one screen: only the bar's own console can print above it.
+            self._progress.console.out(text, end="")
+        else:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def error(self, error: Exception) -> None:
+        """Print what is wrong with one recording, as one line on stderr."""
+        self._live.clear()
+        if self._progress is not None:
+            self._progress.console.out(_as_complaint(error))
+        else:
+            complain(error)
+
+
+def _progress_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}", markup=False),
+        console=Console(stderr=True, highlight=False),
+        redirect_stdout=False,
+        redirect_stderr=False,
+        transient=True,
+    )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earshot.cli.console import complain, reported
+from earshot.cli.console import complain, reported, say
 
 if TYPE_CHECKING:
     from earshot.train.recipe import Recipe
 
-app = typer.Typer(help="Train models from recipes (extra [train]).", no_args_is_help=True)
+app = typer.Typer(help="Train models from recipes; needs the extra 'train'.", no_args_is_help=True)
 
 RecipeArgument = Annotated[
     Path, typer.Argument(help="TOML file, such as recipes/assistant-en.toml.")
@@ -63,8 +63,20 @@ def _run(
                 "earshot train", package=err.name.partition(".")[0], extra="train"
             ) from None
         loaded: Recipe = load_recipe(path, overrides or [])
+        _log_to_stderr()
         try:
-            run_recipe(loaded, stages=stages, resume=resume)
+            say(str(run_recipe(loaded, stages=stages, resume=resume)))
         except KeyboardInterrupt:
             complain("stopped. The same command goes on where this one stopped.")
             raise typer.Exit(130) from None
+
+
+def _log_to_stderr() -> None:
+    """Show what the stages log; only this command runs long enough for a log to be read."""
+    import logging
+
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_path=False, omit_repeated_times=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])

@@ -1,8 +1,14 @@
 """From what the search found, in frames, to a transcript in seconds. Knows no audio."""
 
-from earshot._native import StreamResult
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from earshot.core.features import ENCODER_CLOCK, FrameClock
 from earshot.core.transcript import Transcript, Word
+
+if TYPE_CHECKING:
+    from earshot._native import StreamResult
 
 
 def to_transcript(

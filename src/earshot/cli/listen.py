@@ -1,0 +1,204 @@
+"""`earshot listen`: the microphone in, words as they are spoken.
+
+Knows how a microphone is opened (package sounddevice, extra [mic]) and where words are shown;
+knows nothing of how they are found.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from earshot.cli.console import LiveLine, note, reported, say
+from earshot.cli.transcribe import Method
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from earshot.session.recognizer import Recognizer, Stream
+
+    Block = npt.NDArray[np.float32]
+
+BLOCK_S = 0.1
+TRAILING_SILENCE_S = 1.0  # after so much silence a line is finished
+
+
+def listen(
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="A .ear file; without it, the embedded model."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Input device: number or part of its name; see --list-devices."),
+    ] = None,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="Print the input devices and exit.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for every partial and final text.")
+    ] = False,
+    method: Annotated[Method, typer.Option(help="How to search.")] = Method.GREEDY,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after this much audio; else at Ctrl-C.")
+    ] = None,
+) -> None:
+    """Recognise what the microphone hears, with words as they are spoken. Ctrl-C ends it."""
+    with reported():
+        if list_devices:
+            for line in _input_devices():
+                say(line)
+            return
+        from earshot.session.recognizer import Recognizer
+
+        recognizer = Recognizer.load(model, method=method.value)
+        with _microphone(device) as (rate, blocks):
+            note(f"listening with {recognizer.name} at {rate} Hz; Ctrl-C ends it")
+            _show(recognizer, rate, blocks, as_json=as_json, seconds=seconds)
+
+
+def _show(
+    recognizer: Recognizer,
+    rate_hz: int,
+    blocks: Iterator[Block],
+    *,
+    as_json: bool,
+    seconds: float | None,
+) -> None:
+    """Print finished lines on stdout and the line in the making on stderr."""
+    live = LiveLine()
+    stream = recognizer.create_stream()
+    shown = ""
+    fed = begun = 0  # samples since listening and since this line began
+    try:
+        for block in blocks:
+            stream.accept_waveform(rate_hz, block)
+            stream.decode()
+            fed += len(block)
+            transcript = stream.result()
+            if transcript.text != shown:
+                shown = transcript.text
+                if as_json:
+                    _say_event("partial", fed / rate_hz, text=shown)
+                else:
+                    live.show(shown)
+            silence_s = (fed - begun) / rate_hz
+            if transcript.words:
+                silence_s -= transcript.words[-1].end_s
+            if transcript.words and silence_s >= TRAILING_SILENCE_S:
+                _finish(stream, live, begun / rate_hz, as_json=as_json)
+                stream.reset()
+                begun, shown = fed, ""
+            if seconds is not None and fed >= seconds * rate_hz:
+                break
+    except KeyboardInterrupt:
+        pass
+    stream.input_finished()
+    stream.decode()
+    _finish(stream, live, begun / rate_hz, as_json=as_json)
+
+
+def _finish(stream: Stream, live: LiveLine, begun_s: float, *, as_json: bool) -> None:
+    transcript = stream.result()
+    live.clear()
+    if not transcript.words:
+        return
+    if not as_json:
+        say(transcript.text)
+        return
+    words = [
+        {
+            "word": word.word,
+            "start_s": round(begun_s + word.start_s, 3),
+            "end_s": round(begun_s + word.end_s, 3),
+            "confidence": round(word.confidence, 4),
+        }
+        for word in transcript.words
+    ]
+    _say_event("final", begun_s + transcript.duration_s, text=transcript.text, words=words)
+
+
+def _say_event(kind: str, t_s: float, **fields: Any) -> None:
+    from earshot.cli.formats import json_line
+
+    say(json_line({"type": kind, "t_s": round(t_s, 3), **fields}).rstrip())
+
+
+def _sounddevice() -> Any:
+    from earshot.core.errors import AudioError, MissingExtraError
+
+    try:
+        import sounddevice
+    except ModuleNotFoundError:
+        raise MissingExtraError("earshot listen", package="sounddevice", extra="mic") from None
+    except OSError as err:  # the package is there, the library that it wraps is not
+        raise AudioError(
+            "microphone", str(err), remedy="Install PortAudio: `apt-get install libportaudio2`"
+        ) from None
+    return sounddevice
+
+
+def _input_devices() -> list[str]:
+    devices = _sounddevice().query_devices()
+    lines = [
+        f"{number}: {device['name']} ({device['max_input_channels']} channels, "
+        f"{device['default_samplerate']:.0f} Hz)"
+        for number, device in enumerate(devices)
+        if device["max_input_channels"] > 0
+    ]
+    if not lines:
+        raise _no_microphone("the system offers no input device")
+    return lines
+
+
+@contextmanager
+def _microphone(device: str | None) -> Iterator[tuple[int, Iterator[Block]]]:
+    """Open an input device at its own rate; resampling is the stream's work.
+
+    Yields:
+        The sample rate, and mono float32 blocks of `BLOCK_S` as they are recorded.
+
+    Raises:
+        MissingExtraError: The package sounddevice is not installed.
+        AudioError: There is no such device, or it cannot be opened.
+    """
+    sounddevice = _sounddevice()
+    blocks: queue.SimpleQueue[Block] = queue.SimpleQueue()
+
+    def keep(recorded: Block, _frames: int, _time: object, status: object) -> None:
+        if status:
+            note(f"microphone: {status}")
+        blocks.put(recorded[:, 0].copy())  # PortAudio uses its buffer again
+
+    chosen: int | str | None = int(device) if device and device.isdecimal() else device
+    try:
+        rate = int(sounddevice.query_devices(chosen, "input")["default_samplerate"])
+        recording = sounddevice.InputStream(
+            device=chosen,
+            samplerate=rate,
+            channels=1,
+            dtype="float32",
+            blocksize=round(BLOCK_S * rate),
+            callback=keep,
+        )
+    except (sounddevice.PortAudioError, ValueError) as err:
+        raise _no_microphone(str(err)) from None
+    with recording:
+        yield rate, iter(blocks.get, None)
+
+
+def _no_microphone(reason: str) -> Exception:
+    from earshot.core.errors import AudioError
+
+    return AudioError(
+        "microphone",
+        f"there is none that can be opened ({' '.join(reason.split())})",
+        remedy="Connect one and look at `earshot listen --list-devices`, or pipe audio into "
+        "`earshot transcribe --stream -`",
+    )

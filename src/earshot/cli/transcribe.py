@@ -1,0 +1,322 @@
+"""`earshot transcribe`: recordings in, text, JSON or captions out.
+
+Decides what is heard, in which order, and where results go. One bad recording is reported and
+the others are still done. Knows nothing of how audio is read or words are found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from earshot.cli.console import EXPECTED_FAILURE, Display, note, reported, usage_error
+
+if TYPE_CHECKING:
+    from earshot.cli.destination import Destination
+    from earshot.core.transcript import Transcript
+    from earshot.session.recognizer import Recognizer, Stream
+
+STDIN = "-"
+PARTIAL_CHUNK_S = 0.1  # how often --stream looks for new words, in seconds of audio
+
+
+class Form(StrEnum):
+    """How a transcript is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    SRT = "srt"
+    VTT = "vtt"
+    CTM = "ctm"
+
+
+CAPTIONS = (Form.SRT, Form.VTT)
+
+
+class Method(StrEnum):
+    """How the best words are searched for."""
+
+    GREEDY = "greedy_search"
+    BEAM = "modified_beam_search"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One stretch of sound to transcribe.
+
+    Args:
+        name: What messages and JSON call it: the path as given, or the manifest's id.
+        recording: Its name in CTM and of its caption file.
+        source: Path, or "-" for standard input.
+        offset_s: Where it starts in the file.
+        duration_s: How long it is; None means to the end.
+    """
+
+    name: str
+    recording: str
+    source: Path | str
+    offset_s: float = 0.0
+    duration_s: float | None = None
+
+
+def transcribe(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE", help="Audio files; - reads standard input.", show_default=False
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Transcribe the rows of a JSONL manifest instead.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="Write here, all at once at the end; a folder gets a file each."
+        ),
+    ] = None,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--format", "-f", help="Default: text, and json for a manifest.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="A .ear file; without it, the embedded model."),
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show the words while they are being recognised.")
+    ] = False,
+    method: Annotated[
+        Method, typer.Option(help="How to search; the beam is slower and a little better.")
+    ] = Method.GREEDY,
+    max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
+) -> None:
+    """Turn recordings into text, JSON, captions (srt, vtt) or ctm.
+
+    Reads WAV, FLAC, MP3, Ogg and whatever else libsndfile knows, at any rate and channel count.
+    Results go to stdout (or --output), everything else to stderr.
+    """
+    if as_json and form not in (None, Form.JSON):
+        raise usage_error(f"--json with --format {form.value if form else ''}: choose one of them.")
+    if bool(files) == (manifest is not None):
+        raise usage_error(
+            "transcribe: needs audio files or --manifest, one of the two. "
+            "See `earshot transcribe --help`."
+        )
+    if files and files.count(STDIN) > 1:
+        raise usage_error("transcribe: - stands for standard input and can be given only once.")
+    if form is None:
+        form = Form.JSON if as_json or manifest else Form.TEXT
+
+    with reported():
+        jobs = _manifest_jobs(manifest) if manifest else _file_jobs(files or [])
+    # Asked of the text: a Path forgets a closing slash.
+    into_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
+    if form in CAPTIONS and len(jobs) > 1 and not into_folder:
+        raise usage_error(
+            f"--format {form.value}: a caption file belongs to one recording and there are "
+            f"{len(jobs)}. Name a folder, such as --output captions/"
+        )
+
+    from earshot.cli.destination import opened
+    from earshot.session.recognizer import Recognizer
+
+    with reported():
+        recognizer = Recognizer.load(model, method=method.value, max_active_paths=max_active_paths)
+        tally = _Tally()
+        with (
+            Display(len(jobs), bar=not stream) as display,
+            opened(
+                Path(output) if output else None,
+                into_folder=into_folder,
+                form=form.value,
+                display=display,
+            ) as place,
+        ):
+            writer = _Writer(form, place, label=_label(manifest, jobs), model=recognizer.name)
+            for job in jobs:
+                _do(job, recognizer, writer, tally, display, stream=stream)
+    note(tally.summary(len(jobs)))
+    if tally.failed:
+        raise typer.Exit(EXPECTED_FAILURE)
+
+
+class _Tally:
+    """What was done so far, and how fast."""
+
+    def __init__(self) -> None:
+        self.done = self.failed = 0
+        self.audio_s = self.wall_s = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        return self.wall_s / self.audio_s if self.audio_s else 0.0
+
+    def summary(self, total: int) -> str:
+        text = (
+            f"{self.done} of {total} done: {self.audio_s:.1f} s of audio in {self.wall_s:.2f} s, "
+            f"real-time factor {self.real_time_factor:.4f}"
+        )
+        return f"{text}; {self.failed} failed" if self.failed else text
+
+
+class _Writer:
+    """Puts a transcript into its form and sends it where it goes."""
+
+    def __init__(self, form: Form, place: Destination, *, label: str | None, model: str) -> None:
+        self._form, self._place, self._label, self._model = form, place, label, model
+
+    def write(self, job: Job, transcript: Transcript, *, processing_s: float) -> None:
+        self._place.write(job.recording, self._rendered(job, transcript, processing_s))
+
+    def partial(self, text: str, *, t_s: float) -> None:
+        """Only JSON has partial results: any other form is a document."""
+        from earshot.cli import formats
+
+        if self._form is Form.JSON:
+            value: dict[str, object] = {"type": "partial", "t_s": round(t_s, 3), "text": text}
+            self._place.write_partial(formats.json_line(value))
+
+    def _rendered(self, job: Job, transcript: Transcript, processing_s: float) -> str:
+        from earshot.cli import formats
+
+        if self._form is Form.SRT:
+            return formats.srt(transcript.words)
+        if self._form is Form.VTT:
+            return formats.vtt(transcript.words)
+        if self._form is Form.CTM:
+            return formats.ctm(transcript.words, recording=job.recording)
+        if self._form is Form.TEXT:
+            return f"{job.name}: {transcript.text}\n" if self._label else f"{transcript.text}\n"
+        value = formats.transcript_object(transcript, processing_s=processing_s, model=self._model)
+        return formats.json_line({self._label: job.name, **value} if self._label else value)
+
+
+def _do(
+    job: Job,
+    recognizer: Recognizer,
+    writer: _Writer,
+    tally: _Tally,
+    display: Display,
+    *,
+    stream: bool,
+) -> None:
+    """Transcribe one recording; a recording that cannot be used is reported and counted."""
+    from earshot.core.errors import EarshotError
+
+    started = time.perf_counter()
+    shown = ""
+    try:
+        for heard in _heard(job, recognizer, chunk_s=PARTIAL_CHUNK_S if stream else None):
+            audio_s = tally.audio_s + heard.audio_s
+            wall_s = tally.wall_s + time.perf_counter() - started
+            display.advance(
+                job.name,
+                finished=tally.done + tally.failed + heard.share,
+                real_time_factor=wall_s / audio_s if audio_s else 0.0,
+            )
+            if stream and (so_far := heard.stream.result()).text != shown:
+                shown = so_far.text
+                display.partial(heard.audio_s, shown)
+                writer.partial(shown, t_s=heard.audio_s)
+        transcript = heard.stream.result()
+    except EarshotError as err:
+        tally.failed += 1
+        display.error(err)
+        return
+    processing_s = time.perf_counter() - started
+    writer.write(job, transcript, processing_s=processing_s)
+    tally.done += 1
+    tally.audio_s += transcript.duration_s
+    tally.wall_s += processing_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A stream after one more piece of a recording, and how far it has come."""
+
+    stream: Stream
+    audio_s: float
+    share: float
+
+
+def _heard(job: Job, recognizer: Recognizer, *, chunk_s: float | None) -> Iterator[_Heard]:
+    """Feed a recording piece by piece; after the last item the stream holds all of it.
+
+    Args:
+        job: What to hear.
+        recognizer: Makes the stream.
+        chunk_s: Size of a piece; None takes blocks as they are read.
+
+    Yields:
+        The one stream, again and again, and once more when the input is finished.
+    """
+    from earshot.data.audio import AudioFile
+
+    stream = recognizer.create_stream()
+    with AudioFile(job.source) as audio:
+        rate = audio.sample_rate_hz
+        total_s = job.duration_s or max(0.0, (audio.duration_s or 0.0) - job.offset_s)
+        fed = 0
+        for block in audio.blocks(offset_s=job.offset_s, duration_s=job.duration_s):
+            step = len(block) if chunk_s is None else round(chunk_s * rate)
+            for start in range(0, len(block), step):
+                chunk = block[start : start + step]
+                stream.accept_waveform(rate, chunk)
+                stream.decode()
+                fed += len(chunk)
+                yield _Heard(stream, fed / rate, min(1.0, fed / rate / total_s) if total_s else 0.0)
+    stream.input_finished()
+    stream.decode()
+    yield _Heard(stream, fed / rate, 1.0)
+
+
+def _file_jobs(files: Sequence[str]) -> list[Job]:
+    stems = Counter(Path(file).stem for file in files)
+    return [
+        Job(
+            name=file,
+            recording=_recording_name(file, unique=stems[Path(file).stem] == 1),
+            source=file,
+        )
+        for file in files
+    ]
+
+
+def _recording_name(file: str, *, unique: bool) -> str:
+    if file == STDIN:
+        return "stdin"
+    path = Path(file)
+    return path.stem if unique else "_".join(part for part in path.parts if part not in "/..")
+
+
+def _manifest_jobs(manifest: Path) -> list[Job]:
+    from earshot.data.manifest import read_manifest
+
+    return [
+        Job(
+            name=utterance.id,
+            recording=utterance.id,
+            source=utterance.audio,
+            offset_s=utterance.offset_s,
+            duration_s=utterance.duration_s,
+        )
+        for utterance in read_manifest(manifest)
+    ]
+
+
+def _label(manifest: Path | None, jobs: Sequence[Job]) -> str | None:
+    """The JSON key that says which recording an object is about; one file needs none."""
+    if manifest is not None:
+        return "id"
+    return "file" if len(jobs) > 1 else None
