@@ -18,8 +18,8 @@ namespace {
 constexpr size_t kFftSize = 512;
 constexpr size_t kHalf = kFftSize / 2;  // complex points of the packed transform
 constexpr double kPreemphasis = 0.97;
-constexpr double kLowHz = 20.0;
-constexpr double kHighHz = kSampleRateHz / 2.0 - 400.0;
+constexpr float kLowHz = 20.0f;
+constexpr float kHighHz = kSampleRateHz / 2.0f - 400.0f;
 constexpr double kPi = 3.14159265358979323846;
 // The window of frame t is centred on t * 160 + 80.
 constexpr int64_t kFirstWindowStart =
@@ -27,7 +27,10 @@ constexpr int64_t kFirstWindowStart =
 // Audio is buffered in pieces of this size, so that one long call needs no long buffer.
 constexpr size_t kPieceSamples = 16000;
 
-double Mel(double hz) { return 1127.0 * std::log(1.0 + hz / 700.0); }
+// In float, and the triangles below too: that is how Kaldi rounds them. The weight at the foot of a
+// triangle is a small difference of large numbers, and next to the cut-off of a lossy codec, where
+// neighbouring FFT bins differ by 60 dB, its rounding shows in the log energy.
+float Mel(float hz) { return 1127.0f * std::log(1.0f + hz / 700.0f); }
 
 int64_t WindowStart(int64_t frame) {
   return frame * static_cast<int64_t>(kFrameShiftSamples) + kFirstWindowStart;
@@ -71,16 +74,20 @@ struct Fbank::Tables {
       split_cosine[k] = std::cos(2.0 * kPi * k / kFftSize);
       split_sine[k] = -std::sin(2.0 * kPi * k / kFftSize);
     }
-    const double low = Mel(kLowHz);
-    const double spacing = (Mel(kHighHz) - low) / (bins + 1);
+    const float low = Mel(kLowHz);
+    const float spacing = (Mel(kHighHz) - low) / static_cast<float>(bins + 1);
     for (size_t b = 0; b < bins; ++b) {
-      const double left = low + b * spacing, centre = left + spacing, right = centre + spacing;
+      const float left = low + static_cast<float>(b) * spacing;
+      const float centre = low + static_cast<float>(b + 1) * spacing;
+      const float right = low + static_cast<float>(b + 2) * spacing;
       Band band{0, {}};
       for (size_t k = 0; k < kHalf; ++k) {
-        const double mel = Mel(static_cast<double>(kSampleRateHz) / kFftSize * k);
+        const float mel = Mel(static_cast<float>(kSampleRateHz) / kFftSize * k);
         if (mel <= left || mel >= right) continue;
         if (band.weights.empty()) band.first = k;
-        band.weights.push_back(mel <= centre ? (mel - left) / spacing : (right - mel) / spacing);
+        const float weight =
+            mel <= centre ? (mel - left) / (centre - left) : (right - mel) / (right - centre);
+        band.weights.push_back(static_cast<double>(weight));
       }
       bands.push_back(std::move(band));
     }
