@@ -1,0 +1,862 @@
+"""Speaks text with every text-to-speech engine that the machine has, as training audio.
+
+Debian packages few natural voices, so each is multiplied: speaking rate, pitch and the length of
+the vocal tract vary independently. A waveform resampled by a factor moves formants, pitch and
+duration together; the engine is asked for the opposite pitch and rate beforehand, so what is left
+is a speaker with a shorter or longer vocal tract.
+
+A plan (clip n of a seed: which text, voice, rate, pitch, tract) is a pure function, clips are
+files named by the hash of what they say and how, and shards of manifests are written whole: a
+stage that was stopped goes on where it was. Knows nothing of rooms and noise, which are added
+while training, and deliberately never speaks training text with the held-out voices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile as sf
+import soxr
+
+from earshot.train import text as text_stage
+
+__all__ = [
+    "HELD_OUT_VOICES",
+    "Clip",
+    "SynthesisConfig",
+    "Voice",
+    "installed_voices",
+    "make_heldout_test",
+    "prepare",
+    "speak",
+    "spoken_form",
+]
+
+SAMPLE_RATE_HZ = 16000
+HELD_OUT_VOICES = ("flite-awb", "flite-rms")
+
+_ESPEAK_ACCENTS = (
+    "en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd",
+    "en-029", "en-us-nyc",
+)  # fmt: skip
+# Whispers, robots and other voices that no person has.
+_ESPEAK_NOVELTY = re.compile(
+    r"whisper|croak|fast|robo|robot|ufo|demonic|storm|tweaky|klatt6|anxious|\?\?|grand", re.I
+)
+_MBROLA = ("us1", "us2", "us3", "en1")
+_SPELLED_KINDS = frozenset({"spelled", "mix"})
+_PAUSED_KINDS = frozenset({"digits", "spelled", "mix", "phone"})
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """One voice of one engine. `name` is what the engine calls it."""
+
+    id: str
+    engine: str  # espeak-ng, flite, festival, pico, mbrola
+    name: str
+    pitch_hz: float  # its usual pitch, for engines that are told hertz
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What is said, by whom and how. Everything that the sound depends on."""
+
+    text: str
+    kind: str
+    template: str
+    voice: Voice
+    variant: str = ""  # espeak-ng only: a voice variant such as `f2`
+    rate: float = 1.0  # of speaking; 1.2 is faster
+    pitch: float = 1.0  # times the voice's own
+    tract: float = 1.0  # formants times this; 1.15 is a shorter vocal tract
+    level_db: float = -23.0  # root mean square, full scale 0
+    lead_s: float = 0.1  # silence before
+    tail_s: float = 0.2  # silence after
+    pauses: bool = False  # between the items of a string of digits or letters
+
+    @property
+    def key(self) -> str:
+        """Content hash; names the clip's file."""
+        content = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=10).hexdigest()
+
+
+def _default_engine_weights() -> dict[str, float]:
+    return {"espeak-ng": 1.0, "flite": 2.0, "festival": 1.5, "pico": 2.5, "mbrola": 1.5}
+
+
+def _default_kind_weights() -> dict[str, float]:
+    return {
+        "command": 30.0, "assistant": 12.0, "question": 10.0, "music": 3.0, "digits": 12.0,
+        "spelled": 6.0, "mix": 2.0, "phone": 3.0, "number": 3.0, "time": 3.0, "timer": 4.0,
+        "name": 4.0, "wake": 2.0, "word": 6.0, "read": 2.5,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisConfig:
+    """How much is spoken, by which engines, and how far voices are bent."""
+
+    hours: float = 45.0
+    clips_per_shard: int = 3000  # about two hours
+    dev_clips: int = 300
+    processes: int = 1
+    niceness: int = 15
+    engine_weights: Mapping[str, float] = field(default_factory=_default_engine_weights)
+    kind_weights: Mapping[str, float] = field(default_factory=_default_kind_weights)
+    rate: tuple[float, float] = (0.8, 1.3)
+    pitch: tuple[float, float] = (0.8, 1.3)
+    tract: tuple[float, float] = (0.84, 1.18)
+    single_digit_share: float = 0.12  # of the digit clips: one digit alone, to be joined later
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "pitch", "tract"):
+            low, high = getattr(self, name)
+            if not 0.5 <= low <= high <= 2.0:
+                raise ValueError(
+                    f"synthesis.{name} is ({low}, {high}); it must be a range inside 0.5 to 2"
+                )
+
+
+# ---------------------------------------------------------------- which voices exist
+
+
+def _run(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout + done.stderr
+
+
+def installed_voices() -> tuple[list[Voice], list[str]]:
+    """Voices that this machine can speak with, held-out ones included, and those it lacks.
+
+    Returns:
+        (voices, names of missing ones), both in a fixed order.
+    """
+    found: list[Voice] = []
+    missing: list[str] = []
+
+    if shutil.which("espeak-ng"):
+        listed = _run(["espeak-ng", "--voices=en"])
+        for accent in _ESPEAK_ACCENTS:
+            if re.search(rf"\s{re.escape(accent)}\s", listed):
+                found.append(Voice(f"espeak-{accent}", "espeak-ng", accent, 100.0))
+            else:
+                missing.append(f"espeak-{accent}")
+        for name in _MBROLA:
+            if (Path("/usr/share/mbrola") / name / name).is_file() and shutil.which("mbrola"):
+                found.append(Voice(f"mbrola-{name}", "mbrola", f"mb-{name}", 120.0))
+            else:
+                missing.append(f"mbrola-{name}")
+    else:
+        missing.append("espeak-ng")
+
+    flite = _run(["flite", "-lv"]).split() if shutil.which("flite") else []
+    for name, hertz in (("kal", 105), ("kal16", 105), ("slt", 175), ("awb", 125), ("rms", 105)):
+        if name in flite:
+            found.append(Voice(f"flite-{name}", "flite", name, float(hertz)))
+        else:
+            missing.append(f"flite-{name}")
+
+    folders = [p.name for p in Path("/usr/share/festival/voices").glob("*/*")]
+    for name, hertz in (("kal_diphone", 105), ("ked_diphone", 105), ("cmu_us_slt_arctic_hts", 180)):
+        if shutil.which("festival") and name in folders:
+            found.append(Voice(f"festival-{name}", "festival", name, float(hertz)))
+        else:
+            missing.append(f"festival-{name}")
+
+    for name in ("en-US", "en-GB"):
+        data = list(Path("/usr/share/pico/lang").glob(f"{name}_*_sg.bin"))
+        if shutil.which("pico2wave") and data:
+            found.append(Voice(f"pico-{name}", "pico", name, 175.0))
+        else:
+            missing.append(f"pico-{name}")
+    return found, missing
+
+
+def _espeak_variants() -> list[str]:
+    folders = sorted(Path("/usr/lib").glob("*/espeak-ng-data/voices/!v"))
+    for folder in [*folders, Path("/usr/share/espeak-ng-data/voices/!v")]:
+        if folder.is_dir():
+            names = [p.name for p in folder.iterdir() if p.is_file()]
+            return sorted(n for n in names if not _ESPEAK_NOVELTY.search(n) and " " not in n)
+    return []
+
+
+def _versions() -> dict[str, str]:
+    out: dict[str, str] = {}
+    for engine, command in (
+        ("espeak-ng", ["espeak-ng", "--version"]),
+        ("flite", ["flite", "--version"]),
+        ("festival", ["festival", "--version"]),
+    ):
+        lines = [line.strip() for line in _run(command).splitlines() if line.strip()]
+        named = [line for line in lines if "ersion" in line or "eSpeak" in line]
+        if named:
+            out[engine] = named[0]
+    packages = ["espeak-ng", "flite", "festival", "libttspico-utils", "mbrola"]
+    asked = ["dpkg-query", "-W", "-f=${Package}=${Version}\n", *packages]
+    for line in _run(asked).splitlines():
+        package, _, version = line.partition("=")
+        if package in packages and version:
+            out[f"debian:{package}"] = version
+    return out
+
+
+# ---------------------------------------------------------------- what an engine is told
+
+
+def spoken_form(text: str, kind: str, engine: str, *, pauses: bool) -> str:
+    """What an engine must read so that it says `text`.
+
+    Engines read a lone "a" as the article and "am" as the verb, where spelled names and clock
+    times want the letter.
+
+    Args:
+        text: In the recogniser's spelling.
+        kind: Of the sentence; in spelled text every single letter is a letter.
+        engine: Its name.
+        pauses: Puts commas between the items.
+    """
+    letter_a = {"espeak-ng": "[['eI]]", "mbrola": "[['eI]]", "pico": "A"}.get(engine, "ay")
+    words = text.split()
+    out: list[str] = []
+    for i, word in enumerate(words):
+        if word == "a" and kind in _SPELLED_KINDS:
+            out.append(letter_a)
+        elif word in ("am", "pm") and i and re.search(_CLOCK_END, words[i - 1]):
+            out.extend(["p" if word == "pm" else letter_a, "m"])
+        else:
+            out.append(word)
+    return (", " if pauses else " ").join(out)
+
+
+_CLOCK_END = re.compile(
+    r"^(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirty|fifteen|o'clock"
+    r"|twenty|forty|fifty|noon|\w+teen)$"
+)
+
+
+def _speak_espeak(clip: Clip, words: str, folder: Path) -> Path:
+    rate, pitch = clip.rate / clip.tract, clip.pitch / clip.tract
+    voice = clip.voice.name + (f"+{clip.variant}" if clip.variant else "")
+    path = folder / "clip.wav"
+    subprocess.run(
+        [
+            "espeak-ng", "-v", voice, "-w", str(path),
+            "-s", str(round(min(340.0, max(80.0, 155 * rate)))),
+            # espeak-ng's scale of 0 to 99 is about an octave and a half around 50.
+            "-p", str(round(min(95.0, max(5.0, 50 + 65 * float(np.log2(pitch)))))),
+            words,
+        ],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return path
+
+
+def _speak_flite(clip: Clip, words: str, folder: Path) -> Path:
+    rate, pitch = clip.rate / clip.tract, clip.pitch / clip.tract
+    path = folder / "clip.wav"
+    subprocess.run(
+        [
+            "flite", "-voice", clip.voice.name,
+            "--setf", f"duration_stretch={1 / rate:.3f}",
+            "--setf", f"int_f0_target_mean={clip.voice.pitch_hz * pitch:.1f}",
+            "-o", str(path), "-t", " " + words,
+        ],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return path
+
+
+def _speak_pico(clip: Clip, words: str, folder: Path) -> Path:
+    rate, pitch = clip.rate / clip.tract, clip.pitch / clip.tract
+    path = folder / "clip.wav"
+    marked = (
+        f"<pitch level='{round(100 * min(2.0, max(0.5, pitch)))}'>"
+        f"<speed level='{round(100 * min(3.0, max(0.4, rate)))}'>{words}</speed></pitch>"
+    )
+    subprocess.run(
+        ["pico2wave", "-l", clip.voice.name, "-w", str(path), marked],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return path
+
+
+def _festival_script(clips: Sequence[tuple[Clip, str, Path]]) -> str:
+    lines: list[str] = []
+    for name in sorted({clip.voice.name for clip, _, _ in clips}):
+        lines.append(f"(voice_{name})")
+        if name.endswith("hts"):
+            lines.append("(set! earshot_hts hts_engine_params)")
+        for clip, words, path in clips:
+            if clip.voice.name != name:
+                continue
+            rate, pitch = clip.rate / clip.tract, clip.pitch / clip.tract
+            if name.endswith("hts"):
+                # This engine's pitch cannot be set, so the resampling sets the pitch
+                # and its all-pass constant moves the formants back (0.55 is its own).
+                rate = clip.rate / clip.pitch
+                alpha = 0.55 + 0.2 * float(np.log2(clip.pitch / clip.tract))
+                lines.append(
+                    "(set! hts_engine_params (append earshot_hts "
+                    f'(list (list "-r" {rate:.3f}) (list "-a" {min(0.64, max(0.46, alpha)):.3f}))))'
+                )
+            else:
+                lines.append(f"(Parameter.set 'Duration_Stretch {1 / rate:.3f})")
+                lines.append(
+                    f"(set! int_lr_params '((target_f0_mean {clip.voice.pitch_hz * pitch:.1f}) "
+                    "(target_f0_std 15) (model_f0_mean 170) (model_f0_std 34)))"
+                )
+            quoted = words.replace("\\", "").replace('"', "")
+            # One bad sentence must not end the batch.
+            lines.append(
+                f'(unwind-protect (utt.save.wave (utt.synth (Utterance Text "{quoted}")) '
+                f'"{path}" \'riff) nil)'
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _resample_factor(clip: Clip) -> float:
+    """How much faster the engine's waveform is played."""
+    return clip.pitch if clip.voice.name.endswith("hts") else clip.tract
+
+
+# ---------------------------------------------------------------- waveforms
+
+
+def _trim(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Without the silence at both ends; 30 ms of it are kept."""
+    frame = SAMPLE_RATE_HZ // 100
+    peak = float(np.abs(samples).max(initial=0.0))
+    loud = np.flatnonzero(np.abs(samples) > 0.02 * peak)
+    if peak == 0.0 or loud.size == 0:
+        return samples[:0]
+    return samples[max(0, loud[0] - 3 * frame) : loud[-1] + 3 * frame]
+
+
+def _finish(path: Path, clip: Clip) -> npt.NDArray[np.float32] | None:
+    """The engine's file as a finished 16 kHz clip, or None when there is nothing in it."""
+    samples, rate = sf.read(path, dtype="float32")
+    if samples.ndim > 1:
+        samples = samples.mean(axis=1)
+    if samples.size < rate // 20:
+        return None
+    played_at = rate * _resample_factor(clip)
+    if abs(played_at - SAMPLE_RATE_HZ) > 0.5:
+        samples = soxr.resample(samples, played_at, SAMPLE_RATE_HZ, quality="MQ")
+    samples = _trim(np.asarray(samples, dtype=np.float32))
+    if samples.size < SAMPLE_RATE_HZ // 10:
+        return None
+    loudness = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    gain = min(10 ** (clip.level_db / 20) / loudness, 0.95 / float(np.abs(samples).max()))
+    silence = [np.zeros(round(s * SAMPLE_RATE_HZ), np.float32) for s in (clip.lead_s, clip.tail_s)]
+    return np.concatenate([silence[0], samples * np.float32(gain), silence[1]])
+
+
+_SPEAKERS: Mapping[str, Callable[[Clip, str, Path], Path]] = {
+    "espeak-ng": _speak_espeak,
+    "mbrola": _speak_espeak,
+    "flite": _speak_flite,
+    "pico": _speak_pico,
+}
+
+
+def speak(clips: Sequence[Clip]) -> list[npt.NDArray[np.float32] | None]:
+    """Waveforms of clips, 16 kHz mono in [-1, 1].
+
+    Args:
+        clips: Of installed voices. Festival's are spoken in one call, since it starts slowly.
+
+    Returns:
+        One per clip; None where the engine said nothing or failed.
+    """
+    out: list[npt.NDArray[np.float32] | None] = [None] * len(clips)
+    shared = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="earshot-", dir=shared) as name:
+        folder = Path(name)
+        batch: list[tuple[Clip, str, Path]] = []
+        for i, clip in enumerate(clips):
+            words = spoken_form(clip.text, clip.kind, clip.voice.engine, pauses=clip.pauses)
+            if clip.voice.engine == "festival":
+                batch.append((clip, words, folder / f"{i}.wav"))
+                continue
+            try:
+                path = _SPEAKERS[clip.voice.engine](clip, words, folder)
+                out[i] = _finish(path, clip)
+            except (OSError, subprocess.SubprocessError, sf.LibsndfileError):
+                continue
+        if batch:
+            script = folder / "speak.scm"
+            script.write_text(_festival_script(batch), encoding="utf-8")
+            # What was spoken before a failure is kept.
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(
+                    ["festival", "-b", str(script)],
+                    check=False,
+                    capture_output=True,
+                    timeout=60 + 5 * len(batch),
+                )
+            for clip, _, path in batch:
+                if path.is_file():
+                    try:
+                        out[int(path.stem)] = _finish(path, clip)
+                    except sf.LibsndfileError:
+                        continue
+    return out
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def _pick(rng: random.Random, weights: Mapping[str, float]) -> str:
+    names = list(weights)
+    return rng.choices(names, [weights[n] for n in names])[0]
+
+
+def _log_uniform(rng: random.Random, bounds: tuple[float, float]) -> float:
+    low, high = np.log(bounds)
+    return round(float(np.exp(rng.uniform(low, high))), 3)
+
+
+class _Plan:
+    """Clip n of a seed. Texts of a kind are drawn without replacement, then anew."""
+
+    def __init__(
+        self,
+        texts: Sequence[text_stage.TextItem],
+        voices: Sequence[Voice],
+        config: SynthesisConfig,
+        *,
+        seed: str,
+    ) -> None:
+        self._config = config
+        self._seed = seed
+        self._variants = _espeak_variants()
+        self._by_engine: dict[str, list[Voice]] = {}
+        for voice in voices:
+            self._by_engine.setdefault(voice.engine, []).append(voice)
+        self._texts: dict[str, list[text_stage.TextItem]] = {}
+        for item in texts:
+            self._texts.setdefault(item.kind, []).append(item)
+        for kind, items in self._texts.items():
+            random.Random(f"{seed}:{kind}").shuffle(items)
+        self._singles = [
+            i for i in self._texts.get("digits", []) if " " not in i.text and i.text != "oh"
+        ]
+        weights = config.kind_weights
+        self._kinds = {k: weights[k] for k in self._texts if weights.get(k, 0) > 0}
+        engine_weights = config.engine_weights
+        self._engines = {
+            e: engine_weights[e] for e in self._by_engine if engine_weights.get(e, 0) > 0
+        }
+        self._said: Counter[str] = Counter()
+
+    def clips(self) -> Iterator[Clip]:
+        n = 0
+        while True:
+            yield self._clip(random.Random(f"{self._seed}:clip:{n}"))
+            n += 1
+
+    def _clip(self, rng: random.Random) -> Clip:
+        config = self._config
+        kind = _pick(rng, self._kinds)
+        if kind == "digits" and self._singles and rng.random() < config.single_digit_share:
+            item = rng.choice(self._singles)
+        else:
+            items = self._texts[kind]
+            item = items[self._said[kind] % len(items)]
+            self._said[kind] += 1
+        engine = _pick(rng, self._engines)
+        voice = rng.choice(self._by_engine[engine])
+        variant = ""
+        if engine == "espeak-ng" and self._variants and rng.random() < 0.8:
+            variant = rng.choice(self._variants)
+        several = len(item.text.split()) > 1
+        return Clip(
+            text=item.text,
+            kind=kind,
+            template=item.template,
+            voice=voice,
+            variant=variant,
+            rate=_log_uniform(rng, config.rate),
+            pitch=_log_uniform(rng, config.pitch),
+            tract=_log_uniform(rng, config.tract),
+            level_db=round(rng.uniform(-28.0, -18.0), 1),
+            lead_s=round(rng.uniform(0.02, 0.35), 3),
+            tail_s=round(rng.uniform(0.1, 0.5), 3),
+            pauses=kind in _PAUSED_KINDS and several and rng.random() < 0.4,
+        )
+
+
+# ---------------------------------------------------------------- files and manifests
+
+
+def _write_wav(path: Path, samples: npt.NDArray[np.float32]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as out:
+        sf.write(out, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+    part.replace(path)
+
+
+def _job(clips: Sequence[Clip], folder: Path, niceness: int) -> list[int]:
+    """Samples of every clip, speaking those whose file is missing; 0 where that failed."""
+    if os.nice(0) < niceness:
+        os.nice(niceness - os.nice(0))
+    paths = [folder / clip.key[:2] / f"{clip.key}.wav" for clip in clips]
+    todo = [i for i, path in enumerate(paths) if not path.is_file()]
+    for i, samples in zip(todo, speak([clips[i] for i in todo]), strict=True):
+        if samples is not None:
+            _write_wav(paths[i], samples)
+    return [sf.info(str(p)).frames if p.is_file() else 0 for p in paths]
+
+
+def _in_batches(clips: Sequence[Clip], size: int) -> list[list[int]]:
+    """Indices, one engine a batch."""
+    by_engine: dict[str, list[int]] = {}
+    for i, clip in enumerate(clips):
+        by_engine.setdefault(clip.voice.engine, []).append(i)
+    return [part[k : k + size] for part in by_engine.values() for k in range(0, len(part), size)]
+
+
+def _speak_to_files(
+    clips: Sequence[Clip], folder: Path, *, processes: int, niceness: int, pool: Any = None
+) -> list[int]:
+    batches = _in_batches(clips, 50)
+    work = [[clips[i] for i in batch] for batch in batches]
+    folders, levels = [folder] * len(work), [niceness] * len(work)
+    if pool is not None:
+        results = list(pool.map(_job, work, folders, levels))
+    elif processes > 1:
+        with ProcessPoolExecutor(processes) as own:
+            results = list(own.map(_job, work, folders, levels))
+    else:
+        results = [_job(w, folder, niceness) for w in work]
+    frames = [0] * len(clips)
+    for batch, counts in zip(batches, results, strict=True):
+        for i, count in zip(batch, counts, strict=True):
+            frames[i] = count
+    return frames
+
+
+def _cut_rows(
+    clips: Sequence[Clip], frames: Sequence[int], folder: Path, prefix: str
+) -> Iterator[dict[str, Any]]:
+    """Lhotse cuts as plain objects; clips that failed are left out."""
+    for n, (clip, count) in enumerate(zip(clips, frames, strict=True)):
+        if not count:
+            continue
+        clip_id = f"{prefix}-{n:06d}-{clip.key[:8]}"
+        duration = count / SAMPLE_RATE_HZ
+        speaker = clip.voice.id + (f"+{clip.variant}" if clip.variant else "")
+        path = (folder / clip.key[:2] / f"{clip.key}.wav").resolve()
+        yield {
+            "id": clip_id,
+            "start": 0.0,
+            "duration": duration,
+            "channel": 0,
+            "supervisions": [
+                {
+                    "id": clip_id,
+                    "recording_id": clip_id,
+                    "start": 0.0,
+                    "duration": duration,
+                    "channel": 0,
+                    "text": clip.text,
+                    "language": "en",
+                    "speaker": speaker,
+                    "custom": {
+                        "engine": clip.voice.engine,
+                        "kind": clip.kind,
+                        "template": clip.template,
+                        "synthetic": True,
+                    },
+                }
+            ],
+            "recording": {
+                "id": clip_id,
+                "sources": [{"type": "file", "channels": [0], "source": str(path)}],
+                "sampling_rate": SAMPLE_RATE_HZ,
+                "num_samples": count,
+                "duration": duration,
+                "channel_ids": [0],
+            },
+            "type": "MonoCut",
+        }
+
+
+def _write_cuts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with gzip.open(part, "wt", encoding="utf-8", compresslevel=5) as out:
+        for row in rows:
+            out.write(json.dumps(row) + "\n")
+    part.replace(path)
+
+
+def _read_cuts(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+# ---------------------------------------------------------------- the stage
+
+
+def _write_record(
+    out_dir: Path, voices: Sequence[Voice], missing: Sequence[str], hours: Mapping[str, float]
+) -> None:
+    record = {
+        "engines": _versions(),
+        "voices": [v.id for v in voices if v.id not in HELD_OUT_VOICES],
+        "held_out_voices": [v.id for v in voices if v.id in HELD_OUT_VOICES],
+        "missing_voices": list(missing),
+        "espeak_variants": _espeak_variants(),
+        "hours": {k: round(v, 3) for k, v in sorted(hours.items())},
+    }
+    part = out_dir / "synthesis.json.part"
+    part.write_text(json.dumps(record, indent=1))
+    part.replace(out_dir / "synthesis.json")
+
+
+def prepare(
+    out_dir: Path,
+    *,
+    seed: int,
+    hours: float | None = None,
+    jobs: int | None = None,
+    config: SynthesisConfig | None = None,
+    progress: Callable[[float, float], None] | None = None,
+) -> dict[str, float]:
+    """Speak the texts of the `text` stage until there are enough hours.
+
+    Writes `synthetic/` (waveforms), `cuts/synthetic_train_NNN.jsonl.gz` one by one as they are
+    complete, `cuts/synthetic_dev.jsonl.gz` and `synthesis.json` (engines, voices used and
+    missing). Whole shards and single clips that are there are not made again.
+
+    Args:
+        out_dir: Experiment folder; `text/train.jsonl` and `text/heldout.jsonl` must exist.
+        seed: Of the plan.
+        hours: Overrides `config.hours`.
+        jobs: Overrides `config.processes`.
+        config: Amounts and ranges.
+        progress: Called with (hours there, hours wanted) after every shard.
+
+    Returns:
+        Hours by `engine/<name>` and `kind/<name>`.
+
+    Raises:
+        FileNotFoundError: The texts are missing.
+        RuntimeError: No engine is installed.
+    """
+    config = config or SynthesisConfig()
+    if hours is not None:
+        config = replace(config, hours=hours)
+    if jobs is not None:
+        config = replace(config, processes=jobs)
+    train_texts = out_dir / "text" / "train.jsonl"
+    if not train_texts.is_file():
+        raise FileNotFoundError(
+            f"synthesis: {train_texts} does not exist; the texts must be made first. "
+            "Run the text stage (earshot.train.text.prepare)"
+        )
+    every_voice, missing = installed_voices()
+    voices = [v for v in every_voice if v.id not in HELD_OUT_VOICES]
+    if not voices:
+        raise RuntimeError(
+            "synthesis: no text-to-speech engine was found; at least one of espeak-ng, flite, "
+            "festival and pico must be installed. Run: apt-get install espeak-ng flite festival"
+        )
+    wav_folder = out_dir / "synthetic"
+    cuts = out_dir / "cuts"
+    spoken: Counter[str] = Counter()
+    total = 0.0
+    pool = ProcessPoolExecutor(config.processes) if config.processes > 1 else None
+    try:
+        plan = _Plan(text_stage.load_texts(train_texts), voices, config, seed=f"{seed}:train")
+        stream = plan.clips()
+        shard = 0
+        while total < config.hours:
+            clips = [next(stream) for _ in range(config.clips_per_shard)]
+            path = cuts / f"synthetic_train_{shard:03d}.jsonl.gz"
+            if path.is_file():
+                rows = _read_cuts(path)
+            else:
+                frames = _speak_to_files(
+                    clips,
+                    wav_folder,
+                    processes=config.processes,
+                    niceness=config.niceness,
+                    pool=pool,
+                )
+                rows = list(_cut_rows(clips, frames, wav_folder, f"syn{shard:03d}"))
+                if not rows:
+                    raise RuntimeError(
+                        f"synthesis: none of {len(clips)} clips could be spoken; the engines "
+                        "found must work. Try one by hand, for instance: flite -t hello"
+                    )
+                _write_cuts(rows, path)
+            for row in rows:
+                custom = row["supervisions"][0]["custom"]
+                spoken[f"engine/{custom['engine']}"] += row["duration"] / 3600
+                spoken[f"kind/{custom['kind']}"] += row["duration"] / 3600
+                total += row["duration"] / 3600
+            _write_record(out_dir, every_voice, missing, spoken)
+            if progress is not None:
+                progress(total, config.hours)
+            if shard == 0 and not (cuts / "synthetic_dev.jsonl.gz").is_file():
+                _speak_dev(out_dir, voices, config, seed=seed)
+            shard += 1
+    finally:
+        if pool is not None:
+            pool.shutdown()
+    return dict(sorted(spoken.items()))
+
+
+def _speak_dev(
+    out_dir: Path, voices: Sequence[Voice], config: SynthesisConfig, *, seed: int
+) -> None:
+    """Held-out text by the training voices."""
+    texts = text_stage.load_texts(out_dir / "text" / "heldout.jsonl")
+    plan = _Plan(texts, voices, config, seed=f"{seed}:dev").clips()
+    clips = [next(plan) for _ in range(config.dev_clips)]
+    folder = out_dir / "synthetic"
+    frames = _speak_to_files(clips, folder, processes=1, niceness=config.niceness)
+    rows = list(_cut_rows(clips, frames, folder, "dev"))
+    _write_cuts(rows, out_dir / "cuts" / "synthetic_dev.jsonl.gz")
+
+
+_TEST_MIX = {"command": 60, "assistant": 18, "question": 14, "timer": 6, "music": 2}
+
+
+def _test_clips(
+    texts: Sequence[text_stage.TextItem], voices: Sequence[Voice], count: int, *, seed: int
+) -> list[Clip]:
+    rng = random.Random(f"{seed}:test")
+    by_kind: dict[str, list[text_stage.TextItem]] = {}
+    for item in texts:
+        if item.kind in _TEST_MIX:
+            by_kind.setdefault(item.kind, []).append(item)
+    for items in by_kind.values():
+        rng.shuffle(items)
+        # Round-robin over templates, so that the ones with most sentences do not rule.
+        rank: Counter[str] = Counter()
+        order = []
+        for item in items:
+            order.append((rank[item.template], item))
+            rank[item.template] += 1
+        items[:] = [item for _, item in sorted(order, key=lambda pair: pair[0])]
+    shares = {k: _TEST_MIX[k] for k in by_kind}
+    said: Counter[str] = Counter()
+    clips: list[Clip] = []
+    while len(clips) < count and shares:
+        kind = _pick(rng, shares)
+        if said[kind] >= len(by_kind[kind]):
+            del shares[kind]
+            continue
+        item = by_kind[kind][said[kind]]
+        said[kind] += 1
+        clips.append(
+            Clip(
+                text=item.text,
+                kind=kind,
+                template=item.template,
+                voice=voices[len(clips) % len(voices)],
+                rate=_log_uniform(rng, (0.9, 1.15)),
+                pitch=_log_uniform(rng, (0.95, 1.05)),
+                level_db=round(rng.uniform(-25.0, -20.0), 1),
+                lead_s=0.2,
+                tail_s=0.4,
+            )
+        )
+    return clips
+
+
+def make_heldout_test(
+    folder: Path,
+    count: int = 1000,
+    *,
+    seed: int = 1,
+    texts: Path | None = None,
+    processes: int = 1,
+) -> Path:
+    """The synthetic test: held-out sentences in the two held-out voices of flite.
+
+    Deterministic: the same engines and texts give the same bytes. Makes nothing that is there.
+
+    Args:
+        folder: Gets `manifest.jsonl` and `audio/*.wav`.
+        count: Clips.
+        seed: Of the choice of sentences.
+        texts: `heldout.jsonl` of the text stage; made anew in a temporary folder if not given.
+        processes: Parallel speakers.
+
+    Returns:
+        Path of the manifest: `id, audio, text, duration, speaker, kind, template, split` a line.
+
+    Raises:
+        RuntimeError: flite or one of its voices awb and rms is missing.
+    """
+    manifest = folder / "manifest.jsonl"
+    if manifest.is_file():
+        rows = manifest.read_text(encoding="utf-8").splitlines()
+        if len(rows) == count:
+            return manifest
+    voices = [v for v in installed_voices()[0] if v.id in HELD_OUT_VOICES]
+    if len(voices) != len(HELD_OUT_VOICES):
+        raise RuntimeError(
+            f"synthetic test: flite has {len(voices)} of the voices {HELD_OUT_VOICES}; the test "
+            "needs both. Run: apt-get install flite"
+        )
+    if texts is None:
+        with tempfile.TemporaryDirectory(prefix="earshot-text-") as name:
+            text_stage.prepare(Path(name), seed=seed)
+            items = text_stage.load_texts(Path(name) / "text" / "heldout.jsonl")
+    else:
+        items = text_stage.load_texts(texts)
+    clips = _test_clips(items, voices, count, seed=seed)
+    audio = folder / "audio"
+    audio.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="earshot-test-", dir=folder) as name:
+        frames = _speak_to_files(clips, Path(name), processes=processes, niceness=0)
+        lines = []
+        for n, (clip, samples) in enumerate(zip(clips, frames, strict=True)):
+            if not samples:
+                continue
+            clip_id = f"heldout-{n:04d}-{clip.voice.name}"
+            (Path(name) / clip.key[:2] / f"{clip.key}.wav").replace(audio / f"{clip_id}.wav")
+            row = {
+                "id": clip_id,
+                "audio": f"audio/{clip_id}.wav",
+                "text": clip.text,
+                "duration": samples / SAMPLE_RATE_HZ,
+                "speaker": clip.voice.id,
+                "kind": clip.kind,
+                "template": clip.template,
+                "split": "test",
+            }
+            lines.append(json.dumps(row) + "\n")
+    part = manifest.with_suffix(".part")
+    part.write_text("".join(lines), encoding="utf-8")
+    part.replace(manifest)
+    return manifest
