@@ -1,0 +1,443 @@
+// bind_model.cc: model files, graphs and recognisers for Python.
+//
+// Arrays are checked here, because messages name what Python sees; everything
+// else is checked where it is used. The interpreter lock is released while the
+// engine computes.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "executor.h"
+#include "model.h"
+#include "model_file.h"
+#include "recognizer.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using FloatArray = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using IdArray = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
+
+PyObject* model_file_error = nullptr;
+
+nb::object ToNumpy(std::vector<float>&& values, const std::vector<size_t>& shape) {
+  auto* kept = new std::vector<float>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  return nb::cast(nb::ndarray<nb::numpy, float>(kept->data(), shape.size(), shape.data(), owner));
+}
+
+// Text from a file header is UTF-8: the reader checked it.
+nb::str Text(std::string_view text) { return nb::str(text.data(), text.size()); }
+
+class PyModelFile {
+ public:
+  explicit PyModelFile(const std::string& path) : model_(earshot::Model::Open(path)) {}
+  const earshot::Model& model() const { return *model_; }
+  const earshot::Tensor& Get(const std::string& name) const {
+    const earshot::Tensor* tensor = model_->file().Find(name);
+    if (tensor == nullptr) throw nb::key_error(("no tensor " + earshot::Quoted(name)).c_str());
+    return *tensor;
+  }
+
+ private:
+  std::shared_ptr<const earshot::Model> model_;
+};
+
+class PyGraphState {
+ public:
+  explicit PyGraphState(std::shared_ptr<const earshot::Graph> graph) : state(std::move(graph)) {}
+  earshot::GraphState state;
+
+  nb::dict Tensors() const {
+    nb::dict out;
+    const earshot::Graph& graph = *state.graph();
+    const float* floats = state.values().data();
+    const auto put = [&](const earshot::Node& node, const char* what, size_t offset, std::vector<size_t> shape) {
+      size_t n = 1;
+      for (const size_t s : shape) n *= s;
+      const std::string name = graph.value(node.out).name + "." + what;
+      out[Text(name)] = ToNumpy(std::vector<float>(floats + offset, floats + offset + n), shape);
+    };
+    for (const earshot::Node& node : graph.nodes()) {
+      if (node.op == earshot::Op::kLstm) {
+        put(node, "h", node.state_offset, {node.hidden});
+        put(node, "c", node.state_offset + node.hidden, {node.hidden});
+      } else if (node.counter >= 0) {
+        put(node, "frames", node.state_offset,
+            {static_cast<size_t>(state.counters()[static_cast<size_t>(node.counter)]), node.in_width});
+      } else if (node.state_size > 0) {
+        put(node, "frames", node.state_offset, {node.state_size / node.in_width, node.in_width});
+      }
+      if (node.when >= 0 && node.skipped == earshot::Skipped::kHold) put(node, "last", node.hold_offset, {node.out_width});
+    }
+    return out;
+  }
+};
+
+// Python values of one stream's inputs, kept alive while the engine reads them.
+struct Inputs {
+  std::vector<FloatArray> vectors;
+  std::vector<IdArray> ids;
+  std::vector<const void*> pointers;
+  size_t frames = 0;
+};
+
+class PyGraph {
+ public:
+  explicit PyGraph(std::shared_ptr<const earshot::Graph> graph) : graph_(std::move(graph)) {}
+  const earshot::Graph& graph() const { return *graph_; }
+  const std::shared_ptr<const earshot::Graph>& shared() const { return graph_; }
+
+  nb::dict Step(nb::handle x, PyGraphState* state, bool flush) {
+    nb::list results = StepMany({x}, {state}, {flush});
+    return nb::cast<nb::dict>(results[0]);
+  }
+
+  nb::list StepBatch(const nb::list& xs, const nb::list& states, const nb::object& flush) {
+    const size_t n = nb::len(xs);
+    if (nb::len(states) != n) {
+      throw nb::value_error(("step_batch: " + std::to_string(n) + " inputs and " + std::to_string(nb::len(states)) +
+                             " states; there must be as many of both.").c_str());
+    }
+    std::vector<nb::handle> inputs;
+    std::vector<PyGraphState*> native;
+    std::vector<bool> flushes;
+    for (size_t i = 0; i < n; ++i) {
+      inputs.push_back(xs[i]);
+      native.push_back(nb::cast<PyGraphState*>(states[i]));
+      flushes.push_back(nb::isinstance<nb::bool_>(flush) ? nb::cast<bool>(flush) : nb::cast<bool>(flush[i]));
+      for (size_t j = 0; j < i; ++j) {
+        if (native[j] == native[i]) throw nb::value_error("step_batch: a state is in the list twice; each must be there once.");
+      }
+    }
+    return StepMany(inputs, native, flushes);
+  }
+
+ private:
+  void Read(nb::handle value, Inputs* out) const {
+    const std::string where = "graph '" + graph_->name() + "'";
+    const size_t count = graph_->inputs().size();
+    const bool named = nb::isinstance<nb::dict>(value);
+    if (!named && count != 1) {
+      throw nb::value_error((where + ": it has " + std::to_string(count) + " inputs; give a dict of arrays.").c_str());
+    }
+    if (named && nb::len(nb::borrow<nb::dict>(value)) != count) {
+      throw nb::value_error((where + ": " + std::to_string(nb::len(nb::borrow<nb::dict>(value))) + " inputs given; it has " +
+                             std::to_string(count) + ".").c_str());
+    }
+    out->pointers.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      const earshot::Value& v = graph_->value(graph_->inputs()[i]);
+      nb::object item;
+      if (!named) {
+        item = nb::borrow(value);
+      } else {
+        const nb::dict dict = nb::borrow<nb::dict>(value);
+        if (!dict.contains(Text(v.name))) throw nb::value_error((where + ": the input '" + v.name + "' is missing.").c_str());
+        item = dict[Text(v.name)];
+      }
+      size_t frames = 0;
+      if (v.ids) {
+        IdArray array;
+        if (!nb::try_cast<IdArray>(item, array) || array.ndim() != 1) {
+          throw nb::value_error((where + ": input '" + v.name + "' must be an int32 array of shape (frames,).").c_str());
+        }
+        frames = array.shape(0);
+        out->ids.push_back(array);
+        out->pointers[i] = array.data();
+      } else {
+        FloatArray array;
+        if (!nb::try_cast<FloatArray>(item, array) || array.ndim() != 2 || array.shape(1) != v.width) {
+          throw nb::value_error((where + ": input '" + v.name + "' must be a float32 array of shape (frames, " +
+                                 std::to_string(v.width) + ").").c_str());
+        }
+        frames = array.shape(0);
+        out->vectors.push_back(array);
+        out->pointers[i] = array.data();
+      }
+      if (i > 0 && frames != out->frames) {
+        throw nb::value_error((where + ": input '" + v.name + "' has " + std::to_string(frames) + " frames, others have " +
+                               std::to_string(out->frames) + "; all must have as many.").c_str());
+      }
+      out->frames = frames;
+    }
+  }
+
+  nb::list StepMany(const std::vector<nb::handle>& xs, const std::vector<PyGraphState*>& states, const std::vector<bool>& flush) {
+    const size_t n = xs.size();
+    std::vector<Inputs> inputs(n);
+    std::vector<earshot::Executor::Item> items(n);
+    std::vector<std::unique_ptr<earshot::GraphState>> fresh(n);
+    for (size_t i = 0; i < n; ++i) {
+      Read(xs[i], &inputs[i]);
+      items[i].inputs = inputs[i].pointers.data();
+      items[i].frames = inputs[i].frames;
+      items[i].flush = flush[i];
+      if (states[i] == nullptr) {
+        fresh[i] = std::make_unique<earshot::GraphState>(graph_);
+        items[i].state = fresh[i].get();
+      } else if (states[i]->state.graph() != graph_) {
+        throw nb::value_error(("graph '" + graph_->name() + "': the state belongs to another graph; take one from its initial_state().").c_str());
+      } else {
+        items[i].state = &states[i]->state;
+      }
+    }
+    std::unique_ptr<earshot::Executor> executor;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!pool_.empty()) {
+        executor = std::move(pool_.back());
+        pool_.pop_back();
+      }
+    }
+    if (executor == nullptr) executor = std::make_unique<earshot::Executor>(graph_);
+    {
+      const nb::gil_scoped_release release;
+      executor->Step(items.data(), n);
+    }
+    nb::list results;
+    for (size_t i = 0; i < n; ++i) {
+      nb::dict result;
+      for (size_t o = 0; o < graph_->outputs().size(); ++o) {
+        const earshot::Value& v = graph_->value(graph_->outputs()[o]);
+        const size_t frames = executor->output_frames(o, i);
+        const float* data = executor->output(o, i);
+        result[Text(v.name)] = ToNumpy(std::vector<float>(data, data + frames * v.width), {frames, v.width});
+      }
+      results.append(result);
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    pool_.push_back(std::move(executor));
+    return results;
+  }
+
+  std::shared_ptr<const earshot::Graph> graph_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<earshot::Executor>> pool_;
+};
+
+class PyModel {
+ public:
+  explicit PyModel(const std::string& path) : model_(earshot::Model::Open(path)) {}
+  const earshot::Model& model() const { return *model_; }
+  const std::shared_ptr<const earshot::Model>& shared() const { return model_; }
+
+ private:
+  std::shared_ptr<const earshot::Model> model_;
+};
+
+class PyStream {
+ public:
+  explicit PyStream(std::unique_ptr<earshot::Stream> stream) : stream_(std::move(stream)) {}
+  earshot::Stream& stream() const { return *stream_; }
+
+ private:
+  std::unique_ptr<earshot::Stream> stream_;
+};
+
+class PyRecognizer {
+ public:
+  PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
+               float blank_penalty) {
+    earshot::SearchConfig config;
+    if (method != "greedy_search" && method != "modified_beam_search") {
+      throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
+    }
+    config.max_active_paths = method == "greedy_search" ? 1 : max_active_paths;
+    config.max_symbols_per_frame = max_symbols_per_frame;
+    config.blank_penalty = blank_penalty;
+    recognizer_ = earshot::Recognizer::Create(model.shared(), config);
+  }
+  std::unique_ptr<PyStream> CreateStream() const { return std::make_unique<PyStream>(recognizer_->CreateStream()); }
+  void DecodeStreams(const nb::list& streams) const {
+    std::vector<earshot::Stream*> native;
+    native.reserve(nb::len(streams));
+    for (const nb::handle stream : streams) native.push_back(&nb::cast<PyStream&>(stream).stream());
+    const nb::gil_scoped_release release;
+    recognizer_->DecodeStreams(native.data(), native.size());
+  }
+  const earshot::Recognizer& recognizer() const { return *recognizer_; }
+
+ private:
+  std::shared_ptr<const earshot::Recognizer> recognizer_;
+};
+
+template <typename T>
+nb::list ToList(const std::vector<T>& values) {
+  nb::list out;
+  for (const T& value : values) out.append(value);
+  return out;
+}
+
+nb::dict Result(const PyStream& self) {
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Result();
+  };
+  const earshot::Transcript transcript = read();
+  const std::vector<std::string>& names = self.stream().recognizer().model().pieces();
+  nb::list pieces, words;
+  for (const int32_t token : transcript.path.tokens) pieces.append(Text(names[static_cast<size_t>(token)]));
+  for (const earshot::Word& word : transcript.words) {
+    nb::dict item;
+    item["word"] = Text(word.text);
+    item["start_frame"] = word.start_frame;
+    item["end_frame"] = word.end_frame;
+    item["confidence"] = word.confidence;
+    words.append(item);
+  }
+  nb::dict out;
+  out["text"] = Text(transcript.text);
+  out["words"] = words;
+  out["tokens"] = ToList(transcript.path.tokens);
+  out["pieces"] = pieces;
+  out["frames"] = ToList(transcript.path.frames);
+  out["log_probs"] = ToList(transcript.path.log_probs);
+  out["num_frames"] = transcript.num_frames;
+  out["score"] = transcript.score;
+  return out;
+}
+
+}  // namespace
+
+void bind_model(nb::module_& m) {
+  model_file_error = PyErr_NewExceptionWithDoc(
+      "earshot._native.ModelFileError",
+      "A file is no sound model file. Has .path, .problem and .remedy; reads `<path>: <problem>. <remedy>.`",
+      PyExc_Exception, nullptr);
+  m.attr("ModelFileError") = nb::borrow(model_file_error);
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const earshot::ModelFileError& error) {
+      nb::object type = nb::borrow(model_file_error);
+      // A path may be in any encoding; the rest is UTF-8.
+      const auto text = [](const std::string& s) {
+        return nb::steal<nb::object>(PyUnicode_DecodeUTF8(s.data(), static_cast<Py_ssize_t>(s.size()), "surrogateescape"));
+      };
+      nb::object value = type(text(error.what()));
+      value.attr("path") = text(error.path());
+      value.attr("problem") = text(error.problem());
+      value.attr("remedy") = text(error.remedy());
+      PyErr_SetObject(type.ptr(), value.ptr());
+    }
+  });
+
+  nb::class_<PyModelFile>(m, "ModelFile", "An opened `.ear` file; opening it checks everything.")
+      .def(nb::init<const std::string&>(), "path"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("header_json", [](const PyModelFile& self) { return Text(self.model().file().header_text()); })
+      .def_prop_ro("size", [](const PyModelFile& self) { return self.model().file().size(); })
+      .def_prop_ro("tensor_names", [](const PyModelFile& self) {
+        nb::list out;
+        for (const earshot::Tensor& tensor : self.model().file().tensors()) out.append(Text(tensor.name));
+        return out;
+      })
+      .def("tensor_bytes", [](const PyModelFile& self, const std::string& name) {
+        const earshot::Tensor& tensor = self.Get(name);
+        return nb::bytes(tensor.data, tensor.bytes);
+      }, "name"_a)
+      .def("dequantise", [](const PyModelFile& self, const std::string& name) {
+        const earshot::Tensor& tensor = self.Get(name);
+        return ToNumpy(tensor.Dequantise(), tensor.shape);
+      }, "name"_a);
+
+  nb::class_<PyGraphState>(m, "GraphState", "What a stream carries through a graph.")
+      .def("copy", [](const PyGraphState& self) { return new PyGraphState(self); }, nb::rv_policy::take_ownership)
+      .def("reset", [](PyGraphState& self) { self.state.Reset(); })
+      .def("tensors", &PyGraphState::Tensors)
+      .def_prop_ro("size_bytes", [](const PyGraphState& self) { return self.state.size_bytes(); });
+
+  nb::class_<PyGraph>(m, "Graph", "A network of a model, run frame by frame with an explicit state.")
+      .def_prop_ro("name", [](const PyGraph& self) { return Text(self.graph().name()); })
+      .def_prop_ro("inputs", [](const PyGraph& self) {
+        nb::list out;
+        for (const int v : self.graph().inputs()) out.append(Text(self.graph().value(v).name));
+        return out;
+      })
+      .def_prop_ro("outputs", [](const PyGraph& self) {
+        nb::list out;
+        for (const int v : self.graph().outputs()) out.append(Text(self.graph().value(v).name));
+        return out;
+      })
+      .def_prop_ro("widths", [](const PyGraph& self) {
+        nb::dict out;  // of all values but ids
+        for (const earshot::Value& v : self.graph().values()) {
+          if (!v.ids) out[Text(v.name)] = v.width;
+        }
+        return out;
+      })
+      .def("initial_state", [](const PyGraph& self) { return new PyGraphState(self.shared()); }, nb::rv_policy::take_ownership)
+      .def("step", &PyGraph::Step, "x"_a, "state"_a.none() = nb::none(), "flush"_a = false)
+      .def("step_batch", &PyGraph::StepBatch, "xs"_a, "states"_a, nb::kw_only(), "flush"_a = false);
+
+  nb::class_<PyModel>(m, "Model", "A model file with its graphs bound.")
+      .def(nb::init<const std::string&>(), "path"_a, nb::call_guard<nb::gil_scoped_release>())
+      .def_prop_ro("name", [](const PyModel& self) { return Text(self.model().name()); })
+      .def_prop_ro("graph_names", [](const PyModel& self) {
+        nb::list out;
+        for (const auto& graph : self.model().graphs()) out.append(Text(graph->name()));
+        return out;
+      })
+      .def_prop_ro("num_bins", [](const PyModel& self) { return self.model().num_bins(); })
+      .def_prop_ro("sample_rate_hz", [](const PyModel&) { return int{earshot::Model::kSampleRateHz}; })
+      .def_prop_ro("frame_ms", [](const PyModel&) { return int{earshot::Model::kFrameMs}; })
+      .def_prop_ro("pieces", [](const PyModel& self) {
+        nb::list out;
+        for (const std::string& piece : self.model().pieces()) out.append(Text(piece));
+        return out;
+      })
+      .def_prop_ro("header_json", [](const PyModel& self) { return Text(self.model().file().header_text()); })
+      .def_prop_ro("search", [](const PyModel& self) -> nb::object {
+        if (!self.model().has_search()) return nb::none();
+        const earshot::SearchSettings& settings = self.model().search();
+        nb::dict out;
+        out["blank_id"] = settings.blank_id;
+        out["unk_id"] = settings.unk_id;
+        out["predictor"] = settings.stateful ? "stateful" : "stateless";
+        out["context_size"] = settings.context_size;
+        out["max_symbols_per_frame"] = settings.max_symbols_per_frame;
+        return out;
+      })
+      .def("graph", [](const PyModel& self, const std::string& name) {
+        auto graph = self.model().FindGraph(name);
+        if (graph == nullptr) throw nb::key_error(("no graph " + earshot::Quoted(name)).c_str());
+        return new PyGraph(std::move(graph));
+      }, "name"_a, nb::rv_policy::take_ownership);
+
+  nb::class_<PyStream>(m, "Stream", "One recording in progress.")
+      .def("accept_waveform", [](PyStream& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> samples) {
+        const float* data = samples.data();
+        const size_t count = samples.shape(0);
+        const nb::gil_scoped_release release;
+        self.stream().AcceptWaveform(data, count);
+      }, "samples"_a)
+      .def("input_finished", [](PyStream& self) {
+        const nb::gil_scoped_release release;
+        self.stream().InputFinished();
+      })
+      .def("is_ready", [](PyStream& self) {
+        const nb::gil_scoped_release release;
+        return self.stream().IsReady();
+      })
+      .def("reset", [](PyStream& self) {
+        const nb::gil_scoped_release release;
+        self.stream().Reset();
+      })
+      .def("result", &Result);
+
+  nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
+      .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float>(), "model"_a, "method"_a = "greedy_search",
+           nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0, "blank_penalty"_a = 0.0f)
+      .def("create_stream", [](const PyRecognizer& self) { return self.CreateStream().release(); }, nb::rv_policy::take_ownership)
+      .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);
+}

@@ -1,0 +1,459 @@
+// model_file.cc: opening and checking `.ear` files, and their checksums.
+#include "model_file.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(_WIN32)
+#include <cstdio>
+#else
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+namespace earshot {
+namespace {
+
+constexpr uint8_t kMagic[8] = {0x89, 'E', 'A', 'R', 0x0D, 0x0A, 0x1A, 0x0A};
+constexpr uint32_t kVersion = 1;
+constexpr size_t kAlign = 64;
+constexpr size_t kMaxColumns = 131072;                // int8 dot products stay in int32 below this
+constexpr uint64_t kMaxElements = uint64_t{1} << 31;
+
+constexpr char kCopyAgain[] =
+    "The file is damaged or cut short: copy it again, then run `earshot model verify`";
+constexpr char kExportAgain[] = "Export the model again (docs/formats/ear.md)";
+
+uint64_t RoundUp(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+
+uint32_t ReadU32(const uint8_t* p) {
+  return uint32_t{p[0]} | uint32_t{p[1]} << 8 | uint32_t{p[2]} << 16 | uint32_t{p[3]} << 24;
+}
+
+uint64_t ReadU64(const uint8_t* p) { return uint64_t{ReadU32(p)} | uint64_t{ReadU32(p + 4)} << 32; }
+
+// Eight tables: table k advances the checksum of a byte by k more zero bytes, so
+// eight bytes need eight independent look-ups instead of a chain of eight.
+struct CrcTables {
+  uint32_t t[8][256];
+  CrcTables() {
+    for (uint32_t i = 0; i < 256; ++i) {
+      uint32_t c = i;
+      for (int bit = 0; bit < 8; ++bit) c = (c >> 1) ^ (0xEDB88320u & (0u - (c & 1)));
+      t[0][i] = c;
+    }
+    for (int k = 1; k < 8; ++k) {
+      for (uint32_t i = 0; i < 256; ++i) t[k][i] = (t[k - 1][i] >> 8) ^ t[0][t[k - 1][i] & 255];
+    }
+  }
+};
+
+// True if any value is infinite or not a number: an exponent of all ones.
+bool AnyNotFinite(const uint8_t* data, size_t count) {
+  uint32_t any = 0;
+  for (size_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, data + 4 * i, 4);
+    any |= (bits & 0x7F800000u) == 0x7F800000u ? 1u : 0u;
+  }
+  return any != 0;
+}
+
+}  // namespace
+
+uint32_t Crc32(uint32_t crc, const void* data, size_t size) {
+  static const CrcTables tables;
+  const auto& t = tables.t;
+  const auto* p = static_cast<const uint8_t*>(data);
+  uint32_t c = ~crc;
+  for (; size >= 8; size -= 8, p += 8) {
+    const uint32_t a = ReadU32(p) ^ c, b = ReadU32(p + 4);
+    c = t[7][a & 255] ^ t[6][(a >> 8) & 255] ^ t[5][(a >> 16) & 255] ^ t[4][a >> 24] ^
+        t[3][b & 255] ^ t[2][(b >> 8) & 255] ^ t[1][(b >> 16) & 255] ^ t[0][b >> 24];
+  }
+  for (; size > 0; --size, ++p) c = (c >> 8) ^ t[0][(c ^ *p) & 255];
+  return ~c;
+}
+
+std::string Quoted(std::string_view name) {
+  if (name.size() <= 64) return JsonQuote(name);
+  size_t cut = 64;
+  while (cut > 0 && (static_cast<unsigned char>(name[cut]) & 0xC0) == 0x80) --cut;
+  return JsonQuote(std::string(name.substr(0, cut)) + "...");
+}
+
+const char* CodecName(Codec codec) {
+  switch (codec) {
+    case Codec::kF32: return "f32";
+    case Codec::kF32R16: return "f32_r16";
+    case Codec::kI8R16x4: return "i8_r16x4";
+    case Codec::kU8: return "u8";
+  }
+  return "?";
+}
+
+size_t Tensor::Elements() const {
+  size_t n = 1;
+  for (const size_t s : shape) n *= s;
+  return n;
+}
+
+std::vector<float> Tensor::Dequantise() const {
+  std::vector<float> out(Elements());
+  if (codec == Codec::kF32) {
+    std::memcpy(out.data(), data, bytes);
+  } else if (codec == Codec::kU8) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] = data[i];
+  } else {
+    const size_t M = shape[0], K = shape[1];
+    const size_t Mp = RoundUp(M, 16), Kp = RoundUp(K, 64);
+    const auto* q = reinterpret_cast<const int8_t*>(data);
+    const float* scale = codec == Codec::kI8R16x4 ? reinterpret_cast<const float*>(data + Mp * Kp) : nullptr;
+    for (size_t m = 0; m < M; ++m) {
+      for (size_t k = 0; k < K; ++k) {
+        out[m * K + k] = codec == Codec::kF32R16
+                             ? f32()[(m / 16 * K + k) * 16 + m % 16]
+                             : q[(m / 16 * (Kp / 4) + k / 4) * 64 + m % 16 * 4 + k % 4] * scale[m];
+      }
+    }
+  }
+  return out;
+}
+
+void ModelFile::Fail(const std::string& problem, const std::string& remedy) const {
+  throw ModelFileError(path_, problem, remedy);
+}
+
+void ModelFile::Bad(const std::string& problem) const { Fail(problem, kExportAgain); }
+
+#if defined(_WIN32)
+void ModelFile::Map() {
+  std::FILE* file = std::fopen(path_.c_str(), "rb");
+  if (file == nullptr) Fail("the file cannot be opened", "Give the path of a model file");
+  std::vector<uint8_t> bytes;
+  uint8_t buffer[65536];
+  for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) {
+    bytes.insert(bytes.end(), buffer, buffer + n);
+  }
+  std::fclose(file);
+  size_ = bytes.size();
+  owned_ = ::operator new(size_ + 1, std::align_val_t{kAlign});
+  if (size_ > 0) std::memcpy(owned_, bytes.data(), size_);
+  data_ = static_cast<const uint8_t*>(owned_);
+}
+#else
+void ModelFile::Map() {
+  // Non-blocking, so that the path of a pipe is an error and not a wait.
+  const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) {
+    Fail(std::string("the file cannot be opened: ") + std::strerror(errno),
+         "Give the path of a readable model file");
+  }
+  struct stat info;
+  const bool known = ::fstat(file, &info) == 0;
+  if (!known || !S_ISREG(info.st_mode)) {
+    ::close(file);
+    Fail("this is not a regular file", "Give the path of a model file");
+  }
+  size_ = static_cast<size_t>(info.st_size);
+  if (size_ > 0) {
+    int flags = MAP_PRIVATE;
+#if defined(MAP_POPULATE)
+    flags |= MAP_POPULATE;  // all of it is read next anyway, and faults one by one cost more
+#endif
+    void* address = ::mmap(nullptr, size_, PROT_READ, flags, file, 0);
+    const int error = errno;
+    ::close(file);
+    if (address == MAP_FAILED) {
+      size_ = 0;
+      Fail(std::string("the file cannot be mapped: ") + std::strerror(error),
+           "Free some memory or copy the file to a local disk");
+    }
+    data_ = static_cast<const uint8_t*>(address);
+    mapped_ = true;
+  } else {
+    ::close(file);
+  }
+}
+#endif
+
+ModelFile::~ModelFile() {
+#if !defined(_WIN32)
+  if (mapped_) ::munmap(const_cast<uint8_t*>(data_), size_);
+#endif
+  if (owned_ != nullptr) ::operator delete(owned_, std::align_val_t{kAlign});
+}
+
+std::shared_ptr<const ModelFile> ModelFile::Open(const std::string& path) {
+  std::shared_ptr<ModelFile> file(new ModelFile(path));
+  file->Map();
+  file->Check();
+  return file;
+}
+
+std::shared_ptr<const ModelFile> ModelFile::FromBytes(const std::string& path, const void* bytes,
+                                                      size_t size) {
+  std::shared_ptr<ModelFile> file(new ModelFile(path));
+  file->owned_ = ::operator new(size + 1, std::align_val_t{kAlign});
+  if (size > 0) std::memcpy(file->owned_, bytes, size);
+  file->data_ = static_cast<const uint8_t*>(file->owned_);
+  file->size_ = size;
+  file->Check();
+  return file;
+}
+
+const Tensor* ModelFile::Find(std::string_view name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &tensors_[found->second];
+}
+
+void ModelFile::Check() {
+  const auto number = [](uint64_t n) { return std::to_string(n); };
+  if (size_ < sizeof kMagic || std::memcmp(data_, kMagic, sizeof kMagic) != 0) {
+    Fail("this is not a model file: its first 8 bytes are not `\\x89EAR\\r\\n\\x1a\\n` (the file has " +
+             number(size_) + " bytes)",
+         "Give a file that ends in .ear, or copy it again in binary mode");
+  }
+  if (size_ < kPreambleBytes) {
+    Fail("the file has " + number(size_) + " bytes; a model file has at least " +
+             number(kPreambleBytes), kCopyAgain);
+  }
+  if (ReadU32(data_ + 8) != kVersion) {
+    Fail("the format version is " + number(ReadU32(data_ + 8)) + "; this reader knows version " +
+             number(kVersion),
+         "Update earshot, or export the model for version 1");
+  }
+  const uint64_t header_bytes = ReadU32(data_ + 12);
+  if (header_bytes < 2 || header_bytes > kMaxHeaderBytes) {
+    Fail("the header size is " + number(header_bytes) + "; it must be in 2.." +
+             number(kMaxHeaderBytes), kCopyAgain);
+  }
+  if (ReadU64(data_ + 16) != size_) {
+    Fail("the file has " + number(size_) + " bytes but says it has " + number(ReadU64(data_ + 16)),
+         kCopyAgain);
+  }
+  if (ReadU32(data_ + 28) != 0) {
+    Fail("the reserved field is " + number(ReadU32(data_ + 28)) + "; it must be 0", kCopyAgain);
+  }
+  if (kPreambleBytes + header_bytes > size_) {
+    Fail("the header ends at byte " + number(kPreambleBytes + header_bytes) + " but the file has " +
+             number(size_), kCopyAgain);
+  }
+  const uint32_t check = Crc32(Crc32(0, data_, 24), data_ + kPreambleBytes, header_bytes);
+  if (check != ReadU32(data_ + 24)) {
+    Fail("the checksum of the header is " + number(check) + " but the file says " +
+             number(ReadU32(data_ + 24)), kCopyAgain);
+  }
+  header_text_ = std::string_view(reinterpret_cast<const char*>(data_) + kPreambleBytes, header_bytes);
+  try {
+    header_ = std::make_unique<JsonDocument>(header_text_);
+  } catch (const JsonError& error) {
+    Bad(std::string("the header has ") + error.what());
+  }
+  if (header().kind() != JsonKind::kObject) {
+    Bad(std::string("the header is ") + JsonKindName(header().kind()) + "; it must be an object");
+  }
+  CheckTensors();
+}
+
+void ModelFile::CheckTensors() {
+  const auto number = [](uint64_t n) { return std::to_string(n); };
+  const JsonValue list = header().Find("tensors");
+  if (!list || list.kind() != JsonKind::kArray) Bad("the header has no list `tensors`");
+  if (list.size() > kMaxTensors) {
+    Bad("the header lists " + number(list.size()) + " tensors; at most " + number(kMaxTensors) +
+        " are allowed");
+  }
+  tensors_.reserve(list.size());
+  uint64_t end = kPreambleBytes + header_text_.size();  // of what came before
+  const auto check_padding = [&](uint64_t from, uint64_t to) {
+    if (to > size_) {
+      Fail("the padding after byte " + number(from) + " ends at byte " + number(to) +
+               " but the file has " + number(size_), kCopyAgain);
+    }
+    for (uint64_t i = from; i < to; ++i) {
+      if (data_[i] != 0) {
+        Fail("the padding byte " + number(i) + " is " + number(data_[i]) + "; it must be 0", kCopyAgain);
+      }
+    }
+  };
+  for (JsonValue item = list.first(); item; item = item.next()) {
+    const std::string at = "tensor " + number(tensors_.size());
+    if (item.kind() != JsonKind::kObject) Bad(at + " is " + JsonKindName(item.kind()) + "; it must be an object");
+    const auto integer = [&](const std::string& where, const char* key) {
+      const JsonValue value = item.Find(key);
+      if (!value || value.kind() != JsonKind::kNumber || !value.IsInteger() || value.integer() < 0) {
+        Bad(where + " has no `" + key + "` that is a whole number");
+      }
+      return static_cast<uint64_t>(value.integer());
+    };
+    Tensor tensor;
+    const JsonValue name = item.Find("name");
+    if (!name || name.kind() != JsonKind::kString || name.string().empty() ||
+        name.string().size() > kMaxNameBytes) {
+      Bad(at + " has no `name` of 1.." + number(kMaxNameBytes) + " bytes");
+    }
+    tensor.name = name.string();
+    const std::string who = "tensor " + Quoted(tensor.name);
+    for (JsonValue v = item.first(); v; v = v.next()) {
+      const std::string_view key = v.key();
+      if (key != "name" && key != "codec" && key != "shape" && key != "offset" && key != "bytes" &&
+          key != "crc32") {
+        Bad(who + " has the unknown key " + Quoted(key));
+      }
+    }
+    const JsonValue codec = item.Find("codec");
+    if (!codec || codec.kind() != JsonKind::kString) Bad(who + " has no `codec` that is a string");
+    bool known = false;
+    for (const Codec c : {Codec::kF32, Codec::kF32R16, Codec::kI8R16x4, Codec::kU8}) {
+      if (codec.string() == CodecName(c)) {
+        tensor.codec = c;
+        known = true;
+      }
+    }
+    if (!known) Bad(who + " has the unknown codec " + Quoted(codec.string()));
+    const JsonValue shape = item.Find("shape");
+    if (!shape || shape.kind() != JsonKind::kArray || shape.size() < 1 || shape.size() > 4) {
+      Bad(who + " has no `shape` of 1..4 sizes");
+    }
+    uint64_t elements = 1;
+    for (JsonValue v = shape.first(); v; v = v.next()) {
+      if (v.kind() != JsonKind::kNumber || !v.IsInteger() || v.integer() < 1 ||
+          static_cast<uint64_t>(v.integer()) > kMaxElements) {
+        Bad(who + " has a size in `shape` that is not a positive whole number");
+      }
+      tensor.shape.push_back(static_cast<size_t>(v.integer()));
+      elements *= static_cast<uint64_t>(v.integer());  // both are at most 2^31: no overflow
+      if (elements > kMaxElements) Bad(who + " has more than " + number(kMaxElements) + " values");
+    }
+    uint64_t bytes = 0;
+    switch (tensor.codec) {
+      case Codec::kF32:
+        bytes = 4 * elements;
+        break;
+      case Codec::kU8:
+        if (tensor.shape.size() != 1) Bad(who + " has codec u8 and " + number(tensor.shape.size()) + " dimensions; it must have 1");
+        bytes = elements;
+        break;
+      case Codec::kF32R16:
+      case Codec::kI8R16x4: {
+        if (tensor.shape.size() != 2) {
+          Bad(who + " has codec " + CodecName(tensor.codec) + " and " + number(tensor.shape.size()) +
+              " dimensions; it must have 2");
+        }
+        const uint64_t M = tensor.shape[0], K = tensor.shape[1];
+        if (K >= kMaxColumns) Bad(who + " has " + number(K) + " columns; fewer than " + number(kMaxColumns) + " are allowed");
+        const uint64_t Mp = RoundUp(M, 16);
+        bytes = tensor.codec == Codec::kF32R16 ? 4 * Mp * K : Mp * RoundUp(K, 64) + 8 * Mp;
+        break;
+      }
+    }
+    const uint64_t offset = integer(who, "offset");
+    if (integer(who, "bytes") != bytes) {
+      Bad(who + " says " + number(integer(who, "bytes")) + " bytes; its shape and codec need " + number(bytes));
+    }
+    const uint64_t expected = RoundUp(end, kAlign);
+    if (offset != expected) {
+      Bad(who + " starts at byte " + number(offset) + "; it must start at byte " + number(expected));
+    }
+    if (offset > size_ || bytes > size_ - offset) {
+      Fail(who + " ends at byte " + number(offset + bytes) + " but the file has " + number(size_), kCopyAgain);
+    }
+    const uint64_t crc = integer(who, "crc32");
+    if (crc > UINT32_MAX) Bad(who + " has the `crc32` " + number(crc) + "; it must be below 2^32");
+    check_padding(end, offset);
+    tensor.data = data_ + offset;
+    tensor.bytes = bytes;
+    tensor.crc32 = static_cast<uint32_t>(crc);
+    const uint32_t actual = Crc32(0, tensor.data, tensor.bytes);
+    if (actual != tensor.crc32) {
+      Fail(who + " has the checksum " + number(actual) + " but the header says " + number(crc), kCopyAgain);
+    }
+    CheckContent(tensor);
+    end = offset + bytes;
+    tensors_.push_back(std::move(tensor));
+  }
+  const uint64_t last = RoundUp(end, kAlign);
+  if (last != size_) {
+    Fail("the last section ends at byte " + number(end) + ", so the file must have " + number(last) +
+             " bytes; it has " + number(size_), kCopyAgain);
+  }
+  check_padding(end, last);
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    if (!by_name_.emplace(tensors_[i].name, i).second) {
+      Bad("two tensors have the name " + Quoted(tensors_[i].name));
+    }
+  }
+}
+
+void ModelFile::CheckContent(const Tensor& tensor) const {
+  const std::string who = "tensor " + Quoted(tensor.name);
+  if (tensor.codec == Codec::kU8) return;
+  if (tensor.codec == Codec::kF32 || tensor.codec == Codec::kF32R16) {
+    if (AnyNotFinite(tensor.data, tensor.bytes / 4)) Bad(who + " has a value that is not finite");
+    if (tensor.codec == Codec::kF32) return;
+  }
+  const size_t M = tensor.shape[0], K = tensor.shape[1];
+  const size_t Mp = RoundUp(M, 16), Kp = RoundUp(K, 64);
+  if (tensor.codec == Codec::kF32R16) {
+    const float* block = tensor.f32() + (Mp / 16 - 1) * K * 16;
+    for (size_t k = 0; k < K; ++k) {
+      for (size_t r = M % 16; r > 0 && r < 16; ++r) {
+        if (block[k * 16 + r] != 0.0f) Bad(who + " has a value beyond its last row that is not 0");
+      }
+    }
+    return;
+  }
+  const auto* tiles = reinterpret_cast<const int8_t*>(tensor.data);
+  const auto* scales = reinterpret_cast<const float*>(tensor.data + Mp * Kp);
+  const auto* rowsums = reinterpret_cast<const int32_t*>(tensor.data + Mp * Kp + 4 * Mp);
+  if (AnyNotFinite(tensor.data + Mp * Kp, Mp)) Bad(who + " has a scale that is not finite");
+  const size_t groups = Kp / 4;
+  for (size_t block = 0; block < Mp / 16; ++block) {
+    const int8_t* base = tiles + block * groups * 64;
+    int32_t sum[16] = {};
+    int8_t lowest[64] = {};
+    // 16-bit partial sums over at most 256 tiles: 256 * 127 < 2^15.
+    for (size_t from = 0; from < groups; from += 256) {
+      int16_t part[64] = {};
+      const size_t to = std::min(groups, from + 256);
+      for (size_t g = from; g < to; ++g) {
+        for (size_t i = 0; i < 64; ++i) {
+          const int8_t q = base[g * 64 + i];
+          part[i] = static_cast<int16_t>(part[i] + q);
+          lowest[i] = std::min(lowest[i], q);
+        }
+      }
+      for (size_t i = 0; i < 64; ++i) sum[i / 4] += part[i];
+    }
+    if (*std::min_element(lowest, lowest + 64) == -128) Bad(who + " has the int8 value -128; -127..127 are allowed");
+    for (size_t k = K; k < Kp; ++k) {
+      for (size_t r = 0; r < 16; ++r) {
+        if (base[k / 4 * 64 + r * 4 + k % 4] != 0) Bad(who + " has a value beyond its last column that is not 0");
+      }
+    }
+    for (size_t r = 0; r < 16; ++r) {
+      const size_t row = block * 16 + r;
+      if (row >= M) {
+        for (size_t g = 0; g < groups; ++g) {
+          for (size_t i = 0; i < 4; ++i) {
+            if (base[g * 64 + r * 4 + i] != 0) Bad(who + " has a value beyond its last row that is not 0");
+          }
+        }
+        if (scales[row] != 0.0f) Bad(who + " has a scale beyond its last row that is not 0");
+      }
+      if (!(scales[row] >= 0.0f)) Bad(who + " has a scale below 0 in row " + std::to_string(row));
+      // |sum| <= 127 * 131071, so 128 times it stays below 2^31.
+      if (rowsums[row] != 128 * sum[r]) {
+        Bad(who + " has the row sum " + std::to_string(rowsums[row]) + " in row " + std::to_string(row) +
+            "; it must be " + std::to_string(128 * sum[r]));
+      }
+    }
+  }
+}
+
+}  // namespace earshot

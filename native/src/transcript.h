@@ -1,0 +1,39 @@
+// transcript.h: from the pieces of a path to words with times and confidences.
+//
+// Knows how pieces spell words; knows nothing of networks. Times are encoder
+// frames: what a frame is in seconds is for the caller to say.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model.h"
+#include "search.h"
+
+namespace earshot {
+
+struct Word {
+  std::string text;
+  int32_t start_frame = 0;
+  int32_t end_frame = 0;    // exclusive, > start_frame
+  float confidence = 0;     // geometric mean of its pieces' probabilities
+};
+
+struct Transcript {
+  TokenPath path;
+  std::string text;
+  std::vector<Word> words;
+  size_t num_frames = 0;    // encoder frames searched
+  double score = 0;         // log-probability of the path
+};
+
+// A piece that begins with U+2581 starts a word. A word lasts from its first
+// piece to one frame past its last, but not into the next word, and at least
+// one frame.
+Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames, double score);
+
+// One JSON object: text, words, tokens, frames, log_probs, num_frames, frame_ms, score.
+std::string ToJson(const Transcript& transcript);
+
+}  // namespace earshot
