@@ -363,12 +363,12 @@ class AudioFile:
     def _go_to(self, position: int) -> None:
         if position == self._position:
             return
-        if self.container != "MP3":
+        if self.container != "MP3" and self._sound.subtype != "VORBIS":
             self._sound.seek(position)
             self._position = position
             return
-        # An MP3 frame borrows bits from those before it, which a jump would miss: decode from
-        # the start instead.
+        # An MP3 frame borrows bits from those before it, which a jump would miss, and
+        # libsndfile's jumps in Vorbis land on the wrong sample: decode from the start instead.
         if position < self._position:
             self._sound.close()
             self._sound = self._recognised()

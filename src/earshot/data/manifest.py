@@ -264,8 +264,9 @@ def _lhotse_recordings(supervisions: Path) -> dict[str, Path]:
             }
     raise ManifestError(
         supervisions,
-        f"these are supervisions, but there is no '{candidates[0].name}' beside them",
-        remedy="Put the recordings manifest into the same folder",
+        "these are supervisions, but their recordings are not beside them",
+        remedy="Put both manifests into one folder and name them alike, such as "
+        "x_supervisions.jsonl and x_recordings.jsonl",
     )
 
 

@@ -24,10 +24,10 @@ def normalise(text: str) -> str:
         Words of letters, digits and inner apostrophes, separated by one space; may be empty.
         Applying it twice changes nothing.
     """
-    folded = unicodedata.normalize("NFC", text.translate(_APOSTROPHES).lower())
+    folded = text.translate(_APOSTROPHES).lower()
     parted = _PARTING.sub(" ", folded)
     kept = "".join(char for char in parted if char == "'" or _belongs_to_words(char))
-    return " ".join(_LOOSE_APOSTROPHE.sub("", kept).split())
+    return unicodedata.normalize("NFC", " ".join(_LOOSE_APOSTROPHE.sub("", kept).split()))
 
 
 def _belongs_to_words(char: str) -> bool:

@@ -4,6 +4,8 @@ The engine checks everything in `docs/formats/ear.md` once, when the file is ope
 only turns its findings into Python values. Does not know what a network is.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -4,6 +4,8 @@ A graph is a pure function of (chunk, state): the state that comes in is left as
 point of a stream can be kept and continued from twice. Does not know what a graph is for.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 

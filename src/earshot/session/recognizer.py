@@ -5,6 +5,8 @@ signal. All searching happens in the engine, so results are the same however aud
 chunks. Knows nothing of servers, commands or files of results.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -151,7 +153,7 @@ class Recognizer:
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
-    ) -> "Recognizer":
+    ) -> Recognizer:
         """Open a model and get ready to recognise.
 
         Args:

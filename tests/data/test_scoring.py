@@ -1,0 +1,126 @@
+"""Word errors against a textbook recursion, intervals against their own definition."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earshot.data.scoring import (
+    WordCounts,
+    count_words,
+    relative_change,
+    word_error_rate,
+)
+
+WORDS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=6)
+
+
+@given(WORDS, WORDS)
+def test_counts_against_a_recursion_without_tables(reference, hypothesis):
+    @cache
+    def edits(i: int, j: int) -> int:
+        if i == 0 or j == 0:
+            return i + j
+        differ = reference[i - 1] != hypothesis[j - 1]
+        return min(edits(i - 1, j - 1) + differ, edits(i - 1, j) + 1, edits(i, j - 1) + 1)
+
+    counts = count_words(" ".join(reference), " ".join(hypothesis))
+    assert counts.errors == edits(len(reference), len(hypothesis))
+    assert counts.reference_words == len(reference)
+    assert counts.hits + counts.substitutions + counts.insertions == len(hypothesis)
+
+
+def test_case_and_punctuation_do_not_count():
+    assert count_words("turn on the light", "Turn on, the light!") == WordCounts(hits=4)
+
+
+def test_agrees_with_jiwer():
+    jiwer = pytest.importorskip("jiwer")
+    reference, hypothesis = "the quick brown fox jumps", "a quick fox jumps over it"
+    out = jiwer.process_words(reference, hypothesis)
+    counts = count_words(reference, hypothesis)
+    assert counts.errors == out.substitutions + out.deletions + out.insertions
+    assert counts.wer == pytest.approx(out.wer)
+
+
+def made(errors, words=10):
+    return [WordCounts(hits=words - e, substitutions=e) for e in errors]
+
+
+def test_pooled_rate_and_interval_over_utterances():
+    estimate = word_error_rate(made([0, 1, 2, 3] * 10), [None] * 40)
+    assert estimate.value == pytest.approx(0.15)
+    assert (estimate.unit, estimate.num_units) == ("utterance", 40)
+    # Standard error of the mean of 40 values with deviation 1.118, over 10 words each.
+    half = 1.96 * np.std([0, 1, 2, 3]) / np.sqrt(40) / 10
+    assert estimate.low == pytest.approx(0.15 - half, abs=0.006)
+    assert estimate.high == pytest.approx(0.15 + half, abs=0.006)
+
+
+def test_speakers_are_resampled_where_there_are_enough():
+    errors = [0] * 20 + [5] * 20
+    eight = [f"s{i // 5}" for i in range(40)]
+    by_speaker = word_error_rate(made(errors), eight)
+    by_utterance = word_error_rate(made(errors), [None] * 40)
+    assert (by_speaker.unit, by_speaker.num_units) == ("speaker", 8)
+    # Utterances of a speaker fail together here, so an honest interval is wider.
+    assert by_speaker.high - by_speaker.low > 1.5 * (by_utterance.high - by_utterance.low)
+    seven = [f"s{min(i // 5, 6)}" for i in range(40)]
+    assert word_error_rate(made(errors), seven).unit == "utterance"
+    assert word_error_rate(made(errors), [None, *eight[1:]]).unit == "utterance"
+
+
+def test_pairing_cancels_hard_utterances():
+    rng = np.random.default_rng(1)
+    baseline = rng.integers(1, 9, 60)
+    candidate = np.minimum(baseline + (rng.random(60) < 0.1), 10)
+    estimate = relative_change(made(baseline), made(candidate), [None] * 60)
+    assert estimate.value == pytest.approx(candidate.sum() / baseline.sum() - 1)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high < 0.1
+
+
+def test_the_same_seed_gives_the_same_interval():
+    counts, speakers = made([0, 3, 1, 4]), [None] * 4
+    assert word_error_rate(counts, speakers, seed=5) == word_error_rate(counts, speakers, seed=5)
+
+
+def test_wordless_utterances_still_count_their_insertions():
+    counts = [WordCounts(insertions=2), WordCounts(hits=8)]
+    assert word_error_rate(counts, [None] * 2).value == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: WordCounts(insertions=1).wer,
+            "scoring: the reference has 0 words; a rate needs at least one. "
+            "Count insertions instead.",
+        ),
+        (
+            lambda: word_error_rate([WordCounts(insertions=1)], [None]),
+            "scoring: the references have 0 words; a rate needs at least one. "
+            "Count insertions instead.",
+        ),
+        (
+            lambda: word_error_rate(made([1]), []),
+            "scoring: 1 counts for 0 utterances; there must be one for each, and at least one.",
+        ),
+        (
+            lambda: relative_change(made([0]), made([1]), [None]),
+            "scoring: the baseline makes 0 errors; a relative change needs at least one. "
+            "Compare the rates instead.",
+        ),
+        (
+            lambda: relative_change(made([1]), made([1], words=9), [None]),
+            "scoring: utterance 0 has 10 and 9 reference words; paired systems must be scored on "
+            "the same references.",
+        ),
+    ],
+)
+def test_what_cannot_be_scored(call, message):
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert str(caught.value) == message
