@@ -55,10 +55,10 @@ def listen(
             for line in _input_devices():
                 say(line)
             return
-        from earshot.session.recognizer import Recognizer
-
-        recognizer = Recognizer.load(model, method=method.value)
         with _microphone(device) as (rate, blocks):
+            from earshot.session.recognizer import Recognizer
+
+            recognizer = Recognizer.load(model, method=method.value)
             note(f"listening with {recognizer.name} at {rate} Hz; Ctrl-C ends it")
             _show(recognizer, rate, blocks, as_json=as_json, seconds=seconds)
 
@@ -190,7 +190,12 @@ def _microphone(device: str | None) -> Iterator[tuple[int, Iterator[Block]]]:
     except (sounddevice.PortAudioError, ValueError) as err:
         raise _no_microphone(str(err)) from None
     with recording:
-        yield rate, iter(blocks.get, None)
+        yield rate, _forever(blocks)
+
+
+def _forever(blocks: queue.SimpleQueue[Block]) -> Iterator[Block]:
+    while True:
+        yield blocks.get()
 
 
 def _no_microphone(reason: str) -> Exception:
