@@ -14,6 +14,8 @@ from torch import Tensor
 
 from earshot import _native
 
+_ROWS = 256
+
 
 class _MergedTransducerLoss(torch.autograd.Function):
     @staticmethod
@@ -44,20 +46,24 @@ class _MergedTransducerLoss(torch.autograd.Function):
             e = encoded[index, :count].float()
             p = predicted[index, : pieces + 1].float()
             joint = torch.tanh(e[:, None] + p[None])  # (T, U+1, J)
-            flat = joint.reshape(-1, joint.shape[-1]).to(compute_dtype)
+            rows = count * (pieces + 1)
+            # Whole multiples of _ROWS: low-precision products are compiled once per shape.
+            flat = joint.new_zeros(-(-rows // _ROWS) * _ROWS, joint.shape[-1], dtype=compute_dtype)
+            flat[:rows] = joint.reshape(rows, -1)
             logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
-            grad = logits.reshape(count, pieces + 1, -1).cpu()
+            grad = logits[:rows].reshape(count, pieces + 1, -1).cpu()
             total += _native.transducer_loss(
                 grad.numpy(),
                 host_labels[index, :pieces].numpy(),
                 one_symbol_per_frame=one_symbol_per_frame,
                 fastemit_lambda=fastemit_lambda,
             )
-            grad = grad.to(encoded.device).reshape(-1, weight.shape[0])
+            grad = grad.to(encoded.device).reshape(rows, -1)
             grad_bias += grad.sum(0)
-            low_grad = grad.to(compute_dtype)
+            low_grad = flat.new_zeros(len(flat), weight.shape[0])
+            low_grad[:rows] = grad
             grad_weight += torch.mm(low_grad.t(), flat)
-            back = torch.mm(low_grad, low_weight).float().reshape(joint.shape)
+            back = torch.mm(low_grad, low_weight)[:rows].float().reshape(joint.shape)
             back *= 1.0 - joint.square()
             grad_encoded[index, :count] = back.sum(1)
             grad_predicted[index, : pieces + 1] = back.sum(0)

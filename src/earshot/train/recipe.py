@@ -9,30 +9,29 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import tomllib
-import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from earshot.core.errors import ConfigError
 from earshot.models.transducer import TransducerConfig
+from earshot.train.corpora import CorporaConfig
+from earshot.train.noise import NoiseConfig
+from earshot.train.rooms import RoomsConfig
+from earshot.train.synthesis import SynthesisConfig
+from earshot.train.text import TextConfig
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """Where recordings come from and how much is synthesised."""
+    """Where recordings come from."""
 
-    source: str = "assistant"  # or "librispeech": which preparation fills the cuts folder
-    recordings: str = "../shared/data"  # real recordings; EARSHOT_DATA overrides
-    synthetic_hours: float = 45.0
-    synthesis_jobs: int = 2
-    sentences: int = 60000
-    digit_strings: int = 5000  # strings joined from isolated real digits
-    noise_minutes: float = 60.0
-    rooms: int = 300
+    source: Literal["assistant", "librispeech"] = "assistant"  # which preparation fills `cuts/`
+    recordings: str = "../shared/data"  # folder of recordings; EARSHOT_DATA overrides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +117,11 @@ class Recipe:
     name: str
     folder: str  # everything made goes below it; never committed
     data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    rooms: RoomsConfig = field(default_factory=RoomsConfig)
+    corpora: CorporaConfig = field(default_factory=CorporaConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransducerConfig = field(default_factory=TransducerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -194,8 +198,10 @@ def _build(kind: type[T], tree: dict[str, Any], where: str) -> T:
         values[key] = _convert(hints[key], value, f"{where}: {key}")
     try:
         return kind(**values)
-    except TypeError as err:
-        raise ConfigError(f"{where}: {err}. Add the key.") from None
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"{where}: {err}. Mend the recipe.") from None
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -203,17 +209,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: is {value!r}; it must be a section.")
         return _build(typing.cast("type[Any]", hint), value, where)
-    origin = typing.get_origin(hint)
-    if origin is dict:
-        inner = typing.get_args(hint)[1]
-        return {k: _convert(inner, v, f"{where}.{k}") for k, v in dict(value).items()}
-    if origin is typing.Literal:
-        if value not in typing.get_args(hint):
-            allowed = ", ".join(map(repr, typing.get_args(hint)))
-            raise ConfigError(f"{where}: is {value!r}; it must be one of {allowed}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (dict, Mapping) and isinstance(value, dict):
+        return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
+        pairs = zip(arguments, value, strict=True)
+        return tuple(_convert(kind, v, where) for kind, v in pairs)
+    if origin is Literal and value in arguments:
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int:
         return float(value)
-    if isinstance(hint, types.UnionType) or not isinstance(value, hint):
-        raise ConfigError(f"{where}: is {value!r}; it must be of type {hint.__name__}.")
-    return value
+    if origin is None and type(value) is hint:
+        return value
+    wanted = hint.__name__ if origin is None else str(hint).replace("typing.", "")
+    raise ConfigError(f"{where}: is {value!r}; it must be of type {wanted}.")

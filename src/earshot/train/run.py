@@ -46,23 +46,28 @@ def run(recipe: Recipe, *, stages: Sequence[str] | None = None, resume: bool = T
             raise ConfigError(f"stage '{stage}': is unknown; known are {', '.join(STAGES)}.")
     folder = Path(recipe.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if "EARSHOT_DATA" not in os.environ:
-        os.environ["EARSHOT_DATA"] = recipe.data.recordings
+    recordings = Path(os.environ.get("EARSHOT_DATA", recipe.data.recordings))
+    seed = recipe.train.seed
     steps: dict[str, Callable[[], object]] = {
-        "text": lambda: _prepare_text(recipe, folder),
-        "noise": lambda: noise.prepare(folder, seed=recipe.train.seed),
-        "rooms": lambda: rooms.prepare(folder, seed=recipe.train.seed),
-        "corpora": lambda: _prepare_recordings(recipe, folder),
-        "synthesis": lambda: _synthesise(recipe, folder),
         "tokenizer": lambda: _prepare_tokenizer(recipe, folder),
         "statistics": lambda: _prepare_statistics(recipe, folder),
         "train": lambda: _train(recipe, folder, resume=resume),
         "export": lambda: export(recipe),
     }
+    steps["rooms"] = lambda: rooms.prepare(folder, seed=seed, config=recipe.rooms)
+    steps["noise"] = lambda: noise.prepare(folder, seed=seed, config=recipe.noise, root=recordings)
+    if recipe.data.source == "librispeech":
+        steps["corpora"] = lambda: librispeech.prepare(folder, root=recordings)
+    else:
+        steps["text"] = lambda: text.prepare(folder, seed=seed, config=recipe.text, root=recordings)
+        steps["corpora"] = lambda: corpora.prepare(
+            folder, seed=seed, config=recipe.corpora, root=recordings
+        )
+        steps["synthesis"] = lambda: synthesis.prepare(folder, seed=seed, config=recipe.synthesis)
     for stage in STAGES:
         if stages is None or stage in stages:
             logger.info("stage %s", stage)
-            steps[stage]()
+            steps.get(stage, _nothing)()
     return folder / recipe.export.output
 
 
@@ -107,32 +112,15 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
     return path
 
 
-def _prepare_text(recipe: Recipe, folder: Path) -> None:
-    text.prepare(folder, seed=recipe.train.seed)
-
-
-def _prepare_recordings(recipe: Recipe, folder: Path) -> None:
-    if recipe.data.source == "librispeech":
-        librispeech.prepare(folder, recordings=Path(recipe.data.recordings))
-    else:
-        corpora.prepare(folder, seed=recipe.train.seed)
-
-
-def _synthesise(recipe: Recipe, folder: Path) -> None:
-    if recipe.data.source == "assistant":
-        synthesis.prepare(
-            folder,
-            seed=recipe.train.seed,
-            hours=recipe.data.synthetic_hours,
-            jobs=recipe.data.synthesis_jobs,
-        )
+def _nothing() -> None:
+    """A stage that this recipe's data does not have."""
 
 
 def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
     path = folder / "tokenizer.model"
     if path.exists():
         return
-    sentences = [item.text for item in text.read_items(folder / "text" / "train.jsonl")]
+    sentences = [item.text for item in text.load_texts(folder / "text" / "train.jsonl")]
     train_tokenizer(sentences, recipe.tokenizer, path)
 
 

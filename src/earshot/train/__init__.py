@@ -1,0 +1,1 @@
+"""Recipes, data preparation, training loop: what needs torch and the `[train]` extra."""
