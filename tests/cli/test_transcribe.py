@@ -56,6 +56,15 @@ def test_standard_input(earshot: Earshot, speech: Speech) -> None:
     assert (result.exit_code, result.stdout) == (0, "w0 w1\n")
 
 
+@pytest.mark.parametrize("content", [b"", b"not audio " * 99, b"RIFF" + bytes(99), bytes(256)])
+def test_standard_input_that_is_not_audio_is_one_line(earshot: Earshot, content: bytes) -> None:
+    result = earshot("transcribe", "-", stdin=content)
+    assert result.exit_code == 1
+    assert len(errors(result)) == 1
+    assert errors(result)[0].startswith("error: standard input: ")
+    assert result.stdout == ""
+
+
 def test_settings_reach_the_recogniser(
     earshot: Earshot, speech: Speech, loaded: list[object], tmp_path: Path
 ) -> None:

@@ -6,21 +6,26 @@ the others are still done. Knows nothing of how audio is read or words are found
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from earshot.cli.console import EXPECTED_FAILURE, Display, note, reported, usage_error
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from earshot.cli.destination import Destination
     from earshot.core.transcript import Transcript
+    from earshot.data.audio import AudioFile, Samples
+    from earshot.data.pipe import AudioPipe
     from earshot.session.recognizer import Recognizer, Stream
 
 STDIN = "-"
@@ -261,14 +266,13 @@ def _heard(job: Job, recognizer: Recognizer, *, chunk_s: float | None) -> Iterat
     Yields:
         The one stream, again and again, and once more when the input is finished.
     """
-    from earshot.data.audio import AudioFile
-
     stream = recognizer.create_stream()
-    with AudioFile(job.source) as audio:
+    with _opened(job.source) as audio:
         rate = audio.sample_rate_hz
         total_s = job.duration_s or max(0.0, (audio.duration_s or 0.0) - job.offset_s)
         fed = 0
-        for block in audio.blocks(offset_s=job.offset_s, duration_s=job.duration_s):
+        blocks = audio.blocks(offset_s=job.offset_s, duration_s=job.duration_s)
+        for block in _until_interrupted(blocks) if job.source == STDIN else blocks:
             step = len(block) if chunk_s is None else round(chunk_s * rate)
             for start in range(0, len(block), step):
                 chunk = block[start : start + step]
@@ -279,6 +283,23 @@ def _heard(job: Job, recognizer: Recognizer, *, chunk_s: float | None) -> Iterat
     stream.input_finished()
     stream.decode()
     yield _Heard(stream, fed / rate, 1.0)
+
+
+def _until_interrupted(blocks: Iterator[Samples]) -> Iterator[Samples]:
+    """Ctrl-C ends what a pipe brings, as it ends the program that writes it; nothing is lost."""
+    try:
+        yield from blocks
+    except KeyboardInterrupt:
+        return
+
+
+def _opened(source: Path | str) -> AudioFile | AudioPipe:
+    from earshot.data.audio import AudioFile
+    from earshot.data.pipe import AudioPipe
+
+    if source == STDIN:
+        return AudioPipe(cast("BufferedReader", sys.stdin.buffer))
+    return AudioFile(source)
 
 
 def _file_jobs(files: Sequence[str]) -> list[Job]:

@@ -411,7 +411,7 @@ def _opened(source: Source, name: str) -> BinaryIO:
         if path.exists() and not path.is_file() and not path.is_dir():
             with open(path, "rb") as pipe:  # a named pipe or a device
                 return _spooled(pipe)
-        return open(path, "rb")
+        return open(path, "rb", buffering=0)  # as in `_spooled`
     except FileNotFoundError:
         problem, remedy = "there is no such file", "Check the path"
     except IsADirectoryError:
@@ -424,7 +424,8 @@ def _opened(source: Source, name: str) -> BinaryIO:
 
 
 def _spooled(stream: BinaryIO) -> BinaryIO:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - AudioFile closes it
+    # Unbuffered: libsndfile moves the descriptor, and a buffer would seek from where it was.
+    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - AudioFile closes it
     try:
         shutil.copyfileobj(stream, file, _SPOOL_BYTES)
         file.flush()
