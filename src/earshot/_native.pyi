@@ -1,6 +1,5 @@
 """What the compiled engine offers to Python; `native/bindings` defines it."""
 
-from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -42,6 +41,8 @@ class ModelFile:
     def header_json(self) -> str: ...
     @property
     def size(self) -> int: ...
+    @property
+    def tensor_names(self) -> list[str]: ...
     def tensor_bytes(self, name: str) -> bytes: ...
     def dequantise(self, name: str) -> _F32: ...
 
@@ -54,6 +55,8 @@ class GraphState:
 
 class Graph:
     @property
+    def name(self) -> str: ...
+    @property
     def inputs(self) -> list[str]: ...
     @property
     def outputs(self) -> list[str]: ...
@@ -62,10 +65,24 @@ class Graph:
     def initial_state(self) -> GraphState: ...
     def step(
         self,
-        x: _F32 | _I32 | Mapping[str, _F32 | _I32],
+        x: _F32 | _I32 | dict[str, _F32 | _I32],
         state: GraphState | None = None,
         flush: bool = False,
     ) -> dict[str, _F32]: ...
+    def step_batch(
+        self,
+        xs: list[_F32 | _I32 | dict[str, _F32 | _I32]],
+        states: list[GraphState],
+        *,
+        flush: bool | list[bool] = False,
+    ) -> list[dict[str, _F32]]: ...
+
+class SearchSettings(TypedDict):
+    blank_id: int
+    unk_id: int
+    predictor: str
+    context_size: int
+    max_symbols_per_frame: int
 
 class Model:
     def __init__(self, path: str) -> None: ...
@@ -83,6 +100,8 @@ class Model:
     def pieces(self) -> list[str]: ...
     @property
     def header_json(self) -> str: ...
+    @property
+    def search(self) -> SearchSettings | None: ...
     def graph(self, name: str) -> Graph: ...
 
 class WordResult(TypedDict):
@@ -113,9 +132,10 @@ class Recognizer:
         self,
         model: Model,
         method: str = "greedy_search",
+        *,
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
     ) -> None: ...
     def create_stream(self) -> Stream: ...
-    def decode_streams(self, streams: Sequence[Stream]) -> None: ...
+    def decode_streams(self, streams: list[Stream]) -> None: ...

@@ -14,6 +14,7 @@ from pathlib import Path
 from earshot.core.errors import ModelFileError
 from earshot.data.atomic import replaced_file
 from earshot.modelfile.codecs import EncodedTensor
+from earshot.modelfile.reader import ModelFile
 
 MAGIC = b"\x89EAR\r\n\x1a\n"
 VERSION = 1
@@ -139,15 +140,7 @@ def write_model(
             file.write(tensor.data)
         file.write(bytes(size - file.tell()))
         file.flush()
-        _check_written(Path(file.name), path)
-
-
-def _check_written(temporary: Path, path: Path) -> None:
-    try:
-        from earshot.modelfile.reader import ModelFile
-    except ImportError:  # a source tree whose engine is not built yet
-        return
-    try:
-        ModelFile(temporary)
-    except ModelFileError as err:
-        raise ModelFileError(path, err.problem, remedy=err.remedy) from None
+        try:
+            ModelFile(Path(file.name))
+        except ModelFileError as err:
+            raise ModelFileError(path, err.problem, remedy=err.remedy) from None

@@ -89,4 +89,5 @@ class GraphSession:
             ValueError: A shape does not fit the graph.
         """
         after = self.initial_state() if state is None else state.copy()
-        return self._graph.step(chunk, after, flush), after
+        named = dict(chunk) if isinstance(chunk, Mapping) else chunk
+        return self._graph.step(named, after, flush), after

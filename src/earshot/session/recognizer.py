@@ -18,6 +18,7 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.decode.result import to_transcript
 from earshot.decode.search import SearchConfig
+from earshot.modelfile.reader import engine_errors
 from earshot.runtime.session import open_model
 
 EMBEDDED_MODEL = "assistant-en.ear"
@@ -97,8 +98,7 @@ class Stream:
 
     def decode(self) -> None:
         """Search all audio that has come."""
-        while self._native.is_ready():
-            self._engine.decode_streams([self._native])
+        self._engine.decode_streams([self._native])
 
     def result(self) -> Transcript:
         """The words found so far; before the input is finished they may still change."""
@@ -132,17 +132,21 @@ class Recognizer:
     Args:
         model: From `runtime.session.open_model`.
         search: How to search.
+
+    Raises:
+        ModelFileError: The model is not a recogniser's.
     """
 
     def __init__(self, model: _native.Model, search: SearchConfig) -> None:
         self._model = model
-        self._engine = _native.Recognizer(
-            model,
-            method=search.method,
-            max_active_paths=search.max_active_paths,
-            max_symbols_per_frame=search.max_symbols_per_frame,
-            blank_penalty=search.blank_penalty,
-        )
+        with engine_errors():
+            self._engine = _native.Recognizer(
+                model,
+                method=search.method,
+                max_active_paths=search.max_active_paths,
+                max_symbols_per_frame=search.max_symbols_per_frame,
+                blank_penalty=search.blank_penalty,
+            )
 
     @classmethod
     def load(
@@ -167,7 +171,7 @@ class Recognizer:
             The recogniser.
 
         Raises:
-            ModelFileError: The model is absent or broken.
+            ModelFileError: The model is absent, broken, or not a recogniser's.
             ConfigError: A search setting is out of its range.
         """
         search = SearchConfig(
@@ -207,10 +211,12 @@ class Recognizer:
         results are the same.
 
         Args:
-            streams: From this recogniser.
+            streams: From this recogniser, each once.
+
+        Raises:
+            ValueError: A stream is there twice, or is another recogniser's.
         """
-        while ready := [stream._native for stream in streams if stream.is_ready()]:
-            self._engine.decode_streams(ready)
+        self._engine.decode_streams([stream._native for stream in streams])
 
     def transcribe(self, samples: npt.ArrayLike, sample_rate_hz: int = 16_000) -> Transcript:
         """Recognise a whole signal.
