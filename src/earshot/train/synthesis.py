@@ -314,13 +314,9 @@ def _festival_script(clips: Sequence[tuple[Clip, str, Path]]) -> str:
                 continue
             rate, pitch = clip.rate / clip.tract, clip.pitch / clip.tract
             if name.endswith("hts"):
-                # This engine's pitch cannot be set, so the resampling sets the pitch
-                # and its all-pass constant moves the formants back (0.55 is its own).
-                rate = clip.rate / clip.pitch
-                alpha = 0.55 + 0.2 * float(np.log2(clip.pitch / clip.tract))
+                # This voice takes no pitch: it moves with the vocal tract alone.
                 lines.append(
-                    "(set! hts_engine_params (append earshot_hts "
-                    f'(list (list "-r" {rate:.3f}) (list "-a" {min(0.64, max(0.46, alpha)):.3f}))))'
+                    f'(set! hts_engine_params (append earshot_hts (list (list "-r" {rate:.3f}))))'
                 )
             else:
                 lines.append(f"(Parameter.set 'Duration_Stretch {1 / rate:.3f})")
@@ -335,11 +331,6 @@ def _festival_script(clips: Sequence[tuple[Clip, str, Path]]) -> str:
                 f'"{path}" \'riff) nil)'
             )
     return "\n".join(lines) + "\n"
-
-
-def _resample_factor(clip: Clip) -> float:
-    """How much faster the engine's waveform is played."""
-    return clip.pitch if clip.voice.name.endswith("hts") else clip.tract
 
 
 # ---------------------------------------------------------------- waveforms
@@ -362,7 +353,7 @@ def _finish(path: Path, clip: Clip) -> npt.NDArray[np.float32] | None:
         samples = samples.mean(axis=1)
     if samples.size < rate // 20:
         return None
-    played_at = rate * _resample_factor(clip)
+    played_at = rate * clip.tract  # faster, so formants and pitch rise; pitch was lowered before
     if abs(played_at - SAMPLE_RATE_HZ) > 0.5:
         samples = soxr.resample(samples, played_at, SAMPLE_RATE_HZ, quality="MQ")
     samples = _trim(np.asarray(samples, dtype=np.float32))
@@ -729,7 +720,8 @@ def prepare(
             shard += 1
     finally:
         if pool is not None:
-            pool.shutdown()
+            # After an interrupt the batches that wait must not be spoken first.
+            pool.shutdown(cancel_futures=True)
     return dict(sorted(spoken.items()))
 
 

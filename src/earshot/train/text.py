@@ -576,7 +576,7 @@ def _home_assistant(config: TextConfig, rng: random.Random) -> Iterator[TextItem
             names = [n for d in domains for n in _NAMES_BY_DOMAIN.get(str(d), _SWITCHES)]
             if intent_name in {"HassGetWeather"}:
                 names = list(_PLACES)
-            lists = {**house, "name": partial(rng.choice, names)}
+            lists: dict[str, Callable[[], str]] = {**house, "name": partial(rng.choice, names)}
             for sentence_text, sentence in zip(block.sentence_texts, block.sentences, strict=True):
                 template = f"ha:{intent_name}:{sentence_text}"
                 seen: set[str] = set()

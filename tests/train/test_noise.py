@@ -1,0 +1,120 @@
+"""Noise generators and the pool that training draws from."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from earshot.train import noise
+
+
+def _speech(seed: int) -> np.ndarray:
+    """A stand-in for speech: bursts of a harmonic tone."""
+    t = np.arange(24000) / 16000
+    tone = sum(np.sin(2 * np.pi * (100 + 20 * seed) * k * t) / k for k in range(1, 9))
+    return np.asarray(tone * (np.sin(2 * np.pi * 3 * t) > 0), dtype=np.float32)
+
+
+VOICES = [_speech(n) for n in range(5)]
+EVERY = {**noise.GENERATORS, "babble": lambda rng, s: noise.make_babble(rng, s, VOICES)}
+
+
+@pytest.mark.parametrize("name", sorted(EVERY))
+def test_generators_are_repeatable_finite_and_level(name: str) -> None:
+    make = EVERY[name]
+    for seed in range(4):
+        samples = make(np.random.default_rng(seed), 2.5)
+        again = make(np.random.default_rng(seed), 2.5)
+        np.testing.assert_array_equal(samples, again)
+        assert samples.shape == (40000,)
+        assert samples.dtype == np.float32
+        assert np.isfinite(samples).all()
+        assert np.abs(samples).max() <= 0.9
+        assert 0.05 < np.sqrt(np.mean(samples**2)) < 0.11
+    other = make(np.random.default_rng(99), 2.5)
+    assert not np.array_equal(samples, other)
+
+
+def test_clatter_is_spiky_and_hum_is_not() -> None:
+    def crest(make: noise.Callable, seed: int) -> float:
+        samples = make(np.random.default_rng(seed), 4.0)
+        return float(np.abs(samples).max() / np.sqrt(np.mean(samples**2)))
+
+    clatter = np.mean([crest(noise.make_clatter, n) for n in range(6)])
+    hum = np.mean([crest(noise.make_hum, n) for n in range(6)])
+    assert clatter > 1.4 * hum
+
+
+def test_babble_needs_voices_and_a_duration() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        noise.make_babble(np.random.default_rng(0), 1.0, [])
+    with pytest.raises(ValueError, match="must be positive"):
+        noise.make_hum(np.random.default_rng(0), 0.0)
+
+
+SMALL = noise.NoiseConfig(minutes=0.4, piece_s=2.0, silent_clips=10)
+
+
+def _check_pool(folder: Path) -> list[str]:
+    pool = np.load(folder / "noise" / "pool.npy", mmap_mode="r")
+    offsets = json.loads((folder / "noise" / "offsets.json").read_text())
+    labels: list[str] = json.loads((folder / "noise" / "labels.json").read_text())
+    assert pool.dtype == np.int16
+    assert len(offsets) == len(labels) == 12
+    assert offsets[0][0] == 0
+    assert offsets[-1][1] == len(pool) == 12 * 32000
+    assert all(a[1] == b[0] for a, b in pairwise(offsets))
+    for first, last in offsets:
+        assert np.abs(pool[first:last].astype(int)).max() > 1000
+    return labels
+
+
+def test_pool_without_any_recordings_is_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "_voices", lambda root, rng: VOICES)
+    assert noise.prepare(tmp_path, seed=2, config=SMALL, root=tmp_path / "absent") == 12
+    labels = _check_pool(tmp_path)
+    assert set(labels) <= set(EVERY)
+    with gzip.open(tmp_path / "cuts" / "noise_train.jsonl.gz", "rt") as lines:
+        cuts = [json.loads(line) for line in lines]
+    offsets = json.loads((tmp_path / "noise" / "offsets.json").read_text())
+    assert len(cuts) == 10
+    for cut in cuts:
+        supervision = cut["supervisions"][0]
+        assert supervision["text"] == ""
+        piece = [first <= cut["start"] * 16000 < last for first, last in offsets].index(True)
+        assert labels[piece] == supervision["custom"]["label"] != "babble"
+        assert round((cut["start"] + cut["duration"]) * 16000) <= offsets[piece][1]
+
+
+def test_pool_is_repeatable_and_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "_voices", lambda root, rng: VOICES)
+    for name in ("a", "b"):
+        noise.prepare(tmp_path / name, seed=2, config=SMALL, root=tmp_path / "absent")
+    first, second = (tmp_path / name / "noise" / "pool.npy" for name in ("a", "b"))
+    assert first.read_bytes() == second.read_bytes()
+    before = first.stat().st_mtime_ns
+    noise.prepare(tmp_path / "a", seed=2, config=SMALL, root=tmp_path / "absent")
+    assert first.stat().st_mtime_ns == before
+
+
+def test_recordings_of_the_test_split_are_never_mixed_in(real_data: Path, tmp_path: Path) -> None:
+    rows = [
+        json.loads(line)
+        for line in (real_data / "noise" / "manifest.jsonl").read_text().splitlines()
+    ]
+    tests = {row["label"] for row in rows if row["split"] != "train"}
+    assert tests, "the manifest should hold a test recording"
+    labels = {label for label, _ in noise.noise_recordings(real_data)}
+    assert labels
+    assert not labels & tests
+    noise.prepare(tmp_path, seed=2, config=SMALL, root=real_data)
+    used = _check_pool(tmp_path)
+    assert not set(used) & tests
+    assert set(used) & labels

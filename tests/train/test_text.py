@@ -1,0 +1,161 @@
+"""The training text: its spelling, and that what is held out stays held out."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earshot.train import text
+
+SMALL = text.TextConfig(sentences_per_template=4, generated=1500)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("Set an alarm for 7:30", "set an alarm for seven thirty"),
+        ("wake me at 7:05 a.m.", "wake me at seven oh five am"),
+        ("meeting at 10pm", "meeting at ten pm"),
+        ("dim to 20%", "dim to twenty percent"),
+        ("heat to 22°", "heat to twenty two degrees"),
+        ("it is -3 outside", "it is minus three outside"),
+        ("What's the 13th president?", "what's the thirteenth president"),
+        ("the 21st of May", "the twenty first of may"),
+        ("songs from 1963", "songs from nineteen sixty three"),
+        ("90's hits", "nineties hits"),
+        ("book for 6/14/2035", "book for june fourteenth twenty thirty five"),
+        ("pay $25.50", "pay twenty five dollars and fifty cents"),
+        ("2,500 dollars", "two thousand five hundred dollars"),
+        ("3.5 stars", "three point five stars"),
+        ("call 8885112931", "call eight eight eight five one one two nine three one"),
+        ("zip 02134", "zip zero two one three four"),
+        ("Cita Romántica", "cita romantica"),
+        ("pg&e bill", "pg and e bill"),
+        ("girls’ night 'quoted' o'clock", "girls night quoted o'clock"),
+        ("Mr. Smith", "mister smith"),
+        ("1/2 hour", "half hour"),
+        ("   ", ""),
+    ],
+)
+def test_normalise_writes_what_is_said(written: str, said: str) -> None:
+    assert text.normalise(written) == said
+
+
+@given(st.text(max_size=60))
+def test_normalised_text_has_only_the_alphabet_and_stays_as_it_is(written: str) -> None:
+    said = text.normalise(written)
+    assert re.fullmatch(r"(?:[a-z']+(?: [a-z']+)*)?", said)
+    assert text.normalise(said) == said
+
+
+@given(st.integers(0, 10**9))
+def test_number_words_can_be_read_back(value: int) -> None:
+    """Oracle: a reader of number words that knows nothing of the writer."""
+    small = {w: i for i, w in enumerate(text.number_words(i) for i in range(20))}
+    small |= {text.number_words(10 * i): 10 * i for i in range(2, 10)}
+    scales = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
+    total = group = 0
+    for word in text.number_words(value, with_and=value % 2 == 0).split():
+        if word in scales:
+            total, group = total + group * scales[word], 0
+        elif word == "hundred":
+            group *= 100
+        elif word != "and":
+            group += small[word]
+    assert total + group == value
+
+
+def test_number_words_refuses_what_it_cannot_say() -> None:
+    with pytest.raises(ValueError, match="must be below"):
+        text.number_words(10**12)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts of the built-in material alone."""
+    pytest.importorskip("hassil", reason="needs hassil; install earshot[train]")
+    pytest.importorskip("home_assistant_intents", reason="needs home-assistant-intents")
+    folder = tmp_path_factory.mktemp("text")
+    text.prepare(folder, seed=3, config=SMALL, root=folder / "absent")
+    return folder
+
+
+def _both(folder: Path) -> tuple[list[text.TextItem], list[text.TextItem]]:
+    read = text.load_texts
+    return read(folder / "text" / "train.jsonl"), read(folder / "text" / "heldout.jsonl")
+
+
+def test_no_template_and_no_sentence_is_on_both_sides(prepared: Path) -> None:
+    train, held_out = _both(prepared)
+    assert not {i.text for i in train} & {i.text for i in held_out}
+    assert not {i.template for i in train} & {i.template for i in held_out}
+    held_templates = {i.template for i in held_out if i.template.startswith("ha:")}
+    train_templates = {i.template for i in train if i.template.startswith("ha:")}
+    share = len(held_templates) / len(held_templates | train_templates)
+    assert 0.05 < share < 0.12
+
+
+def test_what_is_held_out_does_not_depend_on_the_seed(prepared: Path, tmp_path: Path) -> None:
+    text.prepare(tmp_path, seed=4, config=SMALL, root=tmp_path / "absent")
+    train, held_out = _both(prepared)
+    other_train, other_held_out = _both(tmp_path)
+    assert not {i.template for i in train} & {i.template for i in other_held_out}
+    assert not {i.template for i in other_train} & {i.template for i in held_out}
+    assert [i.text for i in train] != [i.text for i in other_train]
+
+
+def test_built_in_material_covers_every_kind_in_the_recognisers_spelling(prepared: Path) -> None:
+    train, _ = _both(prepared)
+    kinds = {i.kind for i in train}
+    assert {"command", "digits", "spelled", "mix", "phone", "number", "time", "timer"} <= kinds
+    assert {"name", "wake", "word"} <= kinds
+    assert all(i.text == text.normalise(i.text) and i.text for i in train)
+    single = {i.text for i in train if i.kind == "digits" and " " not in i.text}
+    assert {"zero", "one", "nine", "oh"} <= single
+    assert any(re.fullmatch(r"(?:[a-z] ){3,}[a-z]", i.text) for i in train if i.kind == "spelled")
+
+
+def test_an_optional_blank_never_glues_words_together(prepared: Path) -> None:
+    train, _ = _both(prepared)
+    assert not [i.text for i in train if re.search(r"(?:hundred|thousand|ty)kelvin", i.text)]
+
+
+def test_prepare_makes_nothing_twice(prepared: Path) -> None:
+    path = prepared / "text" / "train.jsonl"
+    before = path.stat().st_mtime_ns
+    counts = text.prepare(prepared, seed=3, config=SMALL, root=prepared / "absent")
+    assert path.stat().st_mtime_ns == before
+    assert counts["train/command"] > 1000
+
+
+def test_the_coffee_grammar_is_not_read(tmp_path: Path) -> None:
+    pytest.importorskip("hassil", reason="needs hassil; install earshot[train]")
+    folder = tmp_path / "data" / "text"
+    folder.mkdir(parents=True)
+    grammar = "context:\n  expressions:\n    orderDrink:\n      - mochaccinissimo\n"
+    (folder / "picovoice_coffee_maker_grammar.yaml").write_text(grammar)
+    text.prepare(tmp_path, seed=3, config=SMALL, root=tmp_path / "data")
+    train, held_out = _both(tmp_path)
+    assert train
+    assert not [i.text for i in (*train, *held_out) if "mochaccinissimo" in i.text]
+
+
+def test_corpora_are_read_and_tests_are_not(real_data: Path, tmp_path: Path) -> None:
+    if not (real_data / "text" / "slurp_lm.txt.gz").is_file():
+        pytest.skip(f"{real_data}/text has no slurp_lm.txt.gz")
+    text.prepare(tmp_path, seed=3, config=SMALL, root=real_data)
+    train, held_out = _both(tmp_path)
+    assert {"assistant", "question", "music"} <= {i.kind for i in train}
+    assert not {i.text for i in train} & {i.text for i in held_out}
+    tests = set()
+    manifest = real_data / "librispeech_dev_clean_half" / "manifest.jsonl"
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["split"] != "train":
+            tests.add(text.normalise(row["text"]))
+    assert not tests & {i.text for i in train}
