@@ -274,6 +274,27 @@ def test_truncation_at_every_byte_of_a_header_is_an_audio_error(folder):
                 read_audio(path)
 
 
+@pytest.mark.parametrize("name", FORMS)
+@given(
+    size=st.integers(0, 4_000),
+    damage=st.lists(st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=4)), max_size=4),
+)
+@settings(deadline=None, max_examples=60)
+def test_damaged_bytes_give_sound_or_one_audio_error(folder, name, size, damage):
+    data = bytearray(saved(folder / name, CLIP[:800], **FORMS[name][0]).read_bytes())[:size]
+    for at, value in damage:
+        data[at : at + len(value)] = value
+    path = folder / f"damaged-{name}"
+    path.write_bytes(data)
+    refusal = ""
+    try:
+        for block in read_blocks(path):
+            assert np.isfinite(block).all()
+    except AudioError as err:
+        refusal = str(err)
+    assert refusal == "" or (refusal.startswith(f"{path}: ") and "\n" not in refusal)
+
+
 def test_damage_in_the_middle_of_a_flac(folder):
     noise = np.random.default_rng(0).normal(0, 0.1, RATE * 3).astype(np.float32)
     data = bytearray(saved(folder / "noise.flac", noise).read_bytes())

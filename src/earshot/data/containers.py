@@ -28,6 +28,8 @@ def missing_sound(file: BinaryIO) -> tuple[int, int] | None:
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(12)
+    if len(head) < 12:
+        return None
     if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
         return _chunk_shortfall(file, size, b"data", "<")
     if head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
@@ -37,7 +39,7 @@ def missing_sound(file: BinaryIO) -> tuple[int, int] | None:
         return _shortfall(promised, size - start)
     if head[:4] == b"OggS":
         return _ogg_shortfall(file, size)
-    if head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0):
+    if head[:3] == b"ID3" or (head[0] == 0xFF and head[1] >= 0xE0):
         return _mp3_shortfall(file, size)
     return None
 
