@@ -687,8 +687,10 @@ def prepare(
         plan = _Plan(text_stage.load_texts(train_texts), voices, config, seed=f"{seed}:train")
         stream = plan.clips()
         shard = 0
+        # Clips last a good two seconds: few hours do not need a whole shard.
+        per_shard = min(config.clips_per_shard, max(8, round(config.hours * 1600)))
         while total < config.hours:
-            clips = [next(stream) for _ in range(config.clips_per_shard)]
+            clips = [next(stream) for _ in range(per_shard)]
             path = cuts / f"synthetic_train_{shard:03d}.jsonl.gz"
             if path.is_file():
                 rows = _read_cuts(path)
