@@ -84,7 +84,10 @@ def _print_summary(summary: Mapping[str, Any], *, list_tensors: bool) -> None:
     size = summary["size_bytes"]
     console.print(f"[bold]{escape(summary['name'])}[/]  {escape(summary['path'])}", soft_wrap=True)
     codecs = ", ".join(f"{codec} {count:,}" for codec, count in summary["bytes_by_codec"].items())
-    console.print(f"{size:,} bytes (.ear version {summary['version']}); by codec: {codecs}")
+    console.print(
+        f"{size:,} bytes (.ear version {summary['version']}); by codec: {codecs}",
+        soft_wrap=True,
+    )
     search = ", ".join(f"{key} {value}" for key, value in summary["search"].items())
     console.print(f"{summary['num_pieces']} word pieces; search: {search}", soft_wrap=True)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 PARTIAL_CHUNK_S = 0.1  # how often --stream looks for new words, in seconds of audio
+WORDS_PER_LOOK_S = 10_000  # so many words delay the next look by a second
 
 
 class Form(StrEnum):
@@ -220,7 +221,7 @@ def _do(
     from earshot.core.errors import EarshotError
 
     started = time.perf_counter()
-    shown = ""
+    shown, next_look_s = "", 0.0
     try:
         for heard in _heard(job, recognizer, chunk_s=PARTIAL_CHUNK_S if stream else None):
             audio_s = tally.audio_s + heard.audio_s
@@ -230,10 +231,15 @@ def _do(
                 finished=tally.done + tally.failed + heard.share,
                 real_time_factor=wall_s / audio_s if audio_s else 0.0,
             )
-            if stream and (so_far := heard.stream.result()).text != shown:
-                shown = so_far.text
-                display.partial(heard.audio_s, shown)
-                writer.partial(shown, t_s=heard.audio_s)
+            if stream and heard.audio_s >= next_look_s:
+                so_far = heard.stream.result()
+                # A result holds all words since the start: look at a long one less often, so
+                # that the work stays in proportion to the audio.
+                next_look_s = heard.audio_s + len(so_far.words) / WORDS_PER_LOOK_S
+                if so_far.text != shown:
+                    shown = so_far.text
+                    display.partial(heard.audio_s, shown)
+                    writer.partial(shown, t_s=heard.audio_s)
         transcript = heard.stream.result()
     except EarshotError as err:
         tally.failed += 1
