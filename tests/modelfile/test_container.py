@@ -101,6 +101,14 @@ def test_paths_that_are_no_files(tmp_path):
         assert caught.value.path == str(path)
 
 
+def test_a_name_that_is_no_text(tmp_path):
+    path = write_tiny_model(tmp_path / "tiny.ear")
+    odd = path.rename(tmp_path / "t\udcff.ear")
+    with pytest.raises(ModelFileError) as caught:
+        ModelFile(odd)
+    assert str(caught.value) == f"{odd}: the file's name is not UTF-8. Rename the file."
+
+
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = write_tiny_model(tmp_path / "tiny.ear")
 

@@ -66,7 +66,10 @@ def check_readable(path: Path) -> None:
     """
     try:
         with open(path, "rb"):
+            str(path).encode()  # the engine takes names in UTF-8
             return
+    except UnicodeEncodeError:
+        problem, remedy = "the file's name is not UTF-8", "Rename the file"
     except FileNotFoundError:
         problem, remedy = "there is no such file", "Check the path"
     except IsADirectoryError:
