@@ -29,7 +29,7 @@ Opener = Callable[[bytes], _native.ModelFile]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    """A file name in memory where there is such a folder: tens of thousands of files are written."""
+    """A file in memory where there is such a folder: it is written tens of thousands of times."""
     memory = Path("/dev/shm")
     if not os.access(memory, os.W_OK):
         yield tmp_path / "m.ear"
@@ -230,7 +230,7 @@ def test_extents_that_overflow(offset: int, opened: Opener) -> None:
     ear.tensor("b", "f32", np.zeros(4))
     entries, sections = ear.entries()
     entries[0]["offset"] = offset
-    with pytest.raises(_native.ModelFileError, match="must start at byte|whole number"):
+    with pytest.raises(_native.ModelFileError, match=r"must start at byte|whole number"):
         opened(eb.pack({**ear.header, "tensors": entries}, sections))
 
 
