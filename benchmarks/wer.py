@@ -1,0 +1,542 @@
+"""Word error rates with intervals, Earshot and pocketsphinx on the same audio in one run.
+
+    python benchmarks/wer.py --peers
+    python benchmarks/wer.py --int8-vs-fp32 assistant-en.ear assistant-en-fp32.ear
+
+Prints one table and, as the last line, one JSON object with every figure. Systems alternate
+utterance by utterance, so that a busy machine troubles all of them alike. What counts as a
+set is in `speech_sets.py`, how text is made comparable in `scored_text.py`; counts and
+intervals come from `earshot.data.scoring`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from scored_text import NORMALISATION, scored_text
+from sounds import Sound, wordless_sounds
+from speech_sets import (
+    REAL_SETS,
+    SAMPLE_RATE_HZ,
+    SetMissing,
+    Speech,
+    data_folder,
+    load_set,
+    pooled_sets,
+)
+from systems import METHODS, EarshotSystem, PocketSphinx, System, default_model
+
+from earshot.data.scoring import (
+    Estimate,
+    WordCounts,
+    count_words,
+    relative_change,
+    word_error_rate,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDLESS = "wordless"
+SETS = (*REAL_SETS, "synthetic", WORDLESS)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one system made of one set."""
+
+    system: str
+    counts: list[WordCounts] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Measured:
+    """A set after every system has heard it."""
+
+    speech: Speech
+    audio_s: float
+    speakers: list[str | None]
+    outcomes: list[Outcome]
+
+
+def measure(
+    speech: Speech, systems: Sequence[System], *, transcripts: TextIO | None = None
+) -> Measured:
+    """Runs every system over a set, taking turns at going first.
+
+    Args:
+        speech: The set.
+        systems: What to run.
+        transcripts: Where to write one JSON line an utterance and system.
+    """
+    outcomes = [Outcome(system.name) for system in systems]
+    audio_s = 0.0
+    for index, clip in enumerate(speech.clips):
+        samples = clip.read()
+        audio_s += len(samples) / SAMPLE_RATE_HZ
+        reference = scored_text(clip.text, rules=speech.rules, group=clip.group)
+        for turn in range(len(systems)):
+            which = (index + turn) % len(systems)
+            start = time.process_time()
+            text = systems[which].transcribe(samples)
+            outcomes[which].cpu_s += time.process_time() - start
+            hypothesis = scored_text(text, rules=speech.rules, group=clip.group)
+            outcomes[which].counts.append(count_words(reference, hypothesis))
+            if transcripts is not None:
+                line = {
+                    "set": speech.name,
+                    "id": clip.id,
+                    "system": systems[which].name,
+                    "reference": reference,
+                    "hypothesis": hypothesis,
+                }
+                print(json.dumps(line, ensure_ascii=False), file=transcripts)
+        if index % 20 == 19 or index + 1 == len(speech.clips):
+            progress(f"{speech.name}: {index + 1}/{len(speech.clips)}")
+    progress(None)
+    return Measured(speech, audio_s, [clip.speaker for clip in speech.clips], outcomes)
+
+
+def figure(estimate: Estimate) -> dict[str, float | str | int]:
+    """An estimate under the names that the JSON object uses."""
+    return {
+        "value": estimate.value,
+        "ci95_low": estimate.low,
+        "ci95_high": estimate.high,
+        "resampled": estimate.unit,
+        "units": estimate.num_units,
+    }
+
+
+def progress(text: str | None) -> None:
+    """Shows where the run is, on a terminal only; None ends the line."""
+    if sys.stderr.isatty():
+        print("\r\033[K" + (text or ""), end="", file=sys.stderr, flush=True)
+
+
+def table_row(measured: Measured, outcome: Outcome) -> dict[str, Any]:
+    """One line of the table, as it goes into the JSON object."""
+    speech = measured.speech
+    counts = outcome.counts
+    rate = word_error_rate(counts, measured.speakers)
+    row: dict[str, Any] = {
+        "set": speech.name,
+        "title": speech.title,
+        "system": outcome.system,
+        "utterances": len(counts),
+        "speakers": len({s for s in measured.speakers if s is not None}),
+        "words": sum(c.reference_words for c in counts),
+        "audio_s": round(measured.audio_s, 1),
+        "wer": figure(rate),
+        "substitutions": sum(c.substitutions for c in counts),
+        "deletions": sum(c.deletions for c in counts),
+        "insertions": sum(c.insertions for c in counts),
+        "sentences_wrong": sum(c.errors > 0 for c in counts),
+        "cpu_real_time_factor": round(outcome.cpu_s / measured.audio_s, 4),
+    }
+    if speech.remark:
+        row["remark"] = speech.remark
+    groups = sorted({clip.group for clip in speech.clips if clip.group})
+    if groups:
+        row["by_group"] = {}
+        for group in groups:
+            at = [i for i, clip in enumerate(speech.clips) if clip.group == group]
+            row["by_group"][group] = figure(
+                word_error_rate([counts[i] for i in at], [measured.speakers[i] for i in at])
+            )
+    return row
+
+
+def print_table(rows: Sequence[dict[str, Any]], skipped: dict[str, str]) -> None:
+    """The table for people: one line a set and system."""
+    header = ("set", "system", "utts", "spk", "words", "WER %", "95 % interval", "over", "S/D/I")
+    lines: list[tuple[str, ...]] = [header]
+    for row in rows:
+        wer = row["wer"]
+        lines.append(
+            (
+                row["title"],
+                row["system"],
+                str(row["utterances"]),
+                str(row["speakers"]),
+                str(row["words"]),
+                f"{100 * wer['value']:.1f}",
+                f"{100 * wer['ci95_low']:.1f} to {100 * wer['ci95_high']:.1f}",
+                wer["resampled"],
+                f"{row['substitutions']}/{row['deletions']}/{row['insertions']}",
+            )
+        )
+    print_aligned(lines)
+    for name, reason in skipped.items():
+        print(f"skipped {name}: {reason}")
+
+
+def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
+    """Columns padded to their widest entry, a rule below the header."""
+    widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
+    for number, line in enumerate(lines):
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(padded).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+def insertions(
+    sounds: Sequence[Sound], systems: Sequence[System], *, transcripts: TextIO | None = None
+) -> list[dict[str, Any]]:
+    """Words that each system hears where none are, per hour, for each part and all parts."""
+    words: dict[tuple[str, str], list[int]] = {}
+    hours: dict[str, list[float]] = {}
+    worst: dict[tuple[str, str], dict[str, int]] = {}
+    for index, sound in enumerate(sounds):
+        samples = sound.read()
+        for part in (sound.part, "all"):
+            hours.setdefault(part, []).append(len(samples) / SAMPLE_RATE_HZ / 3600.0)
+        for turn in range(len(systems)):
+            system = systems[(index + turn) % len(systems)]
+            heard = scored_text(system.transcribe(samples)).split()
+            for part in (sound.part, "all"):
+                words.setdefault((part, system.name), []).append(len(heard))
+                if heard:
+                    worst.setdefault((part, system.name), {})[sound.id] = len(heard)
+            if transcripts is not None:
+                line = {
+                    "set": WORDLESS,
+                    "id": sound.id,
+                    "system": system.name,
+                    "reference": "",
+                    "hypothesis": " ".join(heard),
+                }
+                print(json.dumps(line, ensure_ascii=False), file=transcripts)
+        progress(f"{WORDLESS}: {index + 1}/{len(sounds)}")
+    progress(None)
+    rows = []
+    for part in hours:
+        for system in systems:
+            rate = hourly_rate(words[part, system.name], hours[part])
+            rows.append(
+                {
+                    "set": WORDLESS,
+                    "part": part,
+                    "system": system.name,
+                    "recordings": len(hours[part]),
+                    "minutes": round(60.0 * sum(hours[part]), 2),
+                    "words_inserted": sum(words[part, system.name]),
+                    "insertions_per_hour": figure(rate),
+                    "where": worst.get((part, system.name), {}),
+                }
+            )
+    return rows
+
+
+def hourly_rate(words: Sequence[int], hours: Sequence[float], *, resamples: int = 5000) -> Estimate:
+    """Insertions per hour with a 95 % bootstrap interval over recordings.
+
+    Words come in bursts, so recordings are resampled and not words. With no insertion at all a
+    bootstrap would claim certainty: the upper end is then 3 over the hours heard (the
+    rule of three).
+    """
+    table = np.column_stack([np.asarray(words, dtype=np.float64), np.asarray(hours)])
+    value = float(table[:, 0].sum() / table[:, 1].sum())
+    if value == 0.0:
+        return Estimate(0.0, 0.0, 3.0 / float(table[:, 1].sum()), "rule of three", len(table))
+    draws = np.random.default_rng(1).multinomial(
+        len(table), np.full(len(table), 1.0 / len(table)), size=resamples
+    )
+    sums = draws @ table
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
+    return Estimate(value, float(low), float(high), "recording", len(table))
+
+
+def print_insertions(rows: Sequence[dict[str, Any]]) -> None:
+    """The table of false insertions."""
+    lines: list[tuple[str, ...]] = [
+        ("wordless sound", "system", "minutes", "words", "per hour", "95 % interval", "over")
+    ]
+    for row in rows:
+        rate = row["insertions_per_hour"]
+        lines.append(
+            (
+                row["part"],
+                row["system"],
+                f"{row['minutes']:.1f}",
+                str(row["words_inserted"]),
+                f"{rate['value']:.1f}",
+                f"{rate['ci95_low']:.1f} to {rate['ci95_high']:.1f}",
+                rate["resampled"],
+            )
+        )
+    print()
+    print_aligned(lines)
+
+
+def compare_models(
+    quantised: Path,
+    reference: Path,
+    *,
+    sets: Sequence[Speech],
+    methods: Sequence[str],
+    transcripts: TextIO | None,
+) -> list[dict[str, Any]]:
+    """Relative difference in word errors of two model files, each set and all pooled."""
+    systems = [
+        EarshotSystem(path, method=method, label=f"{label} {method.removesuffix('_search')}")
+        for method in methods
+        for label, path in (("int8", quantised), ("fp32", reference))
+    ]
+    measured = [measure(speech, systems, transcripts=transcripts) for speech in sets]
+    rows: list[dict[str, Any]] = []
+    for at, method in enumerate(methods):
+        for part in [*measured, None]:
+            chosen = measured if part is None else [part]
+            int8, fp32 = (
+                [c for m in chosen for c in m.outcomes[2 * at + which].counts] for which in (0, 1)
+            )
+            speakers = [s for m in chosen for s in m.speakers]
+            row: dict[str, Any] = {
+                "set": "pooled" if part is None else part.speech.name,
+                "title": "all sets pooled" if part is None else part.speech.title,
+                "method": method,
+                "utterances": len(speakers),
+                "speakers": len({s for s in speakers if s is not None}),
+                "words": sum(c.reference_words for c in fp32),
+                "int8_wer": figure(word_error_rate(int8, speakers)),
+                "fp32_wer": figure(word_error_rate(fp32, speakers)),
+                "utterances_that_differ": sum(a != b for a, b in zip(int8, fp32, strict=True)),
+            }
+            if any(c.errors for c in fp32):
+                row["relative_change"] = figure(relative_change(fp32, int8, speakers))
+                row["relative_change_over_utterances"] = figure(
+                    relative_change(fp32, int8, [None] * len(speakers))
+                )
+            rows.append(row)
+    return rows
+
+
+def print_comparison(rows: Sequence[dict[str, Any]]) -> None:
+    """The table of int8 against fp32."""
+    lines: list[tuple[str, ...]] = [
+        (
+            "set",
+            "method",
+            "utts",
+            "words",
+            "fp32 WER %",
+            "int8 WER %",
+            "relative %",
+            "95 % interval",
+            "over",
+        )
+    ]
+    for row in rows:
+        change = row.get("relative_change")
+        lines.append(
+            (
+                row["title"],
+                row["method"].removesuffix("_search"),
+                str(row["utterances"]),
+                str(row["words"]),
+                f"{100 * row['fp32_wer']['value']:.2f}",
+                f"{100 * row['int8_wer']['value']:.2f}",
+                f"{100 * change['value']:+.2f}" if change else "-",
+                f"{100 * change['ci95_low']:+.2f} to {100 * change['ci95_high']:+.2f}"
+                if change
+                else "-",
+                change["resampled"] if change else "no fp32 errors",
+            )
+        )
+    print_aligned(lines)
+
+
+def circumstances(models: Sequence[Path]) -> dict[str, Any]:
+    """What a reader needs to run the same again: command, commit, model files, machine."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    try:
+        from earshot import _native
+
+        isa = _native.isa()
+    except ImportError:
+        isa = None
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit,
+        "isa": isa,
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "models": [
+            {
+                "file": path.name,
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            }
+            for path in models
+        ],
+    }
+
+
+def first(speech: Speech, limit: int | None) -> Speech:
+    """The set cut to its first utterances, and a title that says so."""
+    if limit is None or limit >= len(speech.clips):
+        return speech
+    return Speech(
+        speech.name,
+        f"{speech.title} (FIRST {limit} ONLY)",
+        speech.clips[:limit],
+        speech.vocabulary,
+        speech.rules,
+        speech.remark,
+    )
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="recordings (default: $EARSHOT_DATA)")
+    parser.add_argument(
+        "--synthetic",
+        type=Path,
+        default=ROOT / "exp" / "assistant-en" / "synthetic_test",
+        help="folder of the synthetic test; made when absent",
+    )
+    parser.add_argument("--model", type=Path, help="model file (default: the shipped one)")
+    parser.add_argument(
+        "--method", default=",".join(METHODS), help="searches, separated by commas (default: both)"
+    )
+    parser.add_argument("--peers", action="store_true", help="run pocketsphinx as well")
+    parser.add_argument("--peers-only", action="store_true", help="run nothing but pocketsphinx")
+    parser.add_argument("--sets", default=",".join(SETS), help=f"any of {','.join(SETS)}")
+    parser.add_argument("--limit", type=int, help="first utterances of each set, for trying out")
+    parser.add_argument("--json", type=Path, help="also write the JSON object to this file")
+    parser.add_argument("--transcripts", type=Path, help="write what was heard, JSON lines")
+    parser.add_argument(
+        "--int8-vs-fp32", nargs=2, type=Path, metavar=("INT8", "FP32"), help="compare two models"
+    )
+    options = parser.parse_args(argv)
+    for name in options.sets.split(","):
+        if name not in SETS:
+            parser.error(f"--sets names {name!r}; it must be among {', '.join(SETS)}")
+    for name in options.method.split(","):
+        if name not in METHODS:
+            parser.error(f"--method names {name!r}; it must be among {', '.join(METHODS)}")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark. Returns the exit status."""
+    options = arguments(argv)
+    data = data_folder(options.data)
+    methods = options.method.split(",")
+    transcripts = (
+        options.transcripts.open("w", encoding="utf-8", buffering=1)
+        if options.transcripts
+        else None
+    )
+    started = time.time()
+    try:
+        if options.int8_vs_fp32:
+            report = run_comparison(options, data, methods, transcripts)
+        else:
+            report = run_table(options, data, methods, transcripts)
+    except SetMissing as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1
+    finally:
+        if transcripts is not None:
+            transcripts.close()
+    report["wall_s"] = round(time.time() - started, 1)
+    report["normalisation"] = NORMALISATION
+    text = json.dumps(report, ensure_ascii=False)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0
+
+
+def run_comparison(
+    options: argparse.Namespace, data: Path, methods: Sequence[str], transcripts: TextIO | None
+) -> dict[str, Any]:
+    """int8 against fp32 over everything that was not trained on."""
+    quantised, reference = options.int8_vs_fp32
+    sets = [
+        first(speech, options.limit)
+        for speech in pooled_sets(data=data, synthetic=options.synthetic)
+    ]
+    rows = compare_models(quantised, reference, sets=sets, methods=methods, transcripts=transcripts)
+    print_comparison(rows)
+    return {
+        "benchmark": "int8-vs-fp32",
+        **circumstances([quantised, reference]),
+        "rows": rows,
+    }
+
+
+def run_table(
+    options: argparse.Namespace, data: Path, methods: Sequence[str], transcripts: TextIO | None
+) -> dict[str, Any]:
+    """Every set, every system."""
+    chosen = options.sets.split(",")
+    own: list[System] = []
+    models: list[Path] = []
+    if not options.peers_only:
+        models = [options.model or default_model()]
+        own = [EarshotSystem(models[0], method=method) for method in methods]
+    general = [PocketSphinx()] if options.peers or options.peers_only else []
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    for name in chosen:
+        if name == WORDLESS:
+            continue
+        try:
+            speech = load_set(name, data=data, synthetic=options.synthetic)
+        except SetMissing as err:
+            skipped[name] = str(err)
+            continue
+        systems: list[System] = [*own, *general]
+        if general and speech.vocabulary:
+            systems.append(PocketSphinx(speech.vocabulary))
+        measured = measure(first(speech, options.limit), systems, transcripts=transcripts)
+        rows.extend(table_row(measured, outcome) for outcome in measured.outcomes)
+    wordless: list[dict[str, Any]] = []
+    if WORDLESS in chosen:
+        try:
+            sounds = wordless_sounds(data)
+        except SetMissing as err:
+            skipped[WORDLESS] = str(err)
+        else:
+            wordless = insertions(sounds, [*own, *general], transcripts=transcripts)
+    if rows or skipped:
+        print_table(rows, skipped)
+    if wordless:
+        print_insertions(wordless)
+    return {
+        "benchmark": "wer",
+        **circumstances(models),
+        "rows": rows,
+        WORDLESS: wordless,
+        "skipped": skipped,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
