@@ -172,10 +172,19 @@ def c(library: Path) -> ctypes.CDLL:
     lib.earshot_model_name.restype = ctypes.c_char_p
     lib.earshot_stream_result.restype = ctypes.POINTER(Result)
     lib.earshot_recognizer_create.argtypes = [pointer, ctypes.POINTER(Config)]
-    for name in (
-        "model_free model_name model_sample_rate_hz recognizer_free stream_create stream_free"
-        " stream_input_finished stream_is_ready stream_decode stream_result stream_reset"
-    ).split():
+    for name in [
+        "model_free",
+        "model_name",
+        "model_sample_rate_hz",
+        "recognizer_free",
+        "stream_create",
+        "stream_free",
+        "stream_input_finished",
+        "stream_is_ready",
+        "stream_decode",
+        "stream_result",
+        "stream_reset",
+    ]:
         getattr(lib, f"earshot_{name}").argtypes = [pointer]
     lib.earshot_stream_accept_waveform.argtypes = [pointer, pointer, ctypes.c_size_t]
     lib.earshot_decode_streams.argtypes = [ctypes.POINTER(pointer), ctypes.c_size_t]
