@@ -395,6 +395,13 @@ void Executor::EvalEmbedding(const Node& node, const Rows& rows, float* out) {
     const int32_t id = eval_ids_[t];
     if (id < 0) {
       std::memset(out + t * width, 0, width * sizeof(float));
+    } else if (node.table == nullptr) {  // int8: a row's values lie 4 by 4, one group a tile
+      const size_t row = static_cast<size_t>(id);
+      const size_t tiles_per_block = node.weight.padded_columns / 4;
+      const int8_t* first = node.weight.tiles + (row / 16 * tiles_per_block) * 64 + row % 16 * 4;
+      for (size_t k = 0; k < width; ++k) {
+        out[t * width + k] = node.weight.scale[row] * static_cast<float>(first[k / 4 * 64 + k % 4]);
+      }
     } else {
       std::memcpy(out + t * width, node.table + static_cast<size_t>(id) * width, width * sizeof(float));
     }

@@ -57,6 +57,24 @@ bool SameWidth(Op op) {
   }
 }
 
+// The parts of a matrix in codec f32_r16 or i8_r16x4, which the reader has checked.
+Matrix PackedMatrix(const Tensor& tensor) {
+  Matrix matrix;
+  matrix.rows = tensor.shape[0];
+  matrix.columns = tensor.shape[1];
+  if (tensor.codec == Codec::kI8R16x4) {
+    const size_t Mp = (matrix.rows + 15) / 16 * 16;
+    matrix.int8 = true;
+    matrix.padded_columns = (matrix.columns + 63) / 64 * 64;
+    matrix.tiles = reinterpret_cast<const int8_t*>(tensor.data);
+    matrix.scale = reinterpret_cast<const float*>(tensor.data + Mp * matrix.padded_columns);
+    matrix.rowsum = reinterpret_cast<const int32_t*>(tensor.data + Mp * matrix.padded_columns + 4 * Mp);
+  } else {
+    matrix.f32 = tensor.f32();
+  }
+  return matrix;
+}
+
 }  // namespace
 
 const char* OpName(Op op) {
@@ -329,8 +347,15 @@ class GraphBuilder {
     };
     const bool packed = tensor.codec == Codec::kF32R16 || tensor.codec == Codec::kI8R16x4;
     const bool depthwise = node->op == Op::kConv1d && tensor.codec == Codec::kF32 && tensor.shape.size() == 2;
+    if (role == "table" && tensor.codec == Codec::kI8R16x4) {
+      node->weight = PackedMatrix(tensor);
+      node->table_rows = node->weight.rows;
+      Remember(node, role, node->weight.columns);
+      return;
+    }
     if (role == "table" || (role == "weight" && depthwise)) {
-      need(tensor.codec == Codec::kF32 && tensor.shape.size() == 2, "f32 with 2 dimensions");
+      need(tensor.codec == Codec::kF32 && tensor.shape.size() == 2,
+           role == "table" ? "i8_r16x4, or f32 with 2 dimensions" : "f32 with 2 dimensions");
       node->table = tensor.f32();
       node->table_rows = tensor.shape[0];
       Remember(node, role, tensor.shape[1]);
@@ -344,20 +369,7 @@ class GraphBuilder {
     }
     if (role == "weight" || role == "weight_x" || role == "weight_h") {
       need(packed, node->op == Op::kConv1d ? "f32_r16, i8_r16x4, or f32 with 2 dimensions" : "f32_r16 or i8_r16x4");
-      Matrix matrix;
-      matrix.rows = tensor.shape[0];
-      matrix.columns = tensor.shape[1];
-      if (tensor.codec == Codec::kI8R16x4) {
-        const size_t Mp = (matrix.rows + 15) / 16 * 16;
-        matrix.int8 = true;
-        matrix.padded_columns = (matrix.columns + 63) / 64 * 64;
-        matrix.tiles = reinterpret_cast<const int8_t*>(tensor.data);
-        matrix.scale = reinterpret_cast<const float*>(tensor.data + Mp * matrix.padded_columns);
-        matrix.rowsum = reinterpret_cast<const int32_t*>(tensor.data + Mp * matrix.padded_columns + 4 * Mp);
-      } else {
-        matrix.f32 = tensor.f32();
-      }
-      (role == "weight_h" ? node->weight_h : node->weight) = matrix;
+      (role == "weight_h" ? node->weight_h : node->weight) = PackedMatrix(tensor);
       return;
     }
     need(tensor.codec == Codec::kF32 && tensor.shape.size() == 1, "f32 with 1 dimension");

@@ -1,7 +1,7 @@
 """Writes a trained `Transducer` as a `.ear` file.
 
 The network describes itself as graphs; this module picks a codec for every tensor and packs it.
-Matrices take the recipe's codec, vectors and embedding tables stay float32.
+Matrices and embedding tables take the recipe's codec, vectors stay float32.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ def export_transducer(
     packed = {}
     for tensor_name, tensor in tensors.items():
         value = tensor.value.detach().float().cpu().numpy()
-        if tensor.role == "matrix":
-            encode = encode_int8 if codec == "i8_r16x4" else encode_f32_r16
-            packed[tensor_name] = encode(value)
-        else:
+        if tensor.role == "vector":
             packed[tensor_name] = encode_f32(value)
+        elif codec == "i8_r16x4":
+            packed[tensor_name] = encode_int8(value)
+        else:
+            encode = encode_f32_r16 if tensor.role == "matrix" else encode_f32
+            packed[tensor_name] = encode(value)
     packed["tokenizer"] = encode_u8(tokenizer)
     predictor = model.config.predictor
     stateless = predictor.type == "stateless"

@@ -18,7 +18,7 @@ Role = Literal["vector", "table", "matrix"]
 
 @dataclass(frozen=True, slots=True)
 class GraphTensor:
-    """One tensor of a graph. A `matrix` may be quantised; a `vector` or `table` stays float32."""
+    """One tensor of a graph. A `matrix` or `table` may be quantised; a `vector` stays float32."""
 
     value: Tensor
     role: Role
