@@ -7,10 +7,6 @@ namespace nb = nanobind;
 void bind_signal(nb::module_& m);
 void bind_model(nb::module_& m);
 
-#if !defined(EARSHOT_HAVE_BIND_MODEL)
-void bind_model(nb::module_&) {}
-#endif
-
 NB_MODULE(_native, m) {
   m.attr("__version__") = EARSHOT_VERSION;
   bind_signal(m);

@@ -1,6 +1,6 @@
 """Alignment counts against a recursive oracle and jiwer."""
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def counts(ref: list[int], hyp: list[int]) -> tuple[int, int, int, int]:
 def oracle(ref: tuple[int, ...], hyp: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Best of all alignments by (fewest errors, most hits), as a recursion over prefixes."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(n: int, m: int) -> tuple[int, int, int, int, int, int]:
         if n == 0 and m == 0:
             return (0, 0, 0, 0, 0, 0)

@@ -34,7 +34,8 @@ def kaldi_fbank(samples: Samples, *, num_bins: int = 80) -> Frames:
     extractor.accept_waveform(16000, samples.tolist())
     extractor.input_finished()
     frames = [extractor.get_frame(i) for i in range(extractor.num_frames_ready)]
-    return np.array(frames, np.float32).reshape(-1, num_bins)
+    stacked: Frames = np.array(frames, np.float32).reshape(-1, num_bins)
+    return stacked
 
 
 def oracle(samples: Samples) -> npt.NDArray[np.float64]:

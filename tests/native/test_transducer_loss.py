@@ -105,9 +105,11 @@ def torch_gradient(
     log_probs = z.log_softmax(-1)
     blank = log_probs[:, :, 0]
     frames, width = blank.shape
-    label = torch.stack([log_probs[:, u, int(y)] for u, y in enumerate(labels)], dim=1) if (
-        len(labels)
-    ) else log_probs[:, :0, 0]
+    label = (
+        torch.stack([log_probs[:, u, int(y)] for u, y in enumerate(labels)], dim=1)
+        if len(labels)
+        else log_probs[:, :0, 0]
+    )
     if fastemit_lambda:
         # Same value, label gradient times 1 + lambda.
         label = label * (1 + fastemit_lambda) - (label * fastemit_lambda).detach()

@@ -71,6 +71,8 @@ const std::vector<Kernels>& Available() {
     if (getauxval(AT_HWCAP) & kDotProduct) {
       found.push_back(EARSHOT_TABLE("neondot", neondot, neon));
     }
+#elif defined(__APPLE__)
+    found.push_back(EARSHOT_TABLE("neondot", neondot, neon));  // every Apple aarch64 CPU
 #endif
     found.push_back(EARSHOT_TABLE("neon", neon, neon));
 #endif

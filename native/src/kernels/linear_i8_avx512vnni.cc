@@ -20,7 +20,6 @@ void Tiles(const int8_t* tiles, const float* scale, const int32_t* rowsum, const
   __m512i acc[kWays][Frames][Blocks];
 #pragma GCC unroll 32
   for (size_t i = 0; i < kWays * Frames * Blocks; ++i) (&acc[0][0][0])[i] = _mm512_setzero_si512();
-  const __m512i flip = _mm512_set1_epi32(static_cast<int>(0x80808080u));
   for (size_t k = 0; k < kp; k += 4 * kWays) {
 #pragma GCC unroll 2
     for (size_t way = 0; way < kWays; ++way) {
@@ -31,9 +30,9 @@ void Tiles(const int8_t* tiles, const float* scale, const int32_t* rowsum, const
       }
 #pragma GCC unroll 32
       for (size_t f = 0; f < Frames; ++f) {
-        int four;
+        unsigned four;
         __builtin_memcpy(&four, xq + f * kp + k + 4 * way, 4);
-        const __m512i x = _mm512_xor_si512(_mm512_set1_epi32(four), flip);
+        const __m512i x = _mm512_set1_epi32(static_cast<int>(four ^ 0x80808080u));
 #pragma GCC unroll 32
         for (size_t b = 0; b < Blocks; ++b) {
           acc[way][f][b] = _mm512_dpbusd_epi32(acc[way][f][b], x, tile[b]);
