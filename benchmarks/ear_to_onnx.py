@@ -12,6 +12,7 @@ only, and the input's last frame is to be repeated at the end. Knows nothing of 
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,6 +301,7 @@ def quantise_dynamically(paths: dict[str, Path], folder: Path) -> dict[str, Path
     from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 
     folder.mkdir(parents=True, exist_ok=True)
+    logging.getLogger().setLevel(logging.ERROR)  # or it advises shape inference each time
     out = {}
     for name, path in paths.items():
         out[name] = folder / f"{name}.int8.onnx"

@@ -48,6 +48,9 @@ from earshot.data.scoring import (
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDLESS = "wordless"
+AIMS = {"digits": 0.08, "synthetic": 0.08}  # word error rate
+AIM_INSERTIONS_PER_HOUR = 10.0
+AIM_RELATIVE_CHANGE = 0.02
 SETS = (*REAL_SETS, "synthetic", WORDLESS)
 
 
@@ -222,7 +225,7 @@ def insertions(
         progress(f"{WORDLESS}: {index + 1}/{len(sounds)}")
     progress(None)
     rows = []
-    for part in hours:
+    for part in (*(part for part in hours if part != "all"), "all"):
         for system in systems:
             rate = hourly_rate(words[part, system.name], hours[part])
             rows.append(
@@ -279,6 +282,36 @@ def print_insertions(rows: Sequence[dict[str, Any]]) -> None:
         )
     print()
     print_aligned(lines)
+
+
+def aims(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the project asks of Earshot's figures, and whether they keep to it."""
+    found: list[tuple[str, float, float]] = []
+    for row in report["rows"]:
+        if row["set"] in AIMS and row["system"].startswith("earshot"):
+            found.append(
+                (f"WER {row['set']}, {row['system']}", row["wer"]["value"], AIMS[row["set"]])
+            )
+        if row["set"] == "pooled" and "relative_change" in row:
+            change = row["relative_change"]["value"]
+            name = f"int8 against fp32, {row['method']}, relative"
+            found.append((name, change, AIM_RELATIVE_CHANGE))
+    for row in report.get(WORDLESS, []):
+        if row["part"] == "all" and row["system"].startswith("earshot"):
+            rate = row["insertions_per_hour"]["value"]
+            found.append((f"insertions per hour, {row['system']}", rate, AIM_INSERTIONS_PER_HOUR))
+    return [
+        {"what": what, "figure": figure, "aim": aim, "met": figure <= aim}
+        for what, figure, aim in found
+    ]
+
+
+def print_aims(found: Sequence[dict[str, Any]]) -> None:
+    """One line an aim."""
+    print()
+    for aim in found:
+        verdict = "met" if aim["met"] else "MISSED"
+        print(f"{verdict}: {aim['what']} {aim['figure']:.4g} (aim: at most {aim['aim']:g})")
 
 
 def compare_models(
@@ -463,6 +496,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if transcripts is not None:
             transcripts.close()
+    report["aims"] = aims(report)
+    print_aims(report["aims"])
     report["wall_s"] = round(time.time() - started, 1)
     report["normalisation"] = NORMALISATION
     text = json.dumps(report, ensure_ascii=False)

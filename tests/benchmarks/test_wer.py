@@ -1,0 +1,136 @@
+"""The benchmark's own arithmetic, with recognisers that say what they are told to."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sounds import Sound
+from speech_sets import Clip, Speech
+from wer import arguments, first, hourly_rate, insertions, main, measure, table_row
+
+Samples = npt.NDArray[np.float32]
+
+
+class Parrot:
+    """Says the number that is written in the samples, or something else now and then."""
+
+    def __init__(self, name: str, *, wrong_every: int = 0) -> None:
+        self.name = name
+        self.heard: list[int] = []
+        self._wrong_every = wrong_every
+
+    def transcribe(self, samples: Samples) -> str:
+        number = int(samples[0])
+        self.heard.append(number)
+        wrong = self._wrong_every and number % self._wrong_every == 0
+        return "no answer" if wrong else f"word {number}"
+
+
+def speech(count: int, *, speakers: int) -> Speech:
+    return Speech(
+        "made-up",
+        "made up",
+        tuple(
+            Clip(
+                str(i),
+                f"Word {i}.",
+                f"s{i % speakers}",
+                lambda i=i: np.full(1600, i, np.float32),
+                "even" if i % 2 == 0 else "odd",
+            )
+            for i in range(count)
+        ),
+    )
+
+
+def test_every_system_hears_every_clip_and_errors_are_counted() -> None:
+    right, wrong = Parrot("right"), Parrot("wrong", wrong_every=4)
+    lines = io.StringIO()
+    measured = measure(speech(40, speakers=12), [right, wrong], transcripts=lines)
+    assert right.heard == wrong.heard == list(range(40))
+    rows = [table_row(measured, outcome) for outcome in measured.outcomes]
+    assert rows[0]["wer"]["value"] == 0.0
+    assert rows[1]["wer"]["value"] == pytest.approx(20 / 80)  # two substitutions a wrong one
+    assert rows[1]["substitutions"] == 20
+    assert rows[1]["wer"]["resampled"] == "speaker"
+    assert rows[1]["wer"]["ci95_low"] < 0.25 < rows[1]["wer"]["ci95_high"]
+    assert rows[1]["by_group"]["odd"]["value"] == 0.0
+    assert rows[1]["by_group"]["even"]["value"] == pytest.approx(0.5)
+    assert len(lines.getvalue().splitlines()) == 80
+
+
+def test_few_speakers_mean_utterances_and_the_row_says_so() -> None:
+    measured = measure(speech(40, speakers=2), [Parrot("wrong", wrong_every=4)])
+    assert table_row(measured, measured.outcomes[0])["wer"]["resampled"] == "utterance"
+
+
+def test_a_shortened_set_says_so() -> None:
+    cut = first(speech(40, speakers=2), 3)
+    assert len(cut.clips) == 3
+    assert "FIRST 3 ONLY" in cut.title
+
+
+class Chatter:
+    """Hears one word where the sound is loud."""
+
+    name = "chatter"
+
+    def transcribe(self, samples: Samples) -> str:
+        return "hello there" if samples[0] > 0.5 else ""
+
+
+def test_insertions_are_counted_by_part_and_per_hour() -> None:
+    def sound(name: str, part: str, level: float) -> Sound:
+        return Sound(name, part, 36.0, lambda: np.full(16000 * 36, level, np.float32))
+
+    rows = insertions(
+        [sound("a", "unseen", 1.0), sound("b", "unseen", 0.0), sound("c", "seen", 0.0)],
+        [Chatter()],
+    )
+    by_part = {row["part"]: row for row in rows}
+    assert list(by_part) == ["unseen", "seen", "all"]
+    assert by_part["unseen"]["insertions_per_hour"]["value"] == pytest.approx(2 / 0.02)
+    assert by_part["unseen"]["where"] == {"a": 2}
+    assert by_part["seen"]["words_inserted"] == 0
+    assert by_part["all"]["insertions_per_hour"]["value"] == pytest.approx(2 / 0.03)
+
+
+def test_no_insertion_is_not_certainty() -> None:
+    rate = hourly_rate([0, 0, 0], [0.05, 0.05, 0.1])
+    assert (rate.value, rate.low) == (0.0, 0.0)
+    assert rate.high == pytest.approx(15.0)
+
+
+def test_unknown_sets_are_refused() -> None:
+    with pytest.raises(SystemExit):
+        arguments(["--sets", "digits,speling"])
+
+
+def test_runs_end_to_end_on_a_tiny_model_and_ends_with_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import soundfile
+    from tiny_model import write_tiny_model
+
+    model = write_tiny_model(tmp_path / "tiny.ear")
+    folder = tmp_path / "librispeech_dev_clean_half"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    rows = []
+    for i in range(3):
+        soundfile.write(folder / f"{i}.wav", 0.1 * rng.standard_normal(8000), 16000)
+        row = {"id": str(i), "audio": f"{i}.wav", "text": "turn on", "split": "test"}
+        rows.append(row | {"lang": "en", "speaker": "x"})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    chosen = ["--data", str(tmp_path), "--synthetic", str(tmp_path / "none")]
+    status = main([*chosen, "--model", str(model), "--sets", "librispeech,digits"])
+    assert status == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["system"] for row in report["rows"]] == ["earshot greedy", "earshot modified_beam"]
+    assert all(row["words"] == 6 for row in report["rows"])
+    assert "spoken_digits" in report["skipped"]["digits"]
