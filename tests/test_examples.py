@@ -1,4 +1,4 @@
-"""README's first command: the shipped clips, through the installed package and the embedded model."""
+"""README's first command: the shipped clips, through the installed package and its own model."""
 
 from __future__ import annotations
 
