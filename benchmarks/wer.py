@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -51,6 +52,7 @@ WORDLESS = "wordless"
 AIMS = {"digits": 0.08, "synthetic": 0.08}  # word error rate
 AIM_INSERTIONS_PER_HOUR = 10.0
 AIM_RELATIVE_CHANGE = 0.02
+MIN_RECORDINGS = 8
 SETS = (*REAL_SETS, "synthetic", WORDLESS)
 
 
@@ -244,22 +246,44 @@ def insertions(
 
 
 def hourly_rate(words: Sequence[int], hours: Sequence[float], *, resamples: int = 5000) -> Estimate:
-    """Insertions per hour with a 95 % bootstrap interval over recordings.
+    """Insertions per hour with a 95 % interval.
 
-    Words come in bursts, so recordings are resampled and not words. With no insertion at all a
-    bootstrap would claim certainty: the upper end is then 3 over the hours heard (the
-    rule of three).
+    Words come in bursts, so recordings are resampled and not words. With fewer recordings than
+    `MIN_RECORDINGS`, or no insertion at all, a bootstrap would claim too much certainty: the
+    interval is then that of a Poisson count.
     """
+    total, time_h = sum(words), sum(hours)
+    if total == 0 or len(words) < MIN_RECORDINGS:
+        low, high = poisson_interval(total)
+        return Estimate(total / time_h, low / time_h, high / time_h, "word (Poisson)", total)
     table = np.column_stack([np.asarray(words, dtype=np.float64), np.asarray(hours)])
-    value = float(table[:, 0].sum() / table[:, 1].sum())
-    if value == 0.0:
-        return Estimate(0.0, 0.0, 3.0 / float(table[:, 1].sum()), "rule of three", len(table))
     draws = np.random.default_rng(1).multinomial(
         len(table), np.full(len(table), 1.0 / len(table)), size=resamples
     )
     sums = draws @ table
     low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
-    return Estimate(value, float(low), float(high), "recording", len(table))
+    return Estimate(total / time_h, float(low), float(high), "recording", len(table))
+
+
+def poisson_interval(count: int) -> tuple[float, float]:
+    """Exact central 95 % interval of the mean of a Poisson count.
+
+    Source:
+        Garwood, "Fiducial limits for the Poisson distribution", Biometrika 28, 1936.
+    """
+
+    def at_most(k: int, mean: float) -> float:
+        terms = (k_ * math.log(mean) - mean - math.lgamma(k_ + 1) for k_ in range(k + 1))
+        return sum(math.exp(term) for term in terms)
+
+    def mean_where(k: int, probability: float) -> float:
+        low, high = 1e-9, 2.0 * count + 20.0
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_most(k, middle) > probability else (low, middle)
+        return low
+
+    return (0.0 if count == 0 else mean_where(count - 1, 0.975)), mean_where(count, 0.025)
 
 
 def print_insertions(rows: Sequence[dict[str, Any]]) -> None:
@@ -500,12 +524,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_aims(report["aims"])
     report["wall_s"] = round(time.time() - started, 1)
     report["normalisation"] = NORMALISATION
-    text = json.dumps(report, ensure_ascii=False)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    report["complete"] = True
+    save(options.json, report)
+    print(json.dumps(report, ensure_ascii=False))
     return 0
+
+
+def save(path: Path | None, report: dict[str, Any]) -> None:
+    """Writes the JSON object, if a file for it was named."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def run_comparison(
@@ -538,39 +567,30 @@ def run_table(
         own = [EarshotSystem(models[0], method=method) for method in methods]
     general = [PocketSphinx()] if options.peers or options.peers_only else []
     rows: list[dict[str, Any]] = []
+    wordless: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
+    report: dict[str, Any] = {"benchmark": "wer", **circumstances(models), "complete": False}
+    report |= {"rows": rows, WORDLESS: wordless, "skipped": skipped}
     for name in chosen:
-        if name == WORDLESS:
-            continue
+        systems: list[System] = [*own, *general]
         try:
+            if name == WORDLESS:
+                wordless += insertions(wordless_sounds(data), systems, transcripts=transcripts)
+                continue
             speech = load_set(name, data=data, synthetic=options.synthetic)
         except SetMissing as err:
             skipped[name] = str(err)
             continue
-        systems: list[System] = [*own, *general]
         if general and speech.vocabulary:
             systems.append(PocketSphinx(speech.vocabulary))
         measured = measure(first(speech, options.limit), systems, transcripts=transcripts)
         rows.extend(table_row(measured, outcome) for outcome in measured.outcomes)
-    wordless: list[dict[str, Any]] = []
-    if WORDLESS in chosen:
-        try:
-            sounds = wordless_sounds(data)
-        except SetMissing as err:
-            skipped[WORDLESS] = str(err)
-        else:
-            wordless = insertions(sounds, [*own, *general], transcripts=transcripts)
+        save(options.json, report)  # a run with peers takes long: keep what is there
     if rows or skipped:
         print_table(rows, skipped)
     if wordless:
         print_insertions(wordless)
-    return {
-        "benchmark": "wer",
-        **circumstances(models),
-        "rows": rows,
-        WORDLESS: wordless,
-        "skipped": skipped,
-    }
+    return report
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch", reason="the oracle is torch; pip install '.
 
 from ear_to_onnx import graph_to_onnx, quantise_dynamically, stacked_gates, write_onnx
 from onnx_runner import OnnxEncoder, OnnxGreedy, one_thread_session
-from tiny_model import BINS, tiny_parts, write_tiny_model
 
 from earshot import _native
 from earshot.modelfile.codecs import lstm_unit_blocks
+from tests.tiny_model import BINS, tiny_parts, write_tiny_model
 
 
 def test_gates_come_back_in_the_order_of_onnx() -> None:

@@ -11,7 +11,16 @@ import numpy.typing as npt
 import pytest
 from sounds import Sound
 from speech_sets import Clip, Speech
-from wer import arguments, first, hourly_rate, insertions, main, measure, table_row
+from wer import (
+    arguments,
+    first,
+    hourly_rate,
+    insertions,
+    main,
+    measure,
+    poisson_interval,
+    table_row,
+)
 
 Samples = npt.NDArray[np.float32]
 
@@ -101,9 +110,31 @@ def test_insertions_are_counted_by_part_and_per_hour() -> None:
 
 
 def test_no_insertion_is_not_certainty() -> None:
-    rate = hourly_rate([0, 0, 0], [0.05, 0.05, 0.1])
+    rate = hourly_rate([0] * 20, [0.01] * 20)
     assert (rate.value, rate.low) == (0.0, 0.0)
-    assert rate.high == pytest.approx(15.0)
+    assert rate.high == pytest.approx(3.689 / 0.2, rel=1e-3)
+
+
+def test_few_recordings_are_not_resampled() -> None:
+    rate = hourly_rate([3], [0.05])
+    assert rate.unit == "word (Poisson)"
+    assert (rate.low, rate.high) == pytest.approx((0.6187 / 0.05, 8.7673 / 0.05), rel=1e-3)
+
+
+def test_many_recordings_are_resampled() -> None:
+    rate = hourly_rate([10, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0.01] * 10)
+    assert rate.unit == "recording"
+    assert rate.low == 0.0  # one recording has it all
+    assert rate.high > 1.5 * rate.value
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_poisson_intervals_cover_what_they_should(count: int) -> None:
+    """Oracle: at the ends, simulated counts reach the observed one 2.5 % of the time."""
+    low, high = poisson_interval(count)
+    rng = np.random.default_rng(count)
+    assert (rng.poisson(low, 200_000) >= count).mean() == pytest.approx(0.025, abs=0.002)
+    assert (rng.poisson(high, 200_000) <= count).mean() == pytest.approx(0.025, abs=0.002)
 
 
 def test_unknown_sets_are_refused() -> None:
@@ -115,7 +146,8 @@ def test_runs_end_to_end_on_a_tiny_model_and_ends_with_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import soundfile
-    from tiny_model import write_tiny_model
+
+    from tests.tiny_model import write_tiny_model
 
     model = write_tiny_model(tmp_path / "tiny.ear")
     folder = tmp_path / "librispeech_dev_clean_half"
