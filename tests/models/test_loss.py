@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 from earshot.models.loss import merged_transducer_loss, reference_transducer_loss
 
 
-def enumerate_alignments(logits: "torch.Tensor", labels: list[int], *, one_symbol: bool) -> float:
-    """Minus log of the sum over all alignments, each walked arc by arc; no recursion over a grid."""
+def enumerate_alignments(logits: torch.Tensor, labels: list[int], *, one_symbol: bool) -> float:
+    """Minus log of the sum over all alignments, each walked arc by arc, without a grid."""
     log_probs = torch.log_softmax(logits.double(), dim=-1)
     frames, count = logits.shape[0], len(labels)
     total = -math.inf
@@ -41,7 +41,9 @@ def enumerate_alignments(logits: "torch.Tensor", labels: list[int], *, one_symbo
 
 @pytest.mark.parametrize("one_symbol", [False, True])
 @pytest.mark.parametrize(("frames", "count"), [(1, 0), (1, 1), (3, 0), (3, 2), (4, 3), (4, 4)])
-def test_reference_equals_the_sum_over_alignments(frames: int, count: int, one_symbol: bool) -> None:
+def test_reference_equals_the_sum_over_alignments(
+    frames: int, count: int, one_symbol: bool
+) -> None:
     torch.manual_seed(frames * 10 + count)
     logits = torch.randn(frames, count + 1, 5, dtype=torch.float64)
     labels = torch.randint(1, 5, (count,))

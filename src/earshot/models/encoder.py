@@ -6,7 +6,9 @@ Every layer is causal and carries its state explicitly, so `step` on chunks give
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +56,15 @@ class LstmEncoder(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
-        for lstm in self.lstms:  # forget gates start open: gradients reach back over pauses
-            hidden = config.hidden
+        hidden = config.hidden
+        for lstm, _ in self._layers():  # forget gates start open: gradients cross pauses
             nn.init.zeros_(lstm.bias_hh_l0)
             nn.init.zeros_(lstm.bias_ih_l0)
             lstm.bias_ih_l0.data[hidden : 2 * hidden] = 1.0
+
+    def _layers(self) -> Iterator[tuple[nn.LSTM, nn.LayerNorm]]:
+        for lstm, norm in zip(self.lstms, self.norms, strict=True):
+            yield cast("nn.LSTM", lstm), cast("nn.LayerNorm", norm)
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Fix the feature statistics, each (num_bins,). They never change afterwards."""
@@ -110,10 +116,11 @@ class LstmEncoder(nn.Module):
         x = (chunk - self.mean) * self.inv_std
         x = self.project(x.reshape(batch, frames // stack, bins * stack))
         h, c = [], []
-        for index, (lstm, norm) in enumerate(zip(self.lstms, self.norms, strict=True)):
+        for index, (lstm, norm) in enumerate(self._layers()):
             start = (state.h[index : index + 1].to(x.dtype), state.c[index : index + 1].to(x.dtype))
             out, (last_h, last_c) = lstm(x, start)
-            x = norm(x + self.dropout(out))
+            # One mask per utterance, not per frame: kinder to recurrence and far cheaper to draw.
+            x = norm(x + out * self.dropout(torch.ones_like(out[:, :1])))
             h.append(last_h)
             c.append(last_c)
         return x, EncoderState(torch.cat(h), torch.cat(c))
@@ -128,7 +135,7 @@ class LstmEncoder(nn.Module):
         x = graph.node("stack", [x], factor=self.config.stack)
         x = graph.linear(x, self.project)
         last = self.config.layers - 1
-        for index, (lstm, norm) in enumerate(zip(self.lstms, self.norms, strict=True)):
+        for index, (lstm, norm) in enumerate(self._layers()):
             h = describe_lstm(graph, x, lstm)
             total = graph.node("add", [x, h])
             x = graph.node(

@@ -49,9 +49,7 @@ class Augmenter:
     noise: NoisePool | None
     rooms: tuple[Samples, ...]
 
-    def perturb_audio(
-        self, samples: Samples, strength: float, rng: np.random.Generator
-    ) -> Samples:
+    def perturb_audio(self, samples: Samples, strength: float, rng: np.random.Generator) -> Samples:
         """Speed, room, noise, band limit, level and padding.
 
         Args:
@@ -66,6 +64,8 @@ class Augmenter:
         if rng.random() < strength:
             samples = _change_speed(samples, rng.uniform(1 - c.speed, 1 + c.speed))
         before, after = rng.integers(0, int(c.padding_max_s * SAMPLE_RATE_HZ) + 1, size=2)
+        if rng.random() < c.cut_tail_share:  # the last word must come without silence after it
+            samples, after = samples[: _speech_end(samples)], 0
         samples = np.pad(samples, (int(before), int(after)))
         if self.rooms and rng.random() < c.reverb_share * strength:
             room = self.rooms[rng.integers(len(self.rooms))]
@@ -132,6 +132,13 @@ def _change_speed(samples: Samples, rate: float) -> Samples:
     right = np.minimum(left + 1, len(samples) - 1)
     share = position - left
     return samples[left] * (1 - share) + samples[right] * share
+
+
+def _speech_end(samples: Samples) -> int:
+    """One past the last sample above 2 % of the peak."""
+    level = np.abs(samples)
+    loud = np.flatnonzero(level > 0.02 * level.max(initial=0.0))
+    return int(loud[-1]) + 1 if len(loud) else len(samples)
 
 
 def _warp_vocal_tract(features: Samples, factor: float) -> Samples:

@@ -7,6 +7,7 @@ Knows nothing of networks or losses.
 
 from __future__ import annotations
 
+import json
 import multiprocessing as mp
 import zlib
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,7 @@ class Batch:
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:  # noqa: FBT001,FBT002
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device` (the signature is torch's own)."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
@@ -122,8 +123,8 @@ def read_cuts(path: Path) -> list[MonoCut]:
 def read_sources(folder: Path, shares: Mapping[str, SourceConfig]) -> dict[str, list[MonoCut]]:
     """Sources by name from the training manifests below `folder`.
 
-    A manifest `<source>_train*.jsonl.gz` feeds the source of that name, except `real_train`, whose cuts
-    are sorted by the `kind` of their supervision.
+    A manifest `<source>_train*.jsonl.gz` feeds the source of that name, except `real_train`,
+    whose cuts are sorted by the `kind` of their supervision.
 
     Args:
         folder: Holds the manifests that the preparation stages wrote.
@@ -144,8 +145,9 @@ def read_sources(folder: Path, shares: Mapping[str, SourceConfig]) -> dict[str, 
                 sources.setdefault(name, []).append(cut)
     if not sources:
         raise ManifestError(
-            f"{folder}: has no cuts for the sources {', '.join(shares)}. Run the preparation "
-            "stages first (`earshot train run RECIPE`)."
+            folder,
+            f"has no cuts for the sources {', '.join(shares)}",
+            remedy="Run the preparation stages first: earshot train run RECIPE",
         )
     return sources
 
@@ -198,14 +200,12 @@ class TrainingClips(Dataset[Batch]):
             text = cut.supervisions[0].text or ""
             features = self._features(load_audio(cut), rng)
             labels = self._tokenizer.encode(text)
-            # A frame is 40 ms and emits one piece at most: clips that speak faster cannot be learnt.
+            # A frame of 40 ms emits one piece at most: faster speech cannot be learnt.
             if len(labels) <= 0.8 * len(features) / self._stack:
                 clips.append((features, labels, text, kind_of(cut)))
         return _collate(clips, self._num_bins)
 
-    def _features(
-        self, samples: Samples, rng: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
+    def _features(self, samples: Samples, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         if self._augmenter is None:
             return _native.fbank(samples, self._num_bins)
         strength = strength_at(self._progress.get(), self._augmenter.config)
@@ -323,8 +323,6 @@ def _read_noise(folder: Path) -> NoisePool | None:
     track = folder / "noise" / "pool.npy"
     if not track.exists():
         return None
-    import json
-
     offsets = json.loads((folder / "noise" / "offsets.json").read_text(encoding="utf-8"))
     return NoisePool(np.load(track, mmap_mode="r"), np.asarray(offsets, dtype=np.int64))
 

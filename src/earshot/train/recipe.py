@@ -57,6 +57,7 @@ class AugmentConfig:
     band_limit_share: float = 0.15  # telephone band: half of the sampling rate is gone
     level_min_db: float = -30.0
     padding_max_s: float = 0.6
+    cut_tail_share: float = 0.25  # clips that end where their speech ends
     time_masks: int = 2
     time_mask_frames: int = 12
     frequency_masks: int = 2

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from earshot import _native
 from earshot.compress.export import export_transducer
 from earshot.core.errors import ConfigError
 from earshot.models.transducer import Transducer
@@ -24,7 +25,17 @@ from earshot.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("text", "noise", "rooms", "corpora", "synthesis", "tokenizer", "statistics", "train", "export")
+STAGES = (
+    "text",
+    "noise",
+    "rooms",
+    "corpora",
+    "synthesis",
+    "tokenizer",
+    "statistics",
+    "train",
+    "export",
+)
 
 
 def run(recipe: Recipe, *, stages: Sequence[str] | None = None, resume: bool = True) -> Path:
@@ -129,8 +140,6 @@ def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
     path = folder / "statistics.npz"
     if path.exists():
         return
-    from earshot import _native
-
     rng = np.random.default_rng(recipe.train.seed)
     rows = []
     for cuts in read_sources(folder / "cuts", recipe.sources).values():

@@ -1,0 +1,86 @@
+"""Augmentation: repeatable, bounded, nothing at strength 0 but padding and level."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from earshot.train.augment import Augmenter, NoisePool, strength_at
+from earshot.train.recipe import AugmentConfig
+
+CONFIG = AugmentConfig()
+CLIP = (0.3 * np.sin(np.arange(16000) * 0.2)).astype(np.float32)
+CLIP[12000:] = 0.0
+
+
+@pytest.fixture
+def augmenter() -> Augmenter:
+    rng = np.random.default_rng(0)
+    noise = NoisePool(
+        rng.integers(-8000, 8000, 40000).astype(np.int16), np.array([[0, 10000], [10000, 40000]])
+    )
+    room = np.exp(-np.arange(800) / 100).astype(np.float32)
+    return Augmenter(CONFIG, noise, (room,))
+
+
+def test_strength_rises_from_nothing_to_full() -> None:
+    assert strength_at(0.0, CONFIG) == 0.0
+    assert strength_at(CONFIG.start, CONFIG) == 0.0
+    assert 0 < strength_at((CONFIG.start + CONFIG.full) / 2, CONFIG) < 1
+    assert strength_at(CONFIG.full, CONFIG) == strength_at(1.0, CONFIG) == 1.0
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_audio_is_finite_in_range_and_repeatable(augmenter: Augmenter, strength: float) -> None:
+    for seed in range(40):
+        out = augmenter.perturb_audio(CLIP, strength, np.random.default_rng(seed))
+        assert out.dtype == np.float32
+        assert np.isfinite(out).all()
+        assert np.abs(out).max() <= 1.0
+        again = augmenter.perturb_audio(CLIP, strength, np.random.default_rng(seed))
+        np.testing.assert_array_equal(out, again)
+
+
+def test_some_clips_end_where_their_speech_ends(augmenter: Augmenter) -> None:
+    lengths = {
+        len(augmenter.perturb_audio(CLIP[:12050], 0.0, np.random.default_rng(seed)))
+        for seed in range(60)
+    }
+    assert min(lengths) < 16000 + 0.6 * 16000
+    tails = []
+    for seed in range(60):
+        out = np.abs(augmenter.perturb_audio(CLIP, 0.0, np.random.default_rng(seed)))
+        tails.append(len(out) - int(np.flatnonzero(out > 0.1 * out.max())[-1]))
+    assert min(tails) < 100  # no silence left at all
+    assert max(tails) > 6000  # and elsewhere plenty
+
+
+def test_full_strength_changes_speed_and_strength_zero_does_not(augmenter: Augmenter) -> None:
+    def spans(strength: float) -> set[int]:
+        found = set()
+        for seed in range(30):
+            out = np.abs(augmenter.perturb_audio(CLIP, strength, np.random.default_rng(seed)))
+            loud = np.flatnonzero(out > 0.5 * out.max())
+            found.add(int(loud[-1] - loud[0]) // 200)
+        return found
+
+    assert len(spans(0.0)) <= 2
+    assert len(spans(1.0)) > 5
+
+
+def test_features_keep_their_shape_and_are_untouched_at_strength_zero(augmenter: Augmenter) -> None:
+    features = np.random.default_rng(1).standard_normal((60, 80)).astype(np.float32)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        np.testing.assert_array_equal(augmenter.perturb_features(features, 0.0, rng), features)
+        out = augmenter.perturb_features(features, 1.0, rng)
+        assert out.shape == features.shape
+        assert np.isfinite(out).all()
+    assert not np.array_equal(out, features)
+
+
+def test_noise_is_looped_when_its_piece_is_short() -> None:
+    pool = NoisePool(np.arange(10, dtype=np.int16), np.array([[2, 6]]))
+    drawn = pool.draw(9, np.random.default_rng(0)) * 32768
+    assert set(drawn.astype(int)) == {2, 3, 4, 5}
+    assert (np.diff(drawn.astype(int)) % 4 == 1).all()

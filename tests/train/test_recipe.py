@@ -1,0 +1,67 @@
+"""Recipes: every wrong key or value is named, with what to do."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from earshot.core.errors import ConfigError
+from earshot.train.recipe import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = 'name = "x"\nfolder = "exp/x"\n[train]\nmax_steps = 10\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "r.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_recipes_load(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+def test_overrides_reach_nested_values(tmp_path: Path) -> None:
+    recipe = load_recipe(
+        write(tmp_path, SMALL),
+        ["model.encoder.hidden=64", "synthesis.rate=[0.9, 1.1]", "sources.read.last=0.5", "name=y"],
+    )
+    assert recipe.model.encoder.hidden == 64
+    assert recipe.synthesis.rate == (0.9, 1.1)
+    assert recipe.sources["read"].last == 0.5
+    assert recipe.name == "y"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.max_step=3", "train: unknown key 'max_step'; did you mean 'max_steps'?"),
+        ("train.max_steps=many", "train: max_steps: is 'many'; it must be of type int."),
+        ("train.max_steps=true", "train: max_steps: is True; it must be of type int."),
+        ("train=3", "train: is 3; it must be a section."),
+        (
+            "synthesis.rate=[1.0]",
+            "synthesis: rate: is [1.0]; it must be of type tuple[float, float].",
+        ),
+        ("model.predictor.type=gru", "model: predictor: type: is 'gru'; it must be of type"),
+        ("train.max_minutes=3", "exactly one must be above 0"),
+        ("model.vocab_size=100", "model.vocab_size is 100 and tokenizer.vocab_size 384"),
+        ("train", "must read section.key=value"),
+    ],
+)
+def test_wrong_values_are_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write(tmp_path, SMALL), [override])
+    assert message in str(caught.value)
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        load_recipe(write(tmp_path, "name = "))
+    with pytest.raises(ConfigError, match="missing 1 required"):
+        load_recipe(write(tmp_path, SMALL.replace('folder = "exp/x"\n', "")))
