@@ -89,3 +89,17 @@ def test_a_closed_pipe_ends_the_command_quietly(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("transcribe", "a.wav"), ("model", "verify")])
+def test_an_instruction_set_that_is_not_there_is_one_line(command: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [*COMMAND, *command],
+        env={**os.environ, "EARSHOT_ISA": "abacus"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: EARSHOT_ISA is 'abacus'")
+    assert done.stderr.count("\n") == 1

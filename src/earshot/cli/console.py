@@ -46,11 +46,17 @@ def reported() -> Iterator[None]:
     """Turn an expected error of the block into one line on stderr and exit code 1.
 
     Raises:
-        typer.Exit: With code 1, after an `EarshotError` or an `OSError` was printed.
+        typer.Exit: With code 1, after an `EarshotError`, an `OSError` or an `ImportError` of the
+            engine was printed.
     """
     try:
         yield
     except EarshotError as err:
+        complain(err)
+        raise typer.Exit(EXPECTED_FAILURE) from None
+    except ModuleNotFoundError:
+        raise
+    except ImportError as err:  # the engine says so when EARSHOT_ISA asks for what is not there
         complain(err)
         raise typer.Exit(EXPECTED_FAILURE) from None
     except BrokenPipeError:

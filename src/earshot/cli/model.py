@@ -27,9 +27,9 @@ def inspect(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
 ) -> None:
     """Show what a model file holds: graphs, sizes, word pieces, its card."""
-    from earshot.modelfile.reader import ModelFile
-
     with reported():
+        from earshot.modelfile.reader import ModelFile
+
         summary = ModelFile(path or _embedded()).summary()
     if as_json:
         say(json.dumps(summary, ensure_ascii=False))
@@ -46,10 +46,13 @@ def verify(
 ) -> None:
     """Check header, graphs, extents and checksums. Exits 0 if all are sound, 1 if one is not."""
     from earshot.core.errors import ModelFileError
-    from earshot.modelfile.reader import ModelFile
 
+    with reported():
+        from earshot.modelfile.reader import ModelFile
+
+        paths = paths or [_embedded()]
     failed = False
-    for path in paths or [_embedded()]:
+    for path in paths:
         try:
             model = ModelFile(path)
         except ModelFileError as err:

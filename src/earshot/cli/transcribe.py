@@ -134,10 +134,10 @@ def transcribe(
             f"{len(jobs)}. Name a folder, such as --output captions/"
         )
 
-    from earshot.cli.destination import opened
-    from earshot.session.recognizer import Recognizer
-
     with reported():
+        from earshot.cli.destination import opened
+        from earshot.session.recognizer import Recognizer
+
         recognizer = Recognizer.load(model, method=method.value, max_active_paths=max_active_paths)
         tally = _Tally()
         with (
@@ -169,10 +169,12 @@ class _Tally:
         return self.wall_s / self.audio_s if self.audio_s else 0.0
 
     def summary(self, total: int) -> str:
-        text = (
-            f"{self.done} of {total} done: {self.audio_s:.1f} s of audio in {self.wall_s:.2f} s, "
-            f"real-time factor {self.real_time_factor:.4f}"
-        )
+        text = f"{self.done} of {total} done"
+        if self.done:
+            text += (
+                f": {self.audio_s:.1f} s of audio in {self.wall_s:.2f} s, "
+                f"real-time factor {self.real_time_factor:.4f}"
+            )
         return f"{text}; {self.failed} failed" if self.failed else text
 
 

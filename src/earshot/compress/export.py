@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer
 from earshot.modelfile.codecs import encode_f32, encode_f32_r16, encode_int8, encode_u8
 from earshot.modelfile.writer import write_model
+from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer
 
 MatrixCodec = Literal["f32_r16", "i8_r16x4"]
 

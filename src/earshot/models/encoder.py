@@ -58,9 +58,9 @@ class LstmEncoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         hidden = config.hidden
         for lstm, _ in self._layers():  # forget gates start open: gradients cross pauses
-            nn.init.zeros_(lstm.bias_hh_l0)
-            nn.init.zeros_(lstm.bias_ih_l0)
-            lstm.bias_ih_l0.data[hidden : 2 * hidden] = 1.0
+            nn.init.zeros_(_parameter(lstm, "bias_hh_l0"))
+            bias = nn.init.zeros_(_parameter(lstm, "bias_ih_l0"))
+            bias.data[hidden : 2 * hidden] = 1.0
 
     def _layers(self) -> Iterator[tuple[nn.LSTM, nn.LayerNorm]]:
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
@@ -154,10 +154,17 @@ class LstmEncoder(nn.Module):
 def describe_lstm(graph: GraphBuilder, x: str, lstm: nn.LSTM) -> str:
     """Append one single-layer torch LSTM as an `lstm` node; return its output's name."""
     hidden = lstm.hidden_size
-    bias = lstm.bias_ih_l0.detach() + lstm.bias_hh_l0.detach()
+
+    def rows(name: str) -> Tensor:
+        return interleave_gates(_parameter(lstm, name).detach(), hidden)
+
     tensors = {
-        "weight_x": GraphTensor(interleave_gates(lstm.weight_ih_l0.detach(), hidden), "matrix"),
-        "weight_h": GraphTensor(interleave_gates(lstm.weight_hh_l0.detach(), hidden), "matrix"),
-        "bias": GraphTensor(interleave_gates(bias, hidden), "vector"),
+        "weight_x": GraphTensor(rows("weight_ih_l0"), "matrix"),
+        "weight_h": GraphTensor(rows("weight_hh_l0"), "matrix"),
+        "bias": GraphTensor(rows("bias_ih_l0") + rows("bias_hh_l0"), "vector"),
     }
     return graph.node("lstm", [x], hidden=hidden, tensors=tensors)
+
+
+def _parameter(lstm: nn.LSTM, name: str) -> Tensor:
+    return cast("Tensor", getattr(lstm, name))
