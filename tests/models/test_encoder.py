@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earshot.models.encoder import EncoderConfig, LstmEncoder
-from earshot.models.graph import interleave_gates
 
 CONFIG = EncoderConfig(num_bins=8, stack=4, hidden=16, layers=2, dropout=0.1)
 
@@ -62,14 +61,3 @@ def test_the_last_frame_is_repeated_to_fill_a_stack(encoder: LstmEncoder) -> Non
 def test_step_refuses_part_of_a_stack(encoder: LstmEncoder) -> None:
     with pytest.raises(ValueError, match="chunk has 6 frames; it must be a multiple of 4"):
         encoder.step(torch.zeros(1, 6, 8), encoder.initial_state())
-
-
-def test_gates_of_one_unit_block_lie_together() -> None:
-    stacked = torch.arange(4 * 32).float()
-    rows = interleave_gates(stacked, 32).reshape(2, 4, 16)
-    for block in range(2):
-        for gate in range(4):
-            expected = torch.arange(16) + gate * 32 + block * 16
-            assert rows[block, gate].tolist() == expected.tolist()
-    with pytest.raises(ValueError, match="multiple of 16"):
-        interleave_gates(torch.zeros(4 * 20), 20)

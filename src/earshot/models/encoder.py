@@ -13,7 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from earshot.models.graph import GraphBuilder, GraphTensor, interleave_gates
+from earshot.modelfile.codecs import lstm_unit_blocks
+from earshot.models.graph import GraphBuilder, GraphTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,17 +154,17 @@ class LstmEncoder(nn.Module):
 
 def describe_lstm(graph: GraphBuilder, x: str, lstm: nn.LSTM) -> str:
     """Append one single-layer torch LSTM as an `lstm` node; return its output's name."""
-    hidden = lstm.hidden_size
 
     def rows(name: str) -> Tensor:
-        return interleave_gates(_parameter(lstm, name).detach(), hidden)
+        stacked = _parameter(lstm, name).detach().float().cpu().numpy()
+        return torch.from_numpy(lstm_unit_blocks(stacked))
 
     tensors = {
         "weight_x": GraphTensor(rows("weight_ih_l0"), "matrix"),
         "weight_h": GraphTensor(rows("weight_hh_l0"), "matrix"),
         "bias": GraphTensor(rows("bias_ih_l0") + rows("bias_hh_l0"), "vector"),
     }
-    return graph.node("lstm", [x], hidden=hidden, tensors=tensors)
+    return graph.node("lstm", [x], hidden=lstm.hidden_size, tensors=tensors)
 
 
 def _parameter(lstm: nn.LSTM, name: str) -> Tensor:

@@ -75,25 +75,3 @@ class GraphBuilder:
     def as_json(self, outputs: list[str]) -> dict[str, Any]:
         """The graph as the `.ear` header holds it."""
         return {"inputs": self.inputs, "outputs": outputs, "nodes": self.nodes}
-
-
-def interleave_gates(weight: Tensor, hidden: int) -> Tensor:
-    """Reorder stacked gate rows `[i; f; g; o]` into unit blocks of 16.
-
-    Sixteen units' four gates then lie in 64 consecutive rows, so the engine closes a block of
-    the LSTM cell as soon as its rows are multiplied.
-
-    Args:
-        weight: Shape (4 * hidden, ...), torch's gate order.
-        hidden: Units; a multiple of 16.
-
-    Returns:
-        Same shape, rows ordered [hidden / 16][i, f, g, o][16].
-
-    Raises:
-        ValueError: `hidden` is not a multiple of 16.
-    """
-    if hidden % 16:
-        raise ValueError(f"lstm: hidden is {hidden}; it must be a multiple of 16. Choose another.")
-    blocks = weight.reshape(4, hidden // 16, 16, *weight.shape[1:])
-    return blocks.transpose(0, 1).reshape(weight.shape).contiguous()
