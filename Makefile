@@ -1,6 +1,6 @@
 # Short names for what a contributor runs often. `make check` is what a change must pass.
 
-PYTHON ?= python3
+export PYTHON ?= python3
 
 .PHONY: help native check lint format types imports test slow docs wheel clean
 
