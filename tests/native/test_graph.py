@@ -242,6 +242,18 @@ def test_embedding(load: Load) -> None:
         graph.step(np.array([0, 5], np.int32))
 
 
+def test_embedding_of_int8_rows(load: Load) -> None:
+    table = rand(37, 70)
+    node = {"op": "embedding", "in": ["y"], "out": "out", "tensors": {"table": "t"}}
+    graph = load([node], {"t": ("i8_r16x4", table)}, inputs=("y",))
+    q, scale = eb.quantise_rows(table)
+    ids = np.array([36, 0, -1, 17, 16], np.int32)
+    want = np.where(ids[:, None] >= 0, q[ids] * scale[ids][:, None], 0)
+    np.testing.assert_array_equal(graph.step(ids)["out"], want.astype(np.float32))
+    with pytest.raises(ValueError, match="id 37"):
+        graph.step(np.array([37], np.int32))
+
+
 # --- gates ----------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -415,6 +416,33 @@ def test_more_streams_than_a_block(models: list[_native.Model]) -> None:
     recogniser.decode_streams(streams)
     for i in (0, 31, 32, 69):
         assert streams[i].result() == decode(models[1], noise(2000, seed=i))
+
+
+def test_threads_share_a_recogniser(models: list[_native.Model]) -> None:
+    """Streams of their own, and one that all threads read while it is decoded."""
+    recogniser = _native.Recognizer(models[1], "modified_beam_search")
+    shared = recogniser.create_stream()
+    clips = [noise(16000, seed=i) for i in range(8)]
+
+    def work(i: int) -> Any:
+        stream = recogniser.create_stream()
+        for part in np.array_split(clips[i], 20):
+            stream.accept_waveform(part)
+            if i == 0:
+                shared.accept_waveform(part)
+            recogniser.decode_streams([shared, stream] if i % 2 else [stream, shared])
+            shared.result()
+        stream.input_finished()
+        recogniser.decode_streams([stream])
+        return stream.result()
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(work, range(8)))
+    for clip, result in zip(clips, results, strict=True):
+        assert result == decode(models[1], clip, method="modified_beam_search")
+    shared.input_finished()
+    recogniser.decode_streams([shared])
+    assert shared.result() == results[0]
 
 
 def test_a_stream_after_reset_is_as_good_as_new(models: list[_native.Model]) -> None:
