@@ -237,6 +237,24 @@ def test_output_is_written_whole_or_not_at_all(
     assert sorted(os.listdir(tmp_path)) == ["a.wav", "out.txt"]
 
 
+def test_an_output_file_stays_as_it_was_when_nothing_could_be_done(
+    earshot: Earshot, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.txt"
+    output.write_text("what was there")
+    result = earshot("transcribe", "-o", output, tmp_path / "none.wav")
+    assert result.exit_code == 1
+    assert output.read_text() == "what was there"
+    assert result.stderr.endswith("0 of 1 done; 1 failed\n")
+
+
+def test_text_files_in_a_folder_hold_the_words_alone(
+    earshot: Earshot, speech: Speech, tmp_path: Path
+) -> None:
+    earshot("transcribe", "-o", f"{tmp_path}/texts/", speech("a.wav"), speech("b.wav"))
+    assert (tmp_path / "texts" / "a.txt").read_text() == "w0 w1\n"
+
+
 def test_output_that_cannot_be_written_is_one_line(
     earshot: Earshot, speech: Speech, tmp_path: Path
 ) -> None:

@@ -134,6 +134,10 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar and the live line away; closing twice is allowed."""
         if self._progress is not None:
             self._progress.stop()
         self._live.clear()

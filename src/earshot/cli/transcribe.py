@@ -149,12 +149,24 @@ def transcribe(
                 display=display,
             ) as place,
         ):
-            writer = _Writer(form, place, label=_label(manifest, jobs), model=recognizer.name)
+            label = _label(manifest, jobs)
+            if form is Form.TEXT and into_folder:
+                label = None  # the file's name says it
+            writer = _Writer(form, place, label=label, model=recognizer.name)
             for job in jobs:
                 _do(job, recognizer, writer, tally, display, stream=stream)
-    note(tally.summary(len(jobs)))
+            if not tally.done:
+                # Leaves through `opened`, so that an output file keeps what it held.
+                display.close()
+                raise _failed(tally, len(jobs))
     if tally.failed:
-        raise typer.Exit(EXPECTED_FAILURE)
+        raise _failed(tally, len(jobs))
+    note(tally.summary(len(jobs)))
+
+
+def _failed(tally: _Tally, total: int) -> typer.Exit:
+    note(tally.summary(total))
+    return typer.Exit(EXPECTED_FAILURE)
 
 
 class _Tally:
@@ -187,13 +199,11 @@ class _Writer:
     def write(self, job: Job, transcript: Transcript, *, processing_s: float) -> None:
         self._place.write(job.recording, self._rendered(job, transcript, processing_s))
 
-    def partial(self, text: str, *, t_s: float) -> None:
+    def partial(self, job: Job, text: str, *, t_s: float) -> None:
         """Only JSON has partial results: any other form is a document."""
-        from earshot.cli import formats
-
         if self._form is Form.JSON:
-            value: dict[str, object] = {"type": "partial", "t_s": round(t_s, 3), "text": text}
-            self._place.write_partial(formats.json_line(value))
+            value = {"type": "partial", "t_s": round(t_s, 3), "text": text}
+            self._place.write_partial(self._json(job, value))
 
     def _rendered(self, job: Job, transcript: Transcript, processing_s: float) -> str:
         from earshot.cli import formats
@@ -207,6 +217,11 @@ class _Writer:
         if self._form is Form.TEXT:
             return f"{job.name}: {transcript.text}\n" if self._label else f"{transcript.text}\n"
         value = formats.transcript_object(transcript, processing_s=processing_s, model=self._model)
+        return self._json(job, value)
+
+    def _json(self, job: Job, value: dict[str, object]) -> str:
+        from earshot.cli import formats
+
         return formats.json_line({self._label: job.name, **value} if self._label else value)
 
 
@@ -241,7 +256,7 @@ def _do(
                 if so_far.text != shown:
                     shown = so_far.text
                     display.partial(heard.audio_s, shown)
-                    writer.partial(shown, t_s=heard.audio_s)
+                    writer.partial(job, shown, t_s=heard.audio_s)
         transcript = heard.stream.result()
     except EarshotError as err:
         tally.failed += 1
