@@ -27,12 +27,19 @@ def test_shipped_recipes_load(path: Path) -> None:
 def test_overrides_reach_nested_values(tmp_path: Path) -> None:
     recipe = load_recipe(
         write(tmp_path, SMALL),
-        ["model.encoder.hidden=64", "synthesis.rate=[0.9, 1.1]", "sources.read.last=0.5", "name=y"],
+        [
+            "model.encoder.hidden=64",
+            "synthesis.rate=[0.9, 1.1]",
+            "sources.read.last=0.5",
+            "name=y",
+            "librispeech.dev_parts=['dev-other']",
+        ],
     )
     assert recipe.model.encoder.hidden == 64
     assert recipe.synthesis.rate == (0.9, 1.1)
     assert recipe.sources["read"].last == 0.5
     assert recipe.name == "y"
+    assert recipe.librispeech.dev_parts == ("dev-other",)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from earshot.core.errors import ConfigError
 from earshot.models.transducer import TransducerConfig
 from earshot.train.corpora import CorporaConfig
+from earshot.train.librispeech import LibriSpeechConfig
 from earshot.train.noise import NoiseConfig
 from earshot.train.rooms import RoomsConfig
 from earshot.train.synthesis import SynthesisConfig
@@ -123,6 +124,7 @@ class Recipe:
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
     corpora: CorporaConfig = field(default_factory=CorporaConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    librispeech: LibriSpeechConfig = field(default_factory=LibriSpeechConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransducerConfig = field(default_factory=TransducerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -213,6 +215,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (dict, Mapping) and isinstance(value, dict):
         return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if origin is tuple and isinstance(value, list) and arguments[-1] is Ellipsis:
+        return tuple(_convert(arguments[0], v, where) for v in value)
     if origin is tuple and isinstance(value, list) and len(value) == len(arguments):
         pairs = zip(arguments, value, strict=True)
         return tuple(_convert(kind, v, where) for kind, v in pairs)

@@ -68,7 +68,9 @@ def run(recipe: Recipe, *, stages: Sequence[str] | None = None, resume: bool = T
     steps["rooms"] = lambda: rooms.prepare(folder, seed=seed, config=recipe.rooms)
     steps["noise"] = lambda: noise.prepare(folder, seed=seed, config=recipe.noise, root=recordings)
     if recipe.data.source == "librispeech":
-        steps["corpora"] = lambda: librispeech.prepare(folder, root=recordings)
+        steps["corpora"] = lambda: librispeech.prepare(
+            folder, seed=seed, root=recordings, config=recipe.librispeech
+        )
     else:
         steps["text"] = lambda: text.prepare(folder, seed=seed, config=recipe.text, root=recordings)
         steps["corpora"] = lambda: corpora.prepare(
