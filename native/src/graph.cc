@@ -350,7 +350,7 @@ class GraphBuilder {
     if (role == "table" && tensor.codec == Codec::kI8R16x4) {
       node->weight = PackedMatrix(tensor);
       node->table_rows = node->weight.rows;
-      Remember(node, role, node->weight.columns);
+      Remember(role, node->weight.columns);
       return;
     }
     if (role == "table" || (role == "weight" && depthwise)) {
@@ -358,7 +358,7 @@ class GraphBuilder {
            role == "table" ? "i8_r16x4, or f32 with 2 dimensions" : "f32 with 2 dimensions");
       node->table = tensor.f32();
       node->table_rows = tensor.shape[0];
-      Remember(node, role, tensor.shape[1]);
+      Remember(role, tensor.shape[1]);
       if (role == "weight") {
         node->depthwise = true;
         if (tensor.shape[1] != node->kernel) {
@@ -373,7 +373,7 @@ class GraphBuilder {
       return;
     }
     need(tensor.codec == Codec::kF32 && tensor.shape.size() == 1, "f32 with 1 dimension");
-    Remember(node, role, tensor.shape[0]);
+    Remember(role, tensor.shape[0]);
     if (role == "bias" || role == "beta") {
       node->bias = tensor.f32();
     } else if (role == "mean") {
@@ -385,7 +385,7 @@ class GraphBuilder {
 
   // Lengths of vectors, checked against the widths in FinishNodes. By position,
   // since the node is not in the graph yet.
-  void Remember(const Node*, std::string_view role, size_t length) const {
+  void Remember(std::string_view role, size_t length) const {
     lengths_.push_back({g_.nodes_.size(), std::string(role), length});
   }
 
