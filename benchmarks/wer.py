@@ -312,7 +312,7 @@ def aims(report: dict[str, Any]) -> list[dict[str, Any]]:
     """What the project asks of Earshot's figures, and whether they keep to it."""
     found: list[tuple[str, float, float]] = []
     for row in report["rows"]:
-        if row["set"] in AIMS and row["system"].startswith("earshot"):
+        if row["set"] in AIMS and row.get("system", "").startswith("earshot"):
             found.append(
                 (f"WER {row['set']}, {row['system']}", row["wer"]["value"], AIMS[row["set"]])
             )

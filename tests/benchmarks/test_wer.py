@@ -137,6 +137,54 @@ def test_poisson_intervals_cover_what_they_should(count: int) -> None:
     assert (rng.poisson(high, 200_000) <= count).mean() == pytest.approx(0.025, abs=0.002)
 
 
+def test_models_are_compared_on_the_same_utterances(tmp_path: Path) -> None:
+    from tests.tiny_model import write_tiny_model
+
+    int8 = write_tiny_model(tmp_path / "int8.ear", codec="i8_r16x4")
+    fp32 = write_tiny_model(tmp_path / "fp32.ear")
+    rng = np.random.default_rng(2)
+    noises = [(0.1 * rng.standard_normal(16000)).astype(np.float32) for _ in range(6)]
+    clips = (Clip(str(i), "turn on", "s", lambda x=x: x) for i, x in enumerate(noises))
+    rows = compare_models(
+        int8,
+        fp32,
+        sets=[Speech("one", "one", tuple(clips))],
+        methods=["greedy_search"],
+        transcripts=None,
+    )
+    assert [row["set"] for row in rows] == ["one", "pooled"]
+    assert rows[1]["words"] == 12
+    assert rows[0]["relative_change"] == rows[1]["relative_change"]
+    expected = rows[1]["int8_wer"]["value"] / rows[1]["fp32_wer"]["value"] - 1
+    assert rows[1]["relative_change"]["value"] == pytest.approx(expected)
+    (aim,) = aims({"rows": rows})
+    assert aim["figure"] == rows[1]["relative_change"]["value"]
+    assert aim["met"] == (expected <= 0.02)
+
+
+def test_aims_are_read_from_the_rows_they_are_about() -> None:
+    def row(name: str, system: str, value: float) -> dict[str, object]:
+        return {"set": name, "system": system, "wer": {"value": value}}
+
+    report = {
+        "rows": [
+            row("digits", "earshot greedy", 0.07),
+            row("digits", "pocketsphinx default LM", 0.5),
+            row("librispeech", "earshot greedy", 0.5),
+            row("synthetic", "earshot greedy", 0.09),
+        ],
+        "wordless": [
+            {"part": "all", "system": "earshot greedy", "insertions_per_hour": {"value": 5.0}},
+            {"part": "unseen", "system": "earshot greedy", "insertions_per_hour": {"value": 50.0}},
+        ],
+    }
+    assert [(a["figure"], a["met"]) for a in aims(report)] == [
+        (0.07, True),
+        (0.09, False),
+        (5.0, True),
+    ]
+
+
 def test_unknown_sets_are_refused() -> None:
     with pytest.raises(SystemExit):
         arguments(["--sets", "digits,speling"])
