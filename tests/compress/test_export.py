@@ -8,7 +8,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from earshot import _native
-from earshot.compress.export import export_transducer
+from earshot.compress.export import export_transducer, read_transducer
+from earshot.core.errors import ConfigError
 from earshot.models.encoder import EncoderConfig
 from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import Transducer, TransducerConfig
@@ -119,3 +120,30 @@ def test_int8_embedding_rows_are_the_dequantised_rows(tmp_path: Path) -> None:
         expected = model.predictor(torch.tensor([[5]]))[0, -1]  # after blank, 5
     found = graph.step({"y": np.array([0, 5], dtype=np.int32)}, graph.initial_state())
     np.testing.assert_allclose(found["predictor_out"][0], expected, atol=0.1)
+
+
+@pytest.mark.parametrize("predictor", ["stateless", "lstm"])
+@pytest.mark.parametrize("codec", ["f32_r16", "i8_r16x4"])
+def test_a_file_read_back_and_written_again_is_the_same_file(
+    tmp_path: Path, predictor: str, codec: str
+) -> None:
+    model = make(predictor)
+    first = tmp_path / "first.ear"
+    written(model, first, codec)
+    again = read_transducer(first, model.config).eval()
+    second = tmp_path / "second.ear"
+    written(again, second, codec)
+    one, two = (_native.ModelFile(str(path)) for path in (first, second))
+    for name in one.tensor_names:
+        if name != "tokenizer":
+            np.testing.assert_allclose(one.dequantise(name), two.dequantise(name), rtol=2e-7)
+    if codec == "f32_r16":
+        x = torch.from_numpy(features(3))
+        with torch.no_grad():
+            torch.testing.assert_close(model.encoder(x[None]), again.encoder(x[None]))
+
+
+def test_another_shape_is_refused(tmp_path: Path) -> None:
+    written(make("stateless"), tmp_path / "m.ear", "f32_r16")
+    with pytest.raises(ConfigError, match="another shape than the recipe's"):
+        read_transducer(tmp_path / "m.ear", make("lstm").config)

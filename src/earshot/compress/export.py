@@ -1,4 +1,4 @@
-"""Writes a trained `Transducer` as a `.ear` file.
+"""Writes a `Transducer` as a `.ear` file, and reads one back to train it further.
 
 The network describes itself as graphs; this module picks a codec for every tensor and packs it.
 Matrices and embedding tables take the recipe's codec, vectors stay float32.
@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from earshot.core.errors import ConfigError
 from earshot.modelfile.codecs import encode_f32, encode_f32_r16, encode_int8, encode_u8
+from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
-from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer
+from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer, TransducerConfig
 
 MatrixCodec = Literal["f32_r16", "i8_r16x4"]
 
@@ -71,3 +75,36 @@ def export_transducer(
         num_bins=model.config.encoder.num_bins,
         metadata=metadata,
     )
+
+
+def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
+    """The network of a `.ear` file, to fine-tune.
+
+    Quantised weights come back as the engine uses them, so the network starts from what was
+    shipped, rounding included.
+
+    Args:
+        path: A file that `export_transducer` wrote.
+        config: The shape it was trained with.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        ModelFileError: Not a sound model file.
+        ConfigError: The file holds a network of another shape.
+    """
+    file = ModelFile(path)
+    model = Transducer(config)
+    graphs, tensors = model.graphs()
+    shapes = {info.name: info.shape for info in file.tensors}
+    wanted = {name: tuple(tensor.value.shape) for name, tensor in tensors.items()}
+    shapes.pop("tokenizer", None)
+    if file.header["graphs"] != graphs or shapes != wanted:
+        raise ConfigError(
+            f"{path}: holds a network of another shape than the recipe's [model]. Use the recipe "
+            "it was trained with, or train from nothing."
+        )
+    for name, tensor in tensors.items():
+        tensor.load(torch.from_numpy(file.dequantise(name)))
+    return model

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from earshot.modelfile.codecs import lstm_unit_blocks
+from earshot.modelfile.codecs import ROW_BLOCK, lstm_unit_blocks
 from earshot.models.graph import GraphBuilder, GraphTensor
 
 
@@ -58,10 +59,12 @@ class LstmEncoder(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
         hidden = config.hidden
-        for lstm, _ in self._layers():  # forget gates start open: gradients cross pauses
-            nn.init.zeros_(_parameter(lstm, "bias_hh_l0"))
-            bias = nn.init.zeros_(_parameter(lstm, "bias_ih_l0"))
-            bias.data[hidden : 2 * hidden] = 1.0
+        for lstm, _ in self._layers():
+            biases = [p for name, p in lstm.named_parameters() if name.startswith("bias")]
+            for bias in biases:
+                nn.init.zeros_(bias)
+            # Forget gates start open: gradients cross pauses.
+            biases[0].data[hidden : 2 * hidden] = 1.0
 
     def _layers(self) -> Iterator[tuple[nn.LSTM, nn.LayerNorm]]:
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
@@ -155,17 +158,25 @@ class LstmEncoder(nn.Module):
 def describe_lstm(graph: GraphBuilder, x: str, lstm: nn.LSTM) -> str:
     """Append one single-layer torch LSTM as an `lstm` node; return its output's name."""
 
-    def rows(name: str) -> Tensor:
-        stacked = _parameter(lstm, name).detach().float().cpu().numpy()
-        return torch.from_numpy(lstm_unit_blocks(stacked))
+    def parameter(name: str) -> Tensor:
+        return cast("Tensor", getattr(lstm, name)).detach()
 
+    def rows(name: str) -> Tensor:
+        return torch.from_numpy(lstm_unit_blocks(parameter(name).float().cpu().numpy()))
+
+    def put_back(name: str, value: Tensor) -> None:
+        blocks = value.reshape(-1, 4, ROW_BLOCK, *value.shape[1:])  # (block, gate, unit, ...)
+        parameter(name).copy_(blocks.transpose(0, 1).reshape(value.shape))
+
+    def put_back_bias(value: Tensor) -> None:
+        put_back("bias_ih_l0", value)
+        parameter("bias_hh_l0").zero_()
+
+    weight_x, weight_h = "weight_ih_l0", "weight_hh_l0"
+    bias = rows("bias_ih_l0") + rows("bias_hh_l0")
     tensors = {
-        "weight_x": GraphTensor(rows("weight_ih_l0"), "matrix"),
-        "weight_h": GraphTensor(rows("weight_hh_l0"), "matrix"),
-        "bias": GraphTensor(rows("bias_ih_l0") + rows("bias_hh_l0"), "vector"),
+        "weight_x": GraphTensor(rows(weight_x), "matrix", partial(put_back, weight_x)),
+        "weight_h": GraphTensor(rows(weight_h), "matrix", partial(put_back, weight_h)),
+        "bias": GraphTensor(bias, "vector", put_back_bias),
     }
     return graph.node("lstm", [x], hidden=lstm.hidden_size, tensors=tensors)
-
-
-def _parameter(lstm: nn.LSTM, name: str) -> Tensor:
-    return cast("Tensor", getattr(lstm, name))

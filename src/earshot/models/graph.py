@@ -7,6 +7,7 @@ decides codecs and writes the file. Knows nothing of files or codecs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,15 @@ class GraphTensor:
 
     value: Tensor
     role: Role
+    restore: Callable[[Tensor], None] | None = None  # by default: copy into `value`
+
+    def load(self, value: Tensor) -> None:
+        """Put a value back where this one came from, a parameter or buffer of the module.
+
+        Args:
+            value: Same shape.
+        """
+        (self.restore or self.value.copy_)(value)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 
 from earshot import _native
+from earshot.compress.export import read_transducer
 from earshot.models.transducer import Transducer, TransducerConfig
 from earshot.train.batches import Batch, Progress, training_loader, validation_loader
 from earshot.train.recipe import Recipe, TrainConfig
@@ -189,8 +190,9 @@ def train(
     progress = Progress()
     module = TrainingModule(recipe.model, config, tokenizer, progress)
     module.transducer.encoder.set_statistics(*statistics)
-    if config.start_from:
-        module.load_state_dict(read_checkpoint(Path(config.start_from))["state_dict"])
+    if config.start_from:  # brings its own statistics: they never change once trained with
+        start = read_transducer(Path(config.start_from), recipe.model)
+        module.transducer.load_state_dict(start.state_dict())
     last = folder / "checkpoints" / "last.ckpt"
     resumed = resume and last.exists()
     seed = config.seed

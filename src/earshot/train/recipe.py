@@ -99,7 +99,7 @@ class TrainConfig:
     validate_minutes: float = 8.0
     validation_clips: int = 150
     seed: int = 1
-    start_from: str = ""  # a checkpoint's weights to fine-tune from
+    start_from: str = ""  # a `.ear` file whose network and word pieces to train further
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

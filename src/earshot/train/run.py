@@ -17,6 +17,7 @@ import torch
 from earshot import _native
 from earshot.compress.export import export_transducer
 from earshot.core.errors import ConfigError
+from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
 from earshot.train import corpora, librispeech, loop, noise, rooms, synthesis, text
 from earshot.train.batches import load_audio, read_sources
@@ -132,6 +133,10 @@ def _nothing() -> None:
 def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
     path = folder / "tokenizer.model"
     if path.exists():
+        return
+    if recipe.train.start_from:
+        file = ModelFile(Path(recipe.train.start_from))
+        path.write_bytes(file.tensor_bytes("tokenizer"))
         return
     sentences = [item.text for item in text.load_texts(folder / "text" / "train.jsonl")]
     train_tokenizer(sentences, recipe.tokenizer, path)
