@@ -12,7 +12,9 @@ import pytest
 from sounds import Sound
 from speech_sets import Clip, Speech
 from wer import (
+    aims,
     arguments,
+    compare_models,
     first,
     hourly_rate,
     insertions,
