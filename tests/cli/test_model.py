@@ -28,7 +28,7 @@ def test_the_embedded_model_is_sound(earshot: Earshot) -> None:
     result = earshot("model", "verify")
     assert result.exit_code == 0
     assert "sound" in result.stdout
-    assert embedded_model_path().stat().st_size <= 4 * 1024 * 1024
+    assert embedded_model_path().stat().st_size <= 4_000_000
 
 
 def test_verify_checks_every_file(earshot: Earshot, broken: Path, tmp_path: Path) -> None:
