@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+import soundfile
 import typer.main
 from typer.testing import Result
 
@@ -103,3 +106,29 @@ def test_an_instruction_set_that_is_not_there_is_one_line(command: tuple[str, ..
     assert done.returncode == 1
     assert done.stderr.startswith("error: EARSHOT_ISA is 'abacus'")
     assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_ends_a_pipe_and_keeps_its_words(repository: Path) -> None:
+    samples, rate = soundfile.read(repository / "examples" / "turn-on-the-lights.flac")
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, rate, format="WAV", subtype="PCM_16")
+    data = bytearray(wav.getvalue())
+    data[40:44] = b"\xff\xff\xff\x7f"  # a length that nobody knows yet
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", "--stream", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=False,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        process.stdin.write(data)
+        process.stdin.flush()
+        first_words = process.stderr.readline().decode().split(" s  ")[1].split()
+        process.send_signal(signal.SIGINT)
+        words = process.stdout.read().decode().split()
+        assert process.wait(timeout=30) == 0
+    assert words[: len(first_words) - 1] == first_words[:-1]  # the last one may have grown
+    assert words

@@ -6,6 +6,7 @@ the others are still done. Knows nothing of how audio is read or words are found
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -309,11 +310,31 @@ def _heard(job: Job, recognizer: Recognizer, *, chunk_s: float | None) -> Iterat
 
 
 def _until_interrupted(blocks: Iterator[Samples]) -> Iterator[Samples]:
-    """Ctrl-C ends what a pipe brings, as it ends the program that writes it; nothing is lost."""
+    """Ctrl-C ends what a pipe brings, as it ends the program that writes it; nothing is lost.
+
+    It must wake a read that waits for more, but not break off the search of what has come.
+    """
+    asked = reading = False
+
+    def ask(_signal: int, _frame: object) -> None:
+        nonlocal asked
+        asked = True
+        if reading:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, ask)
     try:
-        yield from blocks
+        while not asked:
+            reading = True
+            block = next(blocks, None)
+            reading = False
+            if block is None:
+                return
+            yield block
     except KeyboardInterrupt:
         return
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _opened(source: Path | str) -> AudioFile | AudioPipe:
