@@ -6,7 +6,7 @@ Knows exit codes and terminals; knows nothing of speech.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -175,6 +175,31 @@ class Display:
             self._progress.console.out(_as_complaint(error))
         else:
             complain(error)
+
+
+@contextmanager
+def stage_bars() -> Iterator[Callable[[str, float, float], None]]:
+    """One bar a stage on stderr, where stderr is a terminal.
+
+    Yields:
+        To be called with (stage, done, total); a stage's bar appears at its first call and goes
+        when it is done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=Console(stderr=True), redirect_stdout=False) as bars:
+
+        def report(stage: str, done: float, total: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total, visible=done < total)
+
+        yield report
 
 
 def _progress_bar() -> Progress:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earshot.cli.console import complain, reported, say
+from earshot.cli.console import complain, reported, say, stage_bars
 
 if TYPE_CHECKING:
     from earshot.train.recipe import Recipe
@@ -65,7 +65,9 @@ def _run(
         loaded: Recipe = load_recipe(path, overrides or [])
         _log_to_stderr()
         try:
-            say(str(run_recipe(loaded, stages=stages, resume=resume)))
+            with stage_bars() as progress:
+                made = run_recipe(loaded, stages=stages, resume=resume, progress=progress)
+            say(str(made))
         except KeyboardInterrupt:
             complain("stopped. The same command goes on where this one stopped.")
             raise typer.Exit(130) from None

@@ -5,6 +5,7 @@
     ├── AudioError               sound that cannot be read or is not sound
     ├── ManifestError            a list of utterances that cannot be read
     ├── ConfigError              a setting, option or recipe value out of its range
+    ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
 
 A message is always `<where>: <what is, with numbers>. <what to do>.` on one line, so that a
@@ -64,6 +65,10 @@ class ManifestError(_LocatedError):
 
 class ConfigError(EarshotError):
     """A setting is unknown or out of range; the message names the setting and its range."""
+
+
+class SynthesisError(EarshotError):
+    """Text cannot be spoken; the message names the engine or voice and how to get it."""
 
 
 class MissingExtraError(EarshotError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,21 @@ STAGES = (
 )
 
 
-def run(recipe: Recipe, *, stages: Sequence[str] | None = None, resume: bool = True) -> Path:
+def run(
+    recipe: Recipe,
+    *,
+    stages: Sequence[str] | None = None,
+    resume: bool = True,
+    progress: Callable[[str, float, float], None] = lambda *_: None,
+) -> Path:
     """Run a recipe's stages in order.
 
     Args:
         recipe: All settings.
         stages: Names out of `STAGES`; all by default.
         resume: Go on from the last checkpoint; False trains anew.
+        progress: Called with (stage, done, total) now and then by the stages that take long;
+            training shows a bar of its own.
 
     Returns:
         The exported model.
@@ -66,8 +75,12 @@ def run(recipe: Recipe, *, stages: Sequence[str] | None = None, resume: bool = T
         "train": lambda: _train(recipe, folder, resume=resume),
         "export": lambda: export(recipe),
     }
-    steps["rooms"] = lambda: rooms.prepare(folder, seed=seed, config=recipe.rooms)
-    steps["noise"] = lambda: noise.prepare(folder, seed=seed, config=recipe.noise, root=recordings)
+    steps["rooms"] = lambda: rooms.prepare(
+        folder, seed=seed, config=recipe.rooms, progress=partial(progress, "rooms")
+    )
+    steps["noise"] = lambda: noise.prepare(
+        folder, seed=seed, config=recipe.noise, root=recordings, progress=partial(progress, "noise")
+    )
     if recipe.data.source == "librispeech":
         steps["corpora"] = lambda: librispeech.prepare(
             folder, seed=seed, root=recordings, config=recipe.librispeech
@@ -75,9 +88,15 @@ def run(recipe: Recipe, *, stages: Sequence[str] | None = None, resume: bool = T
     else:
         steps["text"] = lambda: text.prepare(folder, seed=seed, config=recipe.text, root=recordings)
         steps["corpora"] = lambda: corpora.prepare(
-            folder, seed=seed, config=recipe.corpora, root=recordings
+            folder,
+            seed=seed,
+            config=recipe.corpora,
+            root=recordings,
+            progress=partial(progress, "corpora"),
         )
-        steps["synthesis"] = lambda: synthesis.prepare(folder, seed=seed, config=recipe.synthesis)
+        steps["synthesis"] = lambda: synthesis.prepare(
+            folder, seed=seed, config=recipe.synthesis, progress=partial(progress, "synthesis")
+        )
     for stage in STAGES:
         if stages is None or stage in stages:
             logger.info("stage %s", stage)

@@ -35,6 +35,7 @@ import numpy.typing as npt
 import soundfile as sf
 import soxr
 
+from earshot.core.errors import SynthesisError
 from earshot.train import text as text_stage
 
 __all__ = [
@@ -532,18 +533,28 @@ def _in_batches(clips: Sequence[Clip], size: int) -> list[list[int]]:
 
 
 def _speak_to_files(
-    clips: Sequence[Clip], folder: Path, *, processes: int, niceness: int, pool: Any = None
+    clips: Sequence[Clip],
+    folder: Path,
+    *,
+    processes: int,
+    niceness: int,
+    pool: Any = None,
+    spoken: Callable[[int], None] = lambda _: None,
 ) -> list[int]:
+    """Frames of every clip, 0 for one that failed; `spoken` hears how many samples are new."""
     batches = _in_batches(clips, 50)
     work = [[clips[i] for i in batch] for batch in batches]
     folders, levels = [folder] * len(work), [niceness] * len(work)
-    if pool is not None:
-        results = list(pool.map(_job, work, folders, levels))
-    elif processes > 1:
-        with ProcessPoolExecutor(processes) as own:
-            results = list(own.map(_job, work, folders, levels))
-    else:
-        results = [_job(w, folder, niceness) for w in work]
+    own = ProcessPoolExecutor(processes) if pool is None and processes > 1 else None
+    workers = pool or own
+    results = []
+    try:
+        for counts in (workers.map if workers else map)(_job, work, folders, levels):
+            results.append(counts)
+            spoken(sum(counts))
+    finally:
+        if own is not None:
+            own.shutdown(cancel_futures=True)
     frames = [0] * len(clips)
     for batch, counts in zip(batches, results, strict=True):
         for i, count in zip(batch, counts, strict=True):
@@ -651,14 +662,14 @@ def prepare(
         hours: Overrides `config.hours`.
         jobs: Overrides `config.processes`.
         config: Amounts and ranges.
-        progress: Called with (hours there, hours wanted) after every shard.
+        progress: Called with (hours there, hours wanted) now and then.
 
     Returns:
         Hours by `engine/<name>` and `kind/<name>`.
 
     Raises:
         FileNotFoundError: The texts are missing.
-        RuntimeError: No engine is installed.
+        SynthesisError: No engine is installed, or none of them speaks.
     """
     config = config or SynthesisConfig()
     if hours is not None:
@@ -674,7 +685,7 @@ def prepare(
     every_voice, missing = installed_voices()
     voices = [v for v in every_voice if v.id not in HELD_OUT_VOICES]
     if not voices:
-        raise RuntimeError(
+        raise SynthesisError(
             "synthesis: no text-to-speech engine was found; at least one of espeak-ng, flite, "
             "festival and pico must be installed. Run: apt-get install espeak-ng flite festival"
         )
@@ -691,6 +702,14 @@ def prepare(
         per_shard = min(config.clips_per_shard, max(8, round(config.hours * 1600)))
         while total < config.hours:
             clips = [next(stream) for _ in range(per_shard)]
+            new = 0.0
+
+            def hear(samples: int, *, before: float = total) -> None:
+                nonlocal new
+                new += samples / SAMPLE_RATE_HZ / 3600
+                if progress is not None:
+                    progress(before + new, config.hours)
+
             path = cuts / f"synthetic_train_{shard:03d}.jsonl.gz"
             if path.is_file():
                 rows = _read_cuts(path)
@@ -701,10 +720,11 @@ def prepare(
                     processes=config.processes,
                     niceness=config.niceness,
                     pool=pool,
+                    spoken=hear,
                 )
                 rows = list(_cut_rows(clips, frames, wav_folder, f"syn{shard:03d}"))
                 if not rows:
-                    raise RuntimeError(
+                    raise SynthesisError(
                         f"synthesis: none of {len(clips)} clips could be spoken; the engines "
                         "found must work. Try one by hand, for instance: flite -t hello"
                     )
@@ -809,7 +829,7 @@ def make_heldout_test(
         Path of the manifest: `id, audio, text, duration, speaker, kind, template, split` a line.
 
     Raises:
-        RuntimeError: flite or one of its voices awb and rms is missing.
+        SynthesisError: flite or one of its voices awb and rms is missing.
     """
     manifest = folder / "manifest.jsonl"
     if manifest.is_file():
@@ -818,7 +838,7 @@ def make_heldout_test(
             return manifest
     voices = [v for v in installed_voices()[0] if v.id in HELD_OUT_VOICES]
     if len(voices) != len(HELD_OUT_VOICES):
-        raise RuntimeError(
+        raise SynthesisError(
             f"synthetic test: flite has {len(voices)} of the voices {HELD_OUT_VOICES}; the test "
             "needs both. Run: apt-get install flite"
         )
