@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from earshot.train import corpora
+from earshot.train import corpora, synthesis
 
 
 def _tone(seconds: float, hertz: float, rate: int) -> np.ndarray:
@@ -157,3 +157,42 @@ def test_real_manifests_never_yield_a_test_row(real_data: Path) -> None:
     assert len(rows) > 1000
     assert not {(row.corpus, row.id) for row in rows} & tests
     assert "coffee_commands" not in {row.corpus for row in rows}
+
+
+def test_clones_of_the_held_out_speakers_are_left_out(tmp_path: Path) -> None:
+    names = ("mimic3-cmu-arctic_low-awb", "other/RMS", "mimic3-cmu-arctic_low-aew", "vctk-p225")
+    rows = [
+        {
+            "id": name.replace("/", "-"), "audio": f"audio/{n}.wav", "duration": 0.2,
+            "text": "a rainbow", "split": "train", "speaker": name,
+        }
+        for n, name in enumerate(names)
+    ]  # fmt: skip
+    rows.append(rows[0] | {"id": "x-slt", "speaker": None})
+    rows.append(rows[0] | {"id": "x-rms", "speaker": None})
+    _folder(tmp_path, "neural_voices_sample", rows)
+    speakers = {row.speaker for row in corpora.training_rows(tmp_path)}
+    assert speakers == {"mimic3-cmu-arctic_low-aew", "vctk-p225", "x-slt"}
+
+
+def test_cuts_made_before_speakers_were_left_out_are_made_again(made: Path, tmp_path: Path) -> None:
+    corpora.prepare(tmp_path, seed=1, config=SMALL, root=made)
+    summary_path = tmp_path / "real" / "summary.json"
+    summary = json.loads(summary_path.read_text())
+    del summary["settings"]["speakers_left_out"]
+    summary_path.write_text(json.dumps(summary))
+    (tmp_path / "cuts" / "real_dev.jsonl.gz").write_bytes(b"")
+    corpora.prepare(tmp_path, seed=1, config=SMALL, root=made)
+    assert _cuts(tmp_path / "cuts" / "real_dev.jsonl.gz")
+
+
+def test_real_neural_voices_hold_no_clone_of_a_held_out_speaker(real_data: Path) -> None:
+    manifest = real_data / "neural_voices_sample" / "manifest.jsonl"
+    if not manifest.is_file():
+        pytest.skip(f"{real_data} has no neural_voices_sample")
+    held_out = tuple(voice.split("-")[1] for voice in synthesis.HELD_OUT_VOICES)
+    every = {json.loads(line)["speaker"] for line in manifest.read_text().splitlines()}
+    assert {s for s in every if s.endswith(held_out)}, "the sample should hold such clones"
+    rows = [r for r in corpora.training_rows(real_data) if r.corpus == "neural_voices_sample"]
+    assert len({row.speaker for row in rows}) > 100
+    assert not [row.speaker for row in rows if row.speaker.endswith(held_out)]

@@ -2,8 +2,9 @@
 
 Reads the folders of `EARSHOT_DATA` (`audio/` plus `manifest.jsonl` each), converts what is wanted
 to 16 kHz WAV once, because compressed files cost more to decode than to train on, and writes
-Lhotse cuts. Rows of the test split never get here, nor does the coffee benchmark: the two rules
-are in one function, `training_rows`, and tested.
+Lhotse cuts. Rows of the test split never get here, nor does the coffee benchmark, nor do neural
+clones of the speakers whose voices speak the synthetic test: the three rules are in one function,
+`training_rows`, and tested.
 
 Knows nothing of networks, tokenizers or augmentation.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ import numpy.typing as npt
 import soundfile as sf
 import soxr
 
+from earshot.train.synthesis import HELD_OUT_VOICES
 from earshot.train.text import data_root, normalise
 
 __all__ = ["CorporaConfig", "Row", "join_digits", "prepare", "training_rows"]
@@ -41,6 +44,8 @@ _KINDS: Mapping[str, str] = {
     "neural_voices_sample": "paragraph",
 }
 _NEVER = frozenset({"coffee_commands", "librispeech_speakers"})
+# Names of the people behind the held-out voices: other engines have voices of the same people.
+_HELD_OUT_SPEAKERS = frozenset(voice.rpartition("-")[2] for voice in HELD_OUT_VOICES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +81,16 @@ class Row:
     synthetic: bool = False
 
 
+def _is_held_out_speaker(name: str) -> bool:
+    """Whether a speaker such as `mimic3-cmu-arctic_low-awb` is one of the held-out voices."""
+    return re.split(r"[^a-z0-9]+", name.lower())[-1] in _HELD_OUT_SPEAKERS
+
+
 def training_rows(root: Path, *, splits: Sequence[str] = ("train", "dev")) -> Iterator[Row]:
-    """Rows that may be trained on or validated with; never one of a test split.
+    """Rows that may be trained on or validated with.
+
+    Never one of a test split, and never a synthetic voice cloned from a speaker whose voice is
+    held out (`synthesis.HELD_OUT_VOICES`).
 
     Args:
         root: Folder of the corpora; those that are absent are passed over.
@@ -103,6 +116,11 @@ def training_rows(root: Path, *, splits: Sequence[str] = ("train", "dev")) -> It
             row = json.loads(line)
             if row.get("split") not in splits or row.get("lang", "en") != "en":
                 continue
+            synthetic = corpus == "neural_voices_sample"
+            if synthetic and any(
+                _is_held_out_speaker(row.get(key) or "") for key in ("speaker", "id")
+            ):
+                continue
             text = normalise(row.get("text") or "")
             if not text:
                 continue
@@ -120,7 +138,7 @@ def training_rows(root: Path, *, splits: Sequence[str] = ("train", "dev")) -> It
                 audio=manifest.parent / row["audio"],
                 offset_s=float(row.get("offset", 0.0)),
                 duration_s=float(row["duration"]),
-                synthetic=corpus == "neural_voices_sample",
+                synthetic=synthetic,
             )
 
 
@@ -292,7 +310,9 @@ def prepare(
     root = root or data_root()
     cuts_folder, real = out_dir / "cuts", out_dir / "real"
     summary_path = real / "summary.json"
-    settings = json.loads(json.dumps({"seed": seed, **asdict(config)}))
+    # The rows left out count as a setting: cuts made under another rule are made again.
+    left_out = {"speakers_left_out": sorted(_HELD_OUT_SPEAKERS)}
+    settings = json.loads(json.dumps({"seed": seed, **asdict(config), **left_out}))
     paths = {split: cuts_folder / f"real_{split}.jsonl.gz" for split in ("train", "dev")}
     if summary_path.is_file() and all(path.is_file() for path in paths.values()):
         summary = json.loads(summary_path.read_text())
