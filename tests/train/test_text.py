@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -159,3 +160,73 @@ def test_corpora_are_read_and_tests_are_not(real_data: Path, tmp_path: Path) -> 
         if row["split"] != "train":
             tests.add(text.normalise(row["text"]))
     assert not tests & {i.text for i in train}
+    aside = set()
+    for name in ("snips_nlu", "clinc_oos", "slurp_devel_test"):
+        with gzip.open(real_data / "text" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        of = {"snips_nlu": "music", "clinc_oos": "question"}.get(name, "assistant")
+        aside |= {
+            (of, text.normalise(row["text"]))
+            for row in rows
+            if row["split"] not in ("train", "oos_train")
+        }
+    assert len(aside) > 5000
+    assert not aside & {(i.kind, i.text) for i in (*train, *held_out)}
+
+
+def _gzip_lines(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as out:
+        out.write("".join(line + "\n" for line in lines))
+
+
+def test_rows_that_a_corpus_keeps_for_its_tests_are_on_neither_side(tmp_path: Path) -> None:
+    pytest.importorskip("hassil", reason="needs hassil; install earshot[train]")
+    splits = ("train", "val", "test", "oos_train", "oos_val", "oos_test")
+    rows = [
+        {"text": f"is {split} of interest {text.number_words(n)}", "split": split}
+        for n in range(60)
+        for split in splits
+    ]
+    rows.append(rows[0] | {"split": "test"})  # set aside wherever else it is
+    folder = tmp_path / "data" / "text"
+    _gzip_lines(folder / "clinc_oos.jsonl.gz", [json.dumps(row) for row in rows])
+    _gzip_lines(folder / "slurp_lm.txt.gz", ["olly tell a joke", "olly stop this song"])
+    _gzip_lines(
+        folder / "slurp_devel_test.jsonl.gz",
+        [json.dumps({"text": "Olly, stop this song", "split": "devel"})],
+    )
+    text.prepare(tmp_path, seed=3, config=SMALL, root=tmp_path / "data")
+    train, held_out = _both(tmp_path)
+    assert [i for i in held_out if i.template.startswith("clinc:")]
+    said = {i.text for i in (*train, *held_out) if i.template.startswith("clinc:")}
+    wanted = {
+        text.normalise(row["text"]) for row in rows if row["split"] in ("train", "oos_train")
+    } - {rows[0]["text"]}
+    assert said == wanted
+    said = {i.text for i in (*train, *held_out) if i.template.startswith("slurp:")}
+    assert said == {"olly tell a joke"}
+
+
+def test_setting_rows_aside_moves_no_sentence_between_the_sides() -> None:
+    """A sentence that two corpora say on different sides stays out, whatever is set aside."""
+    names = [f"sentence {text.number_words(n)}" for n in range(400)]
+    items = [text.TextItem(t, "assistant", f"slurp:{t}") for t in names]
+    items += [text.TextItem(t, "question", f"clinc:{t}") for t in names]
+    before = text._split(items, SMALL)
+    aside = frozenset(i.template for i in items if i.template.startswith("clinc:"))
+    after = text._split(items, SMALL, set_aside=aside)
+    for old, new in zip(before, after, strict=True):
+        assert {i.text for i in new} <= {i.text for i in old}
+        assert not {i.template for i in new} & aside
+
+
+def test_held_out_text_is_halved_and_made_up_text_never_tests(prepared: Path) -> None:
+    train, held_out = _both(prepared)
+    tests = [i for i in held_out if text.is_test(i.template)]
+    assert {i.kind for i in tests} == {"command"}
+    validation = [i for i in held_out if not text.is_test(i.template)]
+    assert not {i.template for i in tests} & {i.template for i in validation}
+    commands = {i.template for i in held_out if i.kind == "command"}
+    assert 0.3 < len({i.template for i in tests}) / len(commands) < 0.7
+    assert not {i.template for i in tests} & {i.template for i in train}

@@ -6,8 +6,13 @@ Everything ends in one spelling: lower-case a-z, apostrophe and blank, numerals 
 
 What is held out is decided by a stable hash of the *template* (for corpora without templates, of
 the sentence), so a test sentence never comes from a template that was trained on, on any machine
-and in any order. Knows nothing of audio or voices, and deliberately never reads the grammar of
-the coffee benchmark: that one is kept to judge adaptation from text.
+and in any order. A second hash halves the held-out part: one half for validation while training,
+one for the test. Of made-up text single sentences are held out, but their patterns are trained
+on, so it validates and never tests.
+
+Knows nothing of audio or voices. Rows that a corpus sets aside for its own tests are never used,
+and deliberately nothing reads the grammar of the coffee benchmark: that one is kept to judge
+adaptation from text.
 """
 
 from __future__ import annotations
@@ -26,11 +31,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from earshot.data.atomic import replaced_file
+
 __all__ = [
     "TextConfig",
     "TextItem",
     "data_root",
     "is_held_out",
+    "is_test",
     "load_texts",
     "normalise",
     "number_words",
@@ -274,6 +282,19 @@ def is_held_out(template: str, share: float) -> bool:
         share: Share to hold out, in (0, 1).
     """
     return _fraction("held out:" + template) < share
+
+
+# Sources of test sentences: templates, and sentences that other people wrote.
+_TEST_SOURCES = ("ha:", "slurp:", "clinc:", "snips:")
+
+
+def is_test(template: str) -> bool:
+    """Whether a held-out template is of the half for testing; the other half is for validation.
+
+    Args:
+        template: Of a held-out sentence. Made-up text is never tested with.
+    """
+    return template.startswith(_TEST_SOURCES) and _fraction("test half:" + template) < 0.5
 
 
 # ---------------------------------------------------------------- values for lists
@@ -617,14 +638,37 @@ def _read_lines(path: Path) -> list[str]:
         return [line.rstrip("\n") for line in lines]
 
 
+_JSON_CORPORA = (("snips", "snips_nlu"), ("clinc", "clinc_oos"))
+_TRAIN_SPLITS = frozenset({"train", "oos_train"})
+
+
+def _set_aside(root: Path) -> frozenset[str]:
+    """Templates of the sentences that a corpus keeps for its own validation and tests."""
+    folder = root / "text"
+    out: set[str] = set()
+    for corpus, name in _JSON_CORPORA:
+        if (folder / f"{name}.jsonl.gz").is_file():
+            rows = map(json.loads, _read_lines(folder / f"{name}.jsonl.gz"))
+            texts = (row["text"] for row in rows if row["split"] not in _TRAIN_SPLITS)
+            out.update(f"{corpus}:{normalise(text)}" for text in texts)
+    path = folder / "slurp_devel_test.jsonl.gz"
+    if path.is_file():
+        lines = _read_lines(path)
+        out.update(f"slurp:{normalise(json.loads(line)['text'])}" for line in lines)
+    return frozenset(out)
+
+
 def _corpora(root: Path, known: frozenset[str]) -> Iterator[TextItem]:
-    """SLURP, Snips, CLINC and the transcripts of the training recordings, where present."""
+    """SLURP, Snips, CLINC and the transcripts of the training recordings, where present.
+
+    Rows of every split: `_split` leaves out those that `_set_aside` names.
+    """
     folder = root / "text"
     if (folder / "slurp_lm.txt.gz").is_file():
         for line in _read_lines(folder / "slurp_lm.txt.gz"):
             text = normalise(line)
             yield TextItem(text, "assistant", f"slurp:{text}")
-    for corpus, name in (("snips", "snips_nlu"), ("clinc", "clinc_oos")):
+    for corpus, name in _JSON_CORPORA:
         path = folder / f"{name}.jsonl.gz"
         if not path.is_file():
             continue
@@ -902,8 +946,14 @@ def _acceptable(text: str, config: TextConfig) -> bool:
     )
 
 
-def _split(items: Iterable[TextItem], config: TextConfig) -> tuple[list[TextItem], list[TextItem]]:
-    """Training and held-out sentences, with no template and no sentence in both."""
+def _split(
+    items: Iterable[TextItem], config: TextConfig, *, set_aside: frozenset[str] = frozenset()
+) -> tuple[list[TextItem], list[TextItem]]:
+    """Training and held-out sentences, with no template and no sentence in both.
+
+    Items whose template is in `set_aside` are on neither side. They still count as said by their
+    side, so that leaving them out moves no other sentence from one side to the other.
+    """
     kept: dict[str, TextItem] = {}
     clash: set[str] = set()
     sides: dict[str, bool] = {}
@@ -922,7 +972,8 @@ def _split(items: Iterable[TextItem], config: TextConfig) -> tuple[list[TextItem
         if item.text in sides and sides[item.text] != held:
             clash.add(item.text)  # made by a held-out and by a training template
         sides.setdefault(item.text, held)
-        kept.setdefault(item.text, item)
+        if item.template not in set_aside:
+            kept.setdefault(item.text, item)
     # A sentence that both sides can say trains nothing and tests nothing; the exception is
     # what is always trained (digits, letters), which is then simply no test sentence.
     train = [
@@ -935,11 +986,9 @@ def _split(items: Iterable[TextItem], config: TextConfig) -> tuple[list[TextItem
 
 
 def _write(items: Sequence[TextItem], path: Path) -> None:
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as out:
+    with replaced_file(path) as out:
         for item in items:
-            out.write(json.dumps(asdict(item)) + "\n")
-    part.replace(path)
+            out.write(json.dumps(asdict(item)).encode() + b"\n")
 
 
 def load_texts(path: Path) -> list[TextItem]:
@@ -972,7 +1021,12 @@ def prepare(
     root = root or data_root()
     folder = out_dir / "text"
     summary_path = folder / "summary.json"
-    settings = {"seed": seed, **asdict(config), "corpora": (root / "text").is_dir()}
+    settings = {
+        "seed": seed,
+        **asdict(config),
+        "corpora": (root / "text").is_dir(),
+        "corpus_splits": sorted(_TRAIN_SPLITS),
+    }
     if summary_path.is_file():
         summary = json.loads(summary_path.read_text())
         if summary["settings"] == settings:
@@ -984,7 +1038,7 @@ def prepare(
             f"text: {err.name} is not installed; the Home Assistant templates need it. "
             "Install the extra: pip install 'earshot[train]'"
         ) from err
-    train, held_out = _split(items, config)
+    train, held_out = _split(items, config, set_aside=_set_aside(root))
     folder.mkdir(parents=True, exist_ok=True)
     _write(train, folder / "train.jsonl")
     _write(held_out, folder / "heldout.jsonl")
