@@ -10,7 +10,7 @@ from earshot.core.errors import ConfigError
 from earshot.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-SMALL = 'name = "x"\nfolder = "exp/x"\n[train]\nmax_steps = 10\n'
+SMALL = 'name = "x"\nfolder = "exp/x"\n[train]\nmax_steps = 10\n[sources.read]\nfirst = 1\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -57,6 +57,11 @@ def test_overrides_reach_nested_values(tmp_path: Path) -> None:
         ("train.max_minutes=3", "exactly one must be above 0"),
         ("model.vocab_size=100", "model.vocab_size is 100 and tokenizer.vocab_size 384"),
         ("train", "must read section.key=value"),
+        ("export.codec=int8", "export: codec: is 'int8'; it must be of type Literal"),
+        ("train.warmup_steps=0", "train.warmup_steps is 0; it must be above 0"),
+        ("augment.full=0.01", "they must satisfy 0 <= start < full <= 1"),
+        ("sources.read.first=-1", "neither may be negative"),
+        ("model.encoder.stack=2", "it must be 4"),
     ],
 )
 def test_wrong_values_are_named(tmp_path: Path, override: str, message: str) -> None:

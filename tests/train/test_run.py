@@ -62,7 +62,7 @@ def start(
             *(part for option in options for part in ("--set", option)),
         ],
         cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONPATH": "src", **environment},
+        env={**os.environ, **environment},
     )  # fmt: skip
 
 

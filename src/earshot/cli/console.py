@@ -6,7 +6,7 @@ Knows exit codes and terminals; knows nothing of speech.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -177,29 +177,51 @@ class Display:
             complain(error)
 
 
-@contextmanager
-def stage_bars() -> Iterator[Callable[[str, float, float], None]]:
-    """One bar a stage on stderr, where stderr is a terminal.
+class StageBars:
+    """A bar on stderr for the stage that is under way, where stderr is a terminal.
 
-    Yields:
-        To be called with (stage, done, total); a stage's bar appears at its first call and goes
-        when it is done.
+    Nothing is drawn between calls, so that a stage with a bar of its own is not disturbed.
     """
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
 
-    tasks: dict[str, TaskID] = {}
-    with Progress(console=Console(stderr=True), redirect_stdout=False) as bars:
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
 
-        def report(stage: str, done: float, total: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total, visible=done < total)
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        """Draw the bar.
 
-        yield report
+        Args:
+            stage: Its name; a new name takes the old bar away.
+            done: How much is done.
+            total: How much there is to do, in the same unit.
+        """
+        if not sys.stderr.isatty():
+            return
+        if stage != self._stage or self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.close()
+            self._bar = Progress(
+                console=Console(stderr=True),
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(stage)
+            self._stage = stage
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, refresh=True)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands; closing twice is allowed."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
 def _progress_bar() -> Progress:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earshot.cli.console import complain, reported, say, stage_bars
+from earshot.cli.console import StageBars, complain, reported, say
 
 if TYPE_CHECKING:
     from earshot.train.recipe import Recipe
@@ -64,11 +64,11 @@ def _run(
             ) from None
         loaded: Recipe = load_recipe(path, overrides or [])
         _log_to_stderr()
+        bars = StageBars()
         try:
-            with stage_bars() as progress:
-                made = run_recipe(loaded, stages=stages, resume=resume, progress=progress)
-            say(str(made))
+            say(str(run_recipe(loaded, stages=stages, resume=resume, progress=bars)))
         except KeyboardInterrupt:
+            bars.close()
             complain("stopped. The same command goes on where this one stopped.")
             raise typer.Exit(130) from None
 

@@ -8,6 +8,7 @@ Knows nothing of networks or losses.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing as mp
 import zlib
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,8 @@ from earshot import _native
 from earshot.core.errors import ManifestError
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.recipe import Recipe, SourceConfig
+
+logger = logging.getLogger(__name__)
 
 SHORTEST_S = 0.2
 LONGEST_S = 17.0
@@ -149,6 +152,9 @@ def read_sources(folder: Path, shares: Mapping[str, SourceConfig]) -> dict[str, 
             f"has no cuts for the sources {', '.join(shares)}",
             remedy="Run the preparation stages first: earshot train run RECIPE",
         )
+    for name in shares:
+        if name not in sources:
+            logger.warning("source '%s': has no cuts; its share goes to the others", name)
     return sources
 
 
@@ -203,6 +209,9 @@ class TrainingClips(Dataset[Batch]):
             # A frame of 40 ms emits one piece at most: faster speech cannot be learnt.
             if len(labels) <= 0.8 * len(features) / self._stack:
                 clips.append((features, labels, text, kind_of(cut)))
+        if not clips:  # every device must get a batch: one second of near silence will do
+            floor = rng.standard_normal(16000, dtype=np.float32) * np.float32(1e-4)
+            clips.append((_native.fbank(floor, self._num_bins), [], "", "noise"))
         return _collate(clips, self._num_bins)
 
     def _features(self, samples: Samples, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -294,10 +303,11 @@ def validation_loader(
     """Up to `validation_clips` clips of each dev manifest, one clip a batch, never augmented."""
     cuts: list[MonoCut] = []
     for path in sorted((folder / "cuts").glob("*_dev.jsonl.gz")):
+        label = path.name.split("_dev")[0]
         by_kind: dict[str, list[MonoCut]] = {}
         for cut in read_cuts(path):
-            by_kind.setdefault(kind_of(cut) if path.name.startswith("real") else "synthetic", [])
-            by_kind[kind_of(cut) if path.name.startswith("real") else "synthetic"].append(cut)
+            name = kind_of(cut) if label == "real" else label
+            by_kind.setdefault(name, []).append(cut)
         for name in sorted(by_kind):
             chosen = sorted(by_kind[name], key=lambda cut: zlib.crc32(cut.id.encode()))
             for cut in chosen[: recipe.train.validation_clips]:

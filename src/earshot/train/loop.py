@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
@@ -77,10 +78,8 @@ class TrainingModule(lightning.LightningModule):
         cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self._progress.get()))
         return config.peak_lr * cosine * min(1.0, (self.global_step + 1) / config.warmup_steps)
 
-    def training_step(self, batch: Batch, index: int) -> torch.Tensor | None:
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """Loss of one batch, in nats per piece."""
-        if not batch.texts:
-            return None
         rate = self.learning_rate()
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
@@ -98,10 +97,15 @@ class TrainingModule(lightning.LightningModule):
             },
             prog_bar=True,
         )
-        if not torch.isfinite(losses.total):
-            logger.warning("step %d: loss is not finite; the batch is skipped", self.global_step)
-            return None
         return losses.total  # type: ignore[no-any-return]
+
+    def on_after_backward(self) -> None:
+        """Drop gradients that are not finite; all devices see the same sum, so all drop it."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+            logger.warning("step %d: gradients are not finite; dropped", self.global_step)
+            for gradient in gradients:
+                gradient.zero_()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how much audio was seen."""
@@ -146,8 +150,23 @@ def count_word_errors(reference: list[str], hypothesis: list[str]) -> int:
     return substitutions + deletions + insertions
 
 
+class _BarOnStderr(TQDMProgressBar):
+    """Lightning's bar, away from stdout: that is for results."""
+
+    def init_train_tqdm(self) -> Any:
+        return self._moved(super().init_train_tqdm())
+
+    def init_validation_tqdm(self) -> Any:
+        return self._moved(super().init_validation_tqdm())
+
+    @staticmethod
+    def _moved(bar: Any) -> Any:
+        bar.fp = sys.stderr
+        return bar
+
+
 class _FollowProgress(Callback):
-    """Publishes the share of the run that is done, and stops when it reaches 1."""
+    """Publishes the share of the run that is done."""
 
     def __init__(self, config: TrainConfig, timer: Timer, progress: Progress) -> None:
         self._config = config
@@ -183,6 +202,11 @@ def train(
 
     Returns:
         The last checkpoint; its `state_dict` holds the averaged weights.
+
+    Raises:
+        ManifestError: There is nothing to train on.
+        ConfigError: `start_from` holds a network of another shape.
+        KeyboardInterrupt: Stopped by Ctrl-C, after a checkpoint was written.
     """
     config = recipe.train
     torch.set_num_threads(config.threads)
@@ -195,6 +219,9 @@ def train(
         module.transducer.load_state_dict(start.state_dict())
     last = folder / "checkpoints" / "last.ckpt"
     resumed = resume and last.exists()
+    if not resumed:  # a later resume must not find an older run's checkpoint
+        for old in last.parent.glob("*.ckpt"):
+            old.rename(old.with_suffix(".old"))
     seed = config.seed
     if resumed:  # new draws: the clips of the first part of the run are not repeated in order
         seed += int(read_checkpoint(last)["global_step"])
@@ -225,19 +252,25 @@ def train(
                 train_time_interval=timedelta(minutes=config.checkpoint_minutes),
                 save_last=True,
                 save_top_k=1,
+                save_on_exception=True,
+                enable_version_counter=False,
             ),
-            TQDMProgressBar(refresh_rate=20),
+            _BarOnStderr(refresh_rate=20),
         ],
     )
-    trainer.fit(
-        module,
-        training_loader(
-            recipe, folder, tokenizer, progress, seed=1000 * trainer.global_rank + seed
-        ),
-        validation_loader(recipe, folder, tokenizer),
-        ckpt_path=last if resumed else None,
-        weights_only=False,
-    )
+    loader_seed = 1000 * trainer.global_rank + seed
+    try:
+        trainer.fit(
+            module,
+            training_loader(recipe, folder, tokenizer, progress, seed=loader_seed),
+            validation_loader(recipe, folder, tokenizer),
+            ckpt_path=last if resumed else None,
+            weights_only=False,
+        )
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit code; say what it was
+            raise KeyboardInterrupt from None
+        raise
     trainer.save_checkpoint(last)
     return last
 

@@ -17,18 +17,15 @@ import sentencepiece
 from earshot.train.recipe import TokenizerConfig
 
 
-def train_tokenizer(
-    sentences: Iterable[str], config: TokenizerConfig, path: Path
-) -> sentencepiece.SentencePieceProcessor:
-    """Train word pieces and write them.
+def train_pieces(sentences: Iterable[str], config: TokenizerConfig) -> bytes:
+    """Train word pieces.
 
     Args:
         sentences: Normalised training text.
         config: Vocabulary size and kind.
-        path: SentencePiece model to write.
 
     Returns:
-        The tokenizer, loaded.
+        A SentencePiece model, to be written to a file.
     """
     # Every letter alone, with and without a blank before it, so that none is ever unknown.
     letters = [f"{a} {a}{a}" for a in string.ascii_lowercase] * 20 + ["'a a'b"] * 20
@@ -48,11 +45,9 @@ def train_tokenizer(
         minloglevel=1,
         num_threads=1,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-    return load_tokenizer(path)
+    return buffer.getvalue()
 
 
 def load_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
-    """The tokenizer that `train_tokenizer` wrote."""
+    """The tokenizer of a SentencePiece model file."""
     return sentencepiece.SentencePieceProcessor(model_file=str(path))

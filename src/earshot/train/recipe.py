@@ -40,7 +40,7 @@ class TokenizerConfig:
     """SentencePiece word pieces, identity normaliser."""
 
     vocab_size: int = 384
-    model_type: str = "unigram"
+    model_type: Literal["unigram", "bpe"] = "unigram"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,13 @@ class AugmentConfig:
     start: float = 0.08  # share of the run with strength 0
     full: float = 0.5  # share of the run from which strength is 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.full <= 1:
+            raise ConfigError(
+                f"augment: start is {self.start} and full {self.full}; they must satisfy "
+                "0 <= start < full <= 1. Change one."
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceConfig:
@@ -73,6 +80,13 @@ class SourceConfig:
 
     first: float = 1.0
     last: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.first < 0 or self.last < 0 or self.first + self.last == 0:
+            raise ConfigError(
+                f"sources: a share goes from {self.first} to {self.last}; neither may be "
+                "negative, and one must be above 0. Change one, or leave the source out."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +103,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip_norm: float = 5.0
     ema_decay: float = 0.998
-    precision: str = "bf16-mixed"
+    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
     threads: int = 1
     workers: int = 1
     devices: int = 1
@@ -101,12 +115,19 @@ class TrainConfig:
     seed: int = 1
     start_from: str = ""  # a `.ear` file whose network and word pieces to train further
 
+    def __post_init__(self) -> None:
+        for name in ("warmup_steps", "batch_s", "buckets", "checkpoint_minutes", "devices"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(
+                    f"train.{name} is {getattr(self, name)}; it must be above 0. Change it."
+                )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig:
     """The shipped file."""
 
-    codec: str = "i8_r16x4"  # or f32_r16
+    codec: Literal["i8_r16x4", "f32_r16"] = "i8_r16x4"
     output: str = "model.ear"
     licence: str = "Apache-2.0"
     description: str = ""
@@ -143,6 +164,13 @@ class Recipe:
                 f"model.vocab_size is {self.model.vocab_size} and tokenizer.vocab_size "
                 f"{self.tokenizer.vocab_size}; they must be equal. Change one."
             )
+        if self.model.encoder.stack != 4:
+            raise ConfigError(
+                f"model.encoder.stack is {self.model.encoder.stack}; it must be 4, which makes "
+                "the frames of 40 ms that the format asks for. Change it."
+            )
+        if not self.sources:
+            raise ConfigError("sources: is empty; at least one source must be named. Add one.")
 
 
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:

@@ -18,11 +18,12 @@ import torch
 from earshot import _native
 from earshot.compress.export import export_transducer
 from earshot.core.errors import ConfigError
+from earshot.data.atomic import replaced_file
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
 from earshot.train import corpora, librispeech, loop, noise, rooms, synthesis, text
 from earshot.train.batches import load_audio, read_sources
-from earshot.train.pieces import load_tokenizer, train_tokenizer
+from earshot.train.pieces import load_tokenizer, train_pieces
 from earshot.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,12 @@ def run(
     folder = Path(recipe.folder)
     folder.mkdir(parents=True, exist_ok=True)
     recordings = Path(os.environ.get("EARSHOT_DATA", recipe.data.recordings))
+    if not recordings.is_dir():
+        logger.warning(
+            "%s: no recordings there (set EARSHOT_DATA, or data.recordings); the model will be "
+            "made without them",
+            recordings,
+        )
     seed = recipe.train.seed
     steps: dict[str, Callable[[], object]] = {
         "tokenizer": lambda: _prepare_tokenizer(recipe, folder),
@@ -132,7 +139,7 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
         name=recipe.name,
         pieces=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
         tokenizer=tokenizer_path.read_bytes(),
-        codec="i8_r16x4" if recipe.export.codec == "i8_r16x4" else "f32_r16",
+        codec=recipe.export.codec,
         metadata={
             "licence": recipe.export.licence,
             "description": recipe.export.description,
@@ -151,14 +158,20 @@ def _nothing() -> None:
 
 def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
     path = folder / "tokenizer.model"
-    if path.exists():
-        return
-    if recipe.train.start_from:
-        file = ModelFile(Path(recipe.train.start_from))
-        path.write_bytes(file.tensor_bytes("tokenizer"))
-        return
-    sentences = [item.text for item in text.load_texts(folder / "text" / "train.jsonl")]
-    train_tokenizer(sentences, recipe.tokenizer, path)
+    if not path.exists():
+        if recipe.train.start_from:
+            pieces = ModelFile(Path(recipe.train.start_from)).tensor_bytes("tokenizer")
+        else:
+            sentences = [item.text for item in text.load_texts(folder / "text" / "train.jsonl")]
+            pieces = train_pieces(sentences, recipe.tokenizer)
+        with replaced_file(path) as out:
+            out.write(pieces)
+    size = load_tokenizer(path).get_piece_size()
+    if size != recipe.tokenizer.vocab_size:
+        raise ConfigError(
+            f"{path}: has {size} pieces; the recipe says {recipe.tokenizer.vocab_size}. Delete it "
+            "and the checkpoints beside it, or give the recipe another folder."
+        )
 
 
 def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
@@ -167,15 +180,17 @@ def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
     if path.exists():
         return
     rng = np.random.default_rng(recipe.train.seed)
+    num_bins = recipe.model.encoder.num_bins
     rows = []
     for cuts in read_sources(folder / "cuts", recipe.sources).values():
         for index in rng.integers(len(cuts), size=150):
             samples = load_audio(cuts[index])
             gain = 10 ** (rng.uniform(-25, -1) / 20) / (np.abs(samples).max() + 1e-6)
             floor = rng.standard_normal(len(samples), dtype=np.float32) * np.float32(1e-4)
-            rows.append(_native.fbank((samples + floor) * np.float32(gain)))
+            rows.append(_native.fbank((samples + floor) * np.float32(gain), num_bins))
     frames = np.concatenate(rows)
-    np.savez(path, mean=frames.mean(axis=0), std=frames.std(axis=0))
+    with replaced_file(path) as out:
+        np.savez(out, mean=frames.mean(axis=0), std=frames.std(axis=0))
 
 
 def _train(recipe: Recipe, folder: Path, *, resume: bool) -> None:
