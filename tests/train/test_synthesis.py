@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+from earshot.core.errors import SynthesisError
 from earshot.train import synthesis, text
 
 VOICES, MISSING = synthesis.installed_voices()
@@ -119,18 +121,28 @@ def test_rate_and_pitch_do_what_they_say() -> None:
     assert _pitch_hz(high) / _pitch_hz(usual) == pytest.approx(1.25, abs=0.12)
 
 
+def _write_texts(folder: Path) -> None:
+    (folder / "text").mkdir()
+    for name, first in (("train", 0), ("heldout", 50)):
+        items = [
+            {"text": f"set {text.number_words(n)}", "kind": "command", "template": f"ha:t{n}"}
+            for n in range(first, first + 30)
+        ]
+        # Its pattern is trained on: never a test sentence.
+        items += [
+            {"text": f"timer {text.number_words(n)}", "kind": "timer", "template": f"timer:t{n}"}
+            for n in range(first, first + 30)
+        ]
+        lines = "".join(json.dumps(item) + "\n" for item in items)
+        (folder / "text" / f"{name}.jsonl").write_text(lines)
+
+
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small corpus of the training voices."""
     _voice("flite")
     folder = tmp_path_factory.mktemp("spoken")
-    (folder / "text").mkdir()
-    for name, first in (("train", 0), ("heldout", 50)):
-        lines = []
-        for n in range(first, first + 20):
-            item = {"text": f"set {text.number_words(n)}", "kind": "command", "template": f"t{n}"}
-            lines.append(json.dumps(item) + "\n")
-        (folder / "text" / f"{name}.jsonl").write_text("".join(lines))
+    _write_texts(folder)
     synthesis.prepare(folder, seed=5, config=_SMALL)
     return folder
 
@@ -152,7 +164,7 @@ def test_shards_are_lhotse_cuts_of_existing_clips(spoken: Path) -> None:
         for cut in lhotse.CutSet.from_file(shard):
             seen += 1
             supervision = cut.supervisions[0]
-            assert supervision.text.startswith("set ")
+            assert supervision.text.startswith(("set ", "timer "))
             assert supervision.custom["engine"]
             assert supervision.speaker not in synthesis.HELD_OUT_VOICES
             info = sf.info(cut.recording.sources[0].source)
@@ -188,6 +200,8 @@ def test_a_stage_that_was_stopped_goes_on_with_the_same_clips(spoken: Path, tmp_
 def test_voices_that_are_missing_are_recorded(spoken: Path) -> None:
     record = json.loads((spoken / "synthesis.json").read_text())
     assert record["missing_voices"] == MISSING
+    assert record["settings"]["seed"] == 5
+    assert "hours" not in record["settings"]
     assert not set(record["voices"]) & set(synthesis.HELD_OUT_VOICES)
     assert sum(v for k, v in record["hours"].items() if k.startswith("engine/")) >= 0.005
 
@@ -211,9 +225,133 @@ def test_held_out_test_is_in_the_held_out_voices_and_repeatable(
     rows = [json.loads(line) for line in first.splitlines()]
     assert len(rows) == 6
     assert {row["speaker"] for row in rows} == set(synthesis.HELD_OUT_VOICES)
-    held_out = {i.text for i in text.load_texts(texts)}
+    dev = _rows(spoken / "cuts" / "synthetic_dev.jsonl.gz")
+    validated = {row["supervisions"][0]["text"] for row in dev}
+    held_out = {i.text: i for i in text.load_texts(texts)}
     for row in rows:
-        assert row["text"] in held_out
+        assert text.is_test(held_out[row["text"]].template)
+        assert row["kind"] == "command"
+        assert row["text"] not in validated
         one, other = (p.parent / row["audio"] for p in manifests)
         assert one.read_bytes() == other.read_bytes()
         assert sf.info(one).duration == pytest.approx(row["duration"])
+
+
+def test_test_and_validation_never_share_a_sentence() -> None:
+    """Over all they could ever draw, whatever the seed."""
+    sources = ("ha", "slurp", "clinc", "snips", "timer", "digits", "word")
+    kinds = ("command", "assistant", "question", "music", "timer", "digits", "word")
+    items = [
+        text.TextItem(f"{source} {n}", kind, f"{source}:{n}")
+        for source, kind in zip(sources, kinds, strict=True)
+        for n in range(40)
+    ]
+    voices = [synthesis.Voice("flite-awb", "flite", "awb", 125.0)]
+    test = {clip.text for clip in synthesis._test_clips(items, voices, 10**6, seed=1)}
+    assert {said.split()[0] for said in test} == {"ha", "slurp", "clinc", "snips"}
+    assert test == {i.text for i in items if text.is_test(i.template)}
+
+
+def test_another_choice_of_sentences_replaces_the_test(spoken: Path, tmp_path: Path) -> None:
+    if not {v.id for v in VOICES} >= set(synthesis.HELD_OUT_VOICES):
+        pytest.skip("flite's voices awb and rms are not installed here")
+    texts = spoken / "text" / "heldout.jsonl"
+    told: list[tuple[int, int]] = []
+    manifest = synthesis.make_heldout_test(
+        tmp_path, 4, texts=texts, progress=lambda done, total: told.append((done, total))
+    )
+    assert told[-1] == (4, 4)
+    before = manifest.stat().st_mtime_ns
+    synthesis.make_heldout_test(tmp_path, 4, texts=texts)
+    assert manifest.stat().st_mtime_ns == before
+    synthesis.make_heldout_test(tmp_path, 3, texts=texts)
+    assert len(list((tmp_path / "audio").iterdir())) == 3
+    (tmp_path / "summary.json").unlink()  # as tests of earlier versions are
+    synthesis.make_heldout_test(tmp_path, 2, texts=texts)
+    assert len(manifest.read_text().splitlines()) == 2
+
+
+@pytest.fixture
+def no_speech(monkeypatch: pytest.MonkeyPatch) -> list[synthesis.Clip]:
+    """One second of a tone for every clip; the list hears of them."""
+    heard: list[synthesis.Clip] = []
+
+    def tones(clips: list[synthesis.Clip]) -> list[np.ndarray]:
+        heard.extend(clips)
+        return [np.full(16000, 0.1, dtype=np.float32) for _ in clips]
+
+    voices = [
+        synthesis.Voice("pico-en-US", "pico", "en-US", 175.0),
+        synthesis.Voice("mbrola-us1", "mbrola", "mb-us1", 120.0),
+        synthesis.Voice("flite-awb", "flite", "awb", 125.0),
+    ]
+    monkeypatch.setattr(synthesis, "speak", tones)
+    monkeypatch.setattr(synthesis, "installed_voices", lambda: (voices, []))
+    return heard
+
+
+def test_voices_of_mbrola_speak_only_when_asked(
+    no_speech: list[synthesis.Clip], tmp_path: Path
+) -> None:
+    _write_texts(tmp_path)
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL)
+    assert {clip.voice.engine for clip in no_speech} == {"pico"}
+    record = json.loads((tmp_path / "synthesis.json").read_text())
+    assert (record["voices"], record["unused_voices"]) == (["pico-en-US"], ["mbrola-us1"])
+    asked = replace(_SMALL, engine_weights={"mbrola": 1.0})
+    no_speech.clear()
+    synthesis.prepare(tmp_path, seed=5, config=asked)
+    assert {clip.voice.engine for clip in no_speech} == {"mbrola"}
+    with pytest.raises(SynthesisError, match="weight above 0"):
+        synthesis.prepare(tmp_path, seed=5, config=replace(_SMALL, engine_weights={"flite": 1.0}))
+
+
+def _said(folder: Path) -> list[str]:
+    shards = sorted((folder / "cuts").glob("synthetic_*.jsonl.gz"))
+    return [row["supervisions"][0]["text"] for shard in shards for row in _rows(shard)]
+
+
+def test_shards_of_other_settings_are_made_again(
+    no_speech: list[synthesis.Clip], tmp_path: Path
+) -> None:
+    _write_texts(tmp_path)
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL)
+    first = _said(tmp_path)
+    no_speech.clear()
+    synthesis.prepare(tmp_path, seed=5, config=replace(_SMALL, hours=0.004, niceness=1))
+    assert not no_speech
+    assert _said(tmp_path) == first
+    synthesis.prepare(tmp_path, seed=6, config=_SMALL)
+    assert _said(tmp_path) != first
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL)
+    assert _said(tmp_path) == first
+
+
+def test_shards_without_a_record_are_taken_as_they_are(
+    no_speech: list[synthesis.Clip], tmp_path: Path
+) -> None:
+    _write_texts(tmp_path)
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL)
+    first = _said(tmp_path)
+    record = json.loads((tmp_path / "synthesis.json").read_text())
+    del record["settings"]
+    (tmp_path / "synthesis.json").write_text(json.dumps(record))
+    no_speech.clear()
+    for seed in (6, 7):
+        synthesis.prepare(tmp_path, seed=seed, config=_SMALL)
+    assert not no_speech
+    assert _said(tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"engine_weights": {"espeak": 1.0}}, "'espeak', which is unknown; known are espeak-ng,"),
+        ({"kind_weights": {"commands": 1.0}}, "'commands', which is unknown; known are command,"),
+        ({"engine_weights": {"pico": -1.0}}, "at least 0"),
+        ({"kind_weights": {"command": 0.0}}, "no weight above 0"),
+    ],
+)
+def test_weights_of_nothing_known_are_refused(weights: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        synthesis.SynthesisConfig(**weights)

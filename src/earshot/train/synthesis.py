@@ -14,9 +14,9 @@ while training, and deliberately never speaks training text with the held-out vo
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import json
+import logging
 import os
 import random
 import re
@@ -36,7 +36,10 @@ import soundfile as sf
 import soxr
 
 from earshot.core.errors import SynthesisError
+from earshot.core.features import SAMPLE_RATE_HZ
+from earshot.data.atomic import replaced_file
 from earshot.train import text as text_stage
+from earshot.train.cuts import file_cut, read_cuts, write_cuts, write_json, write_wav
 
 __all__ = [
     "HELD_OUT_VOICES",
@@ -48,9 +51,11 @@ __all__ = [
     "prepare",
     "speak",
     "spoken_form",
+    "training_voices",
 ]
 
-SAMPLE_RATE_HZ = 16000
+logger = logging.getLogger(__name__)
+
 HELD_OUT_VOICES = ("flite-awb", "flite-rms")
 
 _ESPEAK_ACCENTS = (
@@ -101,7 +106,8 @@ class Clip:
 
 
 def _default_engine_weights() -> dict[str, float]:
-    return {"espeak-ng": 1.0, "flite": 2.0, "festival": 1.5, "pico": 2.5, "mbrola": 1.5}
+    # The licence of mbrola's voices is non-commercial: whoever wants them must say so.
+    return {"espeak-ng": 1.0, "flite": 2.0, "festival": 1.5, "pico": 2.5, "mbrola": 0.0}
 
 
 def _default_kind_weights() -> dict[str, float]:
@@ -114,7 +120,14 @@ def _default_kind_weights() -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisConfig:
-    """How much is spoken, by which engines, and how far voices are bent."""
+    """How much is spoken, by which engines, and how far voices are bent.
+
+    Args:
+        engine_weights: Share of the clips by engine, of those installed: espeak-ng, flite,
+            festival, pico, mbrola. One not named gets none. mbrola's is 0 by default, because the
+            licence of its voices forbids commercial use.
+        kind_weights: Share of the clips by kind of sentence. A kind not named gets none.
+    """
 
     hours: float = 45.0
     clips_per_shard: int = 3000  # about two hours
@@ -135,6 +148,24 @@ class SynthesisConfig:
                 raise ValueError(
                     f"synthesis.{name} is ({low}, {high}); it must be a range inside 0.5 to 2"
                 )
+        for name, defaults in (
+            ("engine_weights", _default_engine_weights()),
+            ("kind_weights", _default_kind_weights()),
+        ):
+            weights = getattr(self, name)
+            for key, weight in weights.items():
+                if key not in defaults:
+                    raise ValueError(
+                        f"synthesis.{name} names '{key}', which is unknown; "
+                        f"known are {', '.join(defaults)}"
+                    )
+                if not 0 <= weight < float("inf"):
+                    raise ValueError(f"synthesis.{name}.{key} is {weight}; it must be at least 0")
+            if not any(weights.values()):
+                raise ValueError(
+                    f"synthesis.{name} has no weight above 0; at least one is needed, "
+                    f"of {', '.join(defaults)}"
+                )
 
 
 # ---------------------------------------------------------------- which voices exist
@@ -148,8 +179,24 @@ def _run(command: Sequence[str]) -> str:
     return done.stdout + done.stderr
 
 
+def training_voices(weights: Mapping[str, float] | None = None) -> list[Voice]:
+    """Installed voices that may be trained with: not held out, and of an engine with a weight.
+
+    Args:
+        weights: By engine; the defaults if not given.
+    """
+    weights = _default_engine_weights() if weights is None else weights
+    return [
+        v
+        for v in installed_voices()[0]
+        if v.id not in HELD_OUT_VOICES and weights.get(v.engine, 0) > 0
+    ]
+
+
 def installed_voices() -> tuple[list[Voice], list[str]]:
-    """Voices that this machine can speak with, held-out ones included, and those it lacks.
+    """Voices that this machine can speak with, and those it lacks.
+
+    Held-out ones are among them, and those of engines without a weight; see `training_voices`.
 
     Returns:
         (voices, names of missing ones), both in a fixed order.
@@ -504,14 +551,6 @@ class _Plan:
 # ---------------------------------------------------------------- files and manifests
 
 
-def _write_wav(path: Path, samples: npt.NDArray[np.float32]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as out:
-        sf.write(out, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    part.replace(path)
-
-
 def _job(clips: Sequence[Clip], folder: Path, niceness: int) -> list[int]:
     """Samples of every clip, speaking those whose file is missing; 0 where that failed."""
     if os.nice(0) < niceness:
@@ -520,7 +559,7 @@ def _job(clips: Sequence[Clip], folder: Path, niceness: int) -> list[int]:
     todo = [i for i, path in enumerate(paths) if not path.is_file()]
     for i, samples in zip(todo, speak([clips[i] for i in todo]), strict=True):
         if samples is not None:
-            _write_wav(paths[i], samples)
+            write_wav(paths[i], samples)
     return [sf.info(str(p)).frames if p.is_file() else 0 for p in paths]
 
 
@@ -540,8 +579,12 @@ def _speak_to_files(
     niceness: int,
     pool: Any = None,
     spoken: Callable[[int], None] = lambda _: None,
+    finished: Callable[[int], None] = lambda _: None,
 ) -> list[int]:
-    """Frames of every clip, 0 for one that failed; `spoken` hears how many samples are new."""
+    """Frames of every clip, 0 for one that failed.
+
+    Batch by batch `spoken` hears how many samples are new, and `finished` how many clips are done.
+    """
     batches = _in_batches(clips, 50)
     work = [[clips[i] for i in batch] for batch in batches]
     folders, levels = [folder] * len(work), [niceness] * len(work)
@@ -552,6 +595,7 @@ def _speak_to_files(
         for counts in (workers.map if workers else map)(_job, work, folders, levels):
             results.append(counts)
             spoken(sum(counts))
+            finished(len(counts))
     finally:
         if own is not None:
             own.shutdown(cancel_futures=True)
@@ -570,75 +614,79 @@ def _cut_rows(
         if not count:
             continue
         clip_id = f"{prefix}-{n:06d}-{clip.key[:8]}"
-        duration = count / SAMPLE_RATE_HZ
-        speaker = clip.voice.id + (f"+{clip.variant}" if clip.variant else "")
-        path = (folder / clip.key[:2] / f"{clip.key}.wav").resolve()
-        yield {
-            "id": clip_id,
-            "start": 0.0,
-            "duration": duration,
-            "channel": 0,
-            "supervisions": [
-                {
-                    "id": clip_id,
-                    "recording_id": clip_id,
-                    "start": 0.0,
-                    "duration": duration,
-                    "channel": 0,
-                    "text": clip.text,
-                    "language": "en",
-                    "speaker": speaker,
-                    "custom": {
-                        "engine": clip.voice.engine,
-                        "kind": clip.kind,
-                        "template": clip.template,
-                        "synthetic": True,
-                    },
-                }
-            ],
-            "recording": {
-                "id": clip_id,
-                "sources": [{"type": "file", "channels": [0], "source": str(path)}],
-                "sampling_rate": SAMPLE_RATE_HZ,
-                "num_samples": count,
-                "duration": duration,
-                "channel_ids": [0],
+        yield file_cut(
+            clip_id,
+            folder / clip.key[:2] / f"{clip.key}.wav",
+            count,
+            text=clip.text,
+            speaker=clip.voice.id + (f"+{clip.variant}" if clip.variant else ""),
+            custom={
+                "engine": clip.voice.engine,
+                "kind": clip.kind,
+                "template": clip.template,
+                "synthetic": True,
             },
-            "type": "MonoCut",
-        }
-
-
-def _write_cuts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with gzip.open(part, "wt", encoding="utf-8", compresslevel=5) as out:
-        for row in rows:
-            out.write(json.dumps(row) + "\n")
-    part.replace(path)
-
-
-def _read_cuts(path: Path) -> list[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        )
 
 
 # ---------------------------------------------------------------- the stage
 
 
+def _settings(config: SynthesisConfig, *, seed: int) -> dict[str, Any]:
+    """What decides the plan: not how much of it is spoken, nor how fast."""
+    settings = {"seed": seed, **asdict(config)}
+    for name in ("hours", "processes", "niceness", "dev_clips"):
+        del settings[name]
+    return dict(json.loads(json.dumps(settings)))
+
+
+def _take_over(out_dir: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Remove manifests that were made with other settings.
+
+    Returns:
+        The settings of the shards: `settings`, or None where there are shards without a record.
+    """
+    cuts, record_path = out_dir / "cuts", out_dir / "synthesis.json"
+    shards = sorted(cuts.glob("synthetic_train_*.jsonl.gz"))
+    if not shards:
+        return settings
+    record = json.loads(record_path.read_text()) if record_path.is_file() else {}
+    known: Mapping[str, Any] | None = record.get("settings")
+    if known is None:
+        return None
+    if known == settings:
+        return settings
+    changed = sorted(k for k in {*known, *settings} if known.get(k) != settings.get(k))
+    logger.warning(
+        "synthesis: %d shards in %s were made with another %s; they are made again. Clips that "
+        "are the same are kept",
+        len(shards), cuts, ", ".join(changed),
+    )  # fmt: skip
+    # The first shard last: while it is there, so is the sign that the others must go.
+    for path in (cuts / "synthetic_dev.jsonl.gz", *reversed(shards)):
+        path.unlink(missing_ok=True)
+    return settings
+
+
 def _write_record(
-    out_dir: Path, voices: Sequence[Voice], missing: Sequence[str], hours: Mapping[str, float]
+    out_dir: Path,
+    settings: Mapping[str, Any] | None,
+    config: SynthesisConfig,
+    hours: Mapping[str, float],
 ) -> None:
+    voices, missing = installed_voices()
+    used = {v.id for v in training_voices(config.engine_weights)}
     record = {
+        "settings": settings,
         "engines": _versions(),
-        "voices": [v.id for v in voices if v.id not in HELD_OUT_VOICES],
+        "voices": [v.id for v in voices if v.id in used],
         "held_out_voices": [v.id for v in voices if v.id in HELD_OUT_VOICES],
-        "missing_voices": list(missing),
+        "unused_voices": [v.id for v in voices if v.id not in used and v.id not in HELD_OUT_VOICES],
+        "missing_voices": missing,
         "espeak_variants": _espeak_variants(),
         "hours": {k: round(v, 3) for k, v in sorted(hours.items())},
     }
-    part = out_dir / "synthesis.json.part"
-    part.write_text(json.dumps(record, indent=1))
-    part.replace(out_dir / "synthesis.json")
+    write_json(record, out_dir / "synthesis.json")
 
 
 def prepare(
@@ -653,8 +701,10 @@ def prepare(
     """Speak the texts of the `text` stage until there are enough hours.
 
     Writes `synthetic/` (waveforms), `cuts/synthetic_train_NNN.jsonl.gz` one by one as they are
-    complete, `cuts/synthetic_dev.jsonl.gz` and `synthesis.json` (engines, voices used and
-    missing). Whole shards and single clips that are there are not made again.
+    complete, `cuts/synthetic_dev.jsonl.gz` (the validation half of the held-out texts) and
+    `synthesis.json` (settings, engines, voices used and missing). Whole shards and single clips
+    that are there are not made again, unless the seed or the settings of the plan have changed
+    since. Shards without a record of their settings are taken as they are.
 
     Args:
         out_dir: Experiment folder; `text/train.jsonl` and `text/heldout.jsonl` must exist.
@@ -682,15 +732,19 @@ def prepare(
             f"synthesis: {train_texts} does not exist; the texts must be made first. "
             "Run the text stage (earshot.train.text.prepare)"
         )
-    every_voice, missing = installed_voices()
-    voices = [v for v in every_voice if v.id not in HELD_OUT_VOICES]
+    voices = training_voices(config.engine_weights)
     if not voices:
         raise SynthesisError(
-            "synthesis: no text-to-speech engine was found; at least one of espeak-ng, flite, "
-            "festival and pico must be installed. Run: apt-get install espeak-ng flite festival"
+            "synthesis: no text-to-speech engine was found that has a weight above 0; at least "
+            "one of espeak-ng, flite, festival and pico must be installed. "
+            "Run: apt-get install espeak-ng flite festival"
         )
     wav_folder = out_dir / "synthetic"
     cuts = out_dir / "cuts"
+    settings = _take_over(out_dir, _settings(config, seed=seed))
+    if not list(cuts.glob("synthetic_train_*.jsonl.gz")):
+        # Before the first shard, so that none is ever without a record.
+        _write_record(out_dir, settings, config, {})
     spoken: Counter[str] = Counter()
     total = 0.0
     pool = ProcessPoolExecutor(config.processes) if config.processes > 1 else None
@@ -712,7 +766,7 @@ def prepare(
 
             path = cuts / f"synthetic_train_{shard:03d}.jsonl.gz"
             if path.is_file():
-                rows = _read_cuts(path)
+                rows = read_cuts(path)
             else:
                 frames = _speak_to_files(
                     clips,
@@ -728,13 +782,13 @@ def prepare(
                         f"synthesis: none of {len(clips)} clips could be spoken; the engines "
                         "found must work. Try one by hand, for instance: flite -t hello"
                     )
-                _write_cuts(rows, path)
+                write_cuts(rows, path)
             for row in rows:
                 custom = row["supervisions"][0]["custom"]
                 spoken[f"engine/{custom['engine']}"] += row["duration"] / 3600
                 spoken[f"kind/{custom['kind']}"] += row["duration"] / 3600
                 total += row["duration"] / 3600
-            _write_record(out_dir, every_voice, missing, spoken)
+            _write_record(out_dir, settings, config, spoken)
             if progress is not None:
                 progress(total, config.hours)
             if shard == 0 and not (cuts / "synthetic_dev.jsonl.gz").is_file():
@@ -750,17 +804,19 @@ def prepare(
 def _speak_dev(
     out_dir: Path, voices: Sequence[Voice], config: SynthesisConfig, *, seed: int
 ) -> None:
-    """Held-out text by the training voices."""
-    texts = text_stage.load_texts(out_dir / "text" / "heldout.jsonl")
+    """The validation half of the held-out text, by the training voices."""
+    every = text_stage.load_texts(out_dir / "text" / "heldout.jsonl")
+    texts = [item for item in every if not text_stage.is_test(item.template)]
     plan = _Plan(texts, voices, config, seed=f"{seed}:dev").clips()
     clips = [next(plan) for _ in range(config.dev_clips)]
     folder = out_dir / "synthetic"
     frames = _speak_to_files(clips, folder, processes=1, niceness=config.niceness)
     rows = list(_cut_rows(clips, frames, folder, "dev"))
-    _write_cuts(rows, out_dir / "cuts" / "synthetic_dev.jsonl.gz")
+    write_cuts(rows, out_dir / "cuts" / "synthetic_dev.jsonl.gz")
 
 
-_TEST_MIX = {"command": 60, "assistant": 18, "question": 14, "timer": 6, "music": 2}
+_TEST_MIX = {"command": 64, "assistant": 19, "question": 15, "music": 2}
+_TEST_VERSION = 2  # raised when another choice of sentences makes another test
 
 
 def _test_clips(
@@ -769,7 +825,7 @@ def _test_clips(
     rng = random.Random(f"{seed}:test")
     by_kind: dict[str, list[text_stage.TextItem]] = {}
     for item in texts:
-        if item.kind in _TEST_MIX:
+        if item.kind in _TEST_MIX and text_stage.is_test(item.template):
             by_kind.setdefault(item.kind, []).append(item)
     for items in by_kind.values():
         rng.shuffle(items)
@@ -812,18 +868,34 @@ def make_heldout_test(
     *,
     seed: int = 1,
     texts: Path | None = None,
+    root: Path | None = None,
     processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """The synthetic test: held-out sentences in the two held-out voices of flite.
 
+    What is held out, and by what:
+
+    - Voices: no clip of awb or rms is in any training batch, nor a neural clone of the two people.
+    - Home Assistant sentences, by template: no sentence of the template is trained on. Other
+      templates of the same intent are, and so are the names of rooms and devices that fill it; a
+      sentence that a training template of the same seed also said is left out.
+    - Sentences of SLURP, CLINC and Snips, by sentence. Similar ones are trained on.
+
+    Made-up text (numbers, times, timers, names, spellings) is not in it, because its patterns are
+    trained on. None of the sentences is in the validation cuts of `prepare`.
+
+    The texts must be those of the model's training, or of the same seed, settings and corpora.
     Deterministic: the same engines and texts give the same bytes. Makes nothing that is there.
 
     Args:
-        folder: Gets `manifest.jsonl` and `audio/*.wav`.
-        count: Clips.
-        seed: Of the choice of sentences.
+        folder: Gets `manifest.jsonl`, `audio/*.wav` and `summary.json`.
+        count: Clips; fewer where there are not as many sentences.
+        seed: Of the choice of sentences, and of the texts if they are made anew.
         texts: `heldout.jsonl` of the text stage; made anew in a temporary folder if not given.
+        root: Folder of the corpora that the texts are made from; `data_root()` if not given.
         processes: Parallel speakers.
+        progress: Called with (clips done, clips) now and then.
 
     Returns:
         Path of the manifest: `id, audio, text, duration, speaker, kind, template, split` a line.
@@ -831,11 +903,16 @@ def make_heldout_test(
     Raises:
         SynthesisError: flite or one of its voices awb and rms is missing.
     """
-    manifest = folder / "manifest.jsonl"
-    if manifest.is_file():
-        rows = manifest.read_text(encoding="utf-8").splitlines()
-        if len(rows) == count:
-            return manifest
+    manifest, summary_path = folder / "manifest.jsonl", folder / "summary.json"
+    settings: dict[str, Any] = {"version": _TEST_VERSION, "count": count, "seed": seed}
+    if texts is None:
+        folder_of_texts = (root or text_stage.data_root()) / "text"
+        settings["corpora"] = sorted(path.name for path in folder_of_texts.glob("*.gz"))
+    else:
+        settings["texts"] = hashlib.blake2b(texts.read_bytes(), digest_size=10).hexdigest()
+    recorded = json.loads(summary_path.read_text()) if summary_path.is_file() else {}
+    if manifest.is_file() and recorded.get("settings") == settings:
+        return manifest
     voices = [v for v in installed_voices()[0] if v.id in HELD_OUT_VOICES]
     if len(voices) != len(HELD_OUT_VOICES):
         raise SynthesisError(
@@ -844,15 +921,25 @@ def make_heldout_test(
         )
     if texts is None:
         with tempfile.TemporaryDirectory(prefix="earshot-text-") as name:
-            text_stage.prepare(Path(name), seed=seed)
+            text_stage.prepare(Path(name), seed=seed, root=root)
             items = text_stage.load_texts(Path(name) / "text" / "heldout.jsonl")
     else:
         items = text_stage.load_texts(texts)
     clips = _test_clips(items, voices, count, seed=seed)
     audio = folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
+    for path in (manifest, *audio.glob("heldout-*.wav")):
+        path.unlink(missing_ok=True)  # of another choice
+    done = 0
+
+    def hear(spoken: int) -> None:
+        nonlocal done
+        done += spoken
+        if progress is not None:
+            progress(done, len(clips))
+
     with tempfile.TemporaryDirectory(prefix="earshot-test-", dir=folder) as name:
-        frames = _speak_to_files(clips, Path(name), processes=processes, niceness=0)
+        frames = _speak_to_files(clips, Path(name), processes=processes, niceness=0, finished=hear)
         lines = []
         for n, (clip, samples) in enumerate(zip(clips, frames, strict=True)):
             if not samples:
@@ -870,7 +957,7 @@ def make_heldout_test(
                 "split": "test",
             }
             lines.append(json.dumps(row) + "\n")
-    part = manifest.with_suffix(".part")
-    part.write_text("".join(lines), encoding="utf-8")
-    part.replace(manifest)
+    with replaced_file(manifest) as out:
+        out.write("".join(lines).encode())
+    write_json({"settings": settings, "clips": len(lines)}, summary_path)
     return manifest
