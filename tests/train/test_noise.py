@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from earshot.train import noise
+from earshot.train import noise, synthesis
+from earshot.train.cuts import write_wav
 
 
 def _speech(seed: int) -> np.ndarray:
@@ -118,3 +119,42 @@ def test_recordings_of_the_test_split_are_never_mixed_in(real_data: Path, tmp_pa
     used = _check_pool(tmp_path)
     assert not set(used) & tests
     assert set(used) & labels
+
+
+def test_pool_made_without_recordings_is_made_again_when_they_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "_voices", lambda root, rng: VOICES)
+    root = tmp_path / "data"
+    noise.prepare(tmp_path, seed=2, config=SMALL, root=root)
+    labels = json.loads((tmp_path / "noise" / "labels.json").read_text())
+    assert "tap" not in labels
+    (root / "noise").mkdir(parents=True)
+    write_wav(root / "noise" / "tap.wav", 0.1 * VOICES[0])
+    row = {"label": "tap", "audio": "tap.wav", "split": "train"}
+    (root / "noise" / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    noise.prepare(tmp_path, seed=2, config=SMALL, root=root)
+    assert _check_pool(tmp_path).count("tap") == 6
+    summary = json.loads((tmp_path / "noise" / "summary.json").read_text())
+    assert summary["settings"]["recordings"] == ["noise"]
+    assert summary["settings"]["root"] == str(root.resolve())
+    before = (tmp_path / "noise" / "pool.npy").stat().st_mtime_ns
+    noise.prepare(tmp_path, seed=2, config=SMALL, root=root)
+    assert (tmp_path / "noise" / "pool.npy").stat().st_mtime_ns == before
+
+
+def test_babble_without_recordings_has_no_voice_that_needs_asking_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voices = [
+        synthesis.Voice("pico-en-US", "pico", "en-US", 175.0),
+        synthesis.Voice("mbrola-us1", "mbrola", "mb-us1", 120.0),
+        synthesis.Voice("flite-awb", "flite", "awb", 125.0),
+    ]
+    heard: list[str] = []
+    monkeypatch.setattr(synthesis, "installed_voices", lambda: (voices, []))
+    monkeypatch.setattr(
+        synthesis, "speak", lambda clips: heard.extend(c.voice.id for c in clips) or []
+    )
+    noise._voices(tmp_path, np.random.default_rng(0))
+    assert set(heard) == {"pico-en-US"}

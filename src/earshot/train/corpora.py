@@ -11,7 +11,6 @@ Knows nothing of networks, tokenizers or augmentation.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections import defaultdict
@@ -23,14 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import soundfile as sf
-import soxr
 
+from earshot.core.features import SAMPLE_RATE_HZ
+from earshot.data.audio import read_audio
+from earshot.train.cuts import file_cut, write_cuts, write_json, write_wav
 from earshot.train.synthesis import HELD_OUT_VOICES
 from earshot.train.text import data_root, normalise
 
 __all__ = ["CorporaConfig", "Row", "join_digits", "prepare", "training_rows"]
 
-SAMPLE_RATE_HZ = 16000
 Samples = npt.NDArray[np.float32]
 
 # Folder -> kind of its clips. Test-only folders are not here on purpose.
@@ -154,11 +154,7 @@ class _Reader:
 
     def read(self, row: Row) -> Samples:
         if self._path != row.audio:
-            samples, rate = sf.read(row.audio, dtype="float32", always_2d=True)
-            mono = samples.mean(axis=1)
-            if rate != SAMPLE_RATE_HZ:
-                mono = soxr.resample(mono, rate, SAMPLE_RATE_HZ, quality="HQ")
-            self._samples = np.asarray(mono, dtype=np.float32)
+            self._samples = read_audio(row.audio)
             self._path = row.audio
         start = round(row.offset_s * SAMPLE_RATE_HZ)
         return self._samples[start : start + round(row.duration_s * SAMPLE_RATE_HZ)]
@@ -197,59 +193,7 @@ def join_digits(
     return joined, " ".join(text for _, text in clips)
 
 
-def _write_wav(path: Path, samples: Samples) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as out:
-        sf.write(out, np.clip(samples, -1, 1), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    part.replace(path)
-
-
 # ---------------------------------------------------------------- cuts
-
-
-def _cut(
-    cut_id: str, path: Path, count: int, *, text: str, speaker: str, custom: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A Lhotse MonoCut over a whole file, as a plain object."""
-    duration = count / SAMPLE_RATE_HZ
-    return {
-        "id": cut_id,
-        "start": 0.0,
-        "duration": duration,
-        "channel": 0,
-        "supervisions": [
-            {
-                "id": cut_id,
-                "recording_id": cut_id,
-                "start": 0.0,
-                "duration": duration,
-                "channel": 0,
-                "text": text,
-                "language": "en",
-                "speaker": speaker,
-                "custom": dict(custom),
-            }
-        ],
-        "recording": {
-            "id": cut_id,
-            "sources": [{"type": "file", "channels": [0], "source": str(path.resolve())}],
-            "sampling_rate": SAMPLE_RATE_HZ,
-            "num_samples": count,
-            "duration": duration,
-            "channel_ids": [0],
-        },
-        "type": "MonoCut",
-    }
-
-
-def _write_cuts(cuts: Sequence[Mapping[str, Any]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with gzip.open(part, "wt", encoding="utf-8", compresslevel=5) as out:
-        for cut in cuts:
-            out.write(json.dumps(cut) + "\n")
-    part.replace(path)
 
 
 def _joined_cuts(
@@ -277,9 +221,9 @@ def _joined_cuts(
         cut_id = f"joined-{split}-{n:05d}"
         path = folder / "joined" / split / f"{cut_id}.wav"
         if not path.is_file():
-            _write_wav(path, samples)
+            write_wav(path, samples)
         custom = {"kind": "digit_strings", "corpus": "spoken_digits", "synthetic": False}
-        yield _cut(cut_id, path, samples.size, text=text, speaker=speaker, custom=custom)
+        yield file_cut(cut_id, path, samples.size, text=text, speaker=speaker, custom=custom)
 
 
 def prepare(
@@ -337,10 +281,10 @@ def prepare(
             if row.kind == "digit":
                 digits[row.split].setdefault(row.speaker, []).append((samples, row.text))
             if not path.is_file():
-                _write_wav(path, samples)
+                write_wav(path, samples)
         custom = {"kind": row.kind, "corpus": row.corpus, "synthetic": row.synthetic}
         cuts[row.split].append(
-            _cut(
+            file_cut(
                 row.id, path, sf.info(str(path)).frames,
                 text=row.text, speaker=row.speaker, custom=custom,
             )
@@ -349,12 +293,12 @@ def prepare(
         cuts[split].extend(
             _joined_cuts(digits[split], real, config, count=count, split=split, seed=seed)
         )
-        _write_cuts(cuts[split], paths[split])
+        write_cuts(cuts[split], paths[split])
     hours: dict[str, float] = defaultdict(float)
     for split, some in cuts.items():
         for cut in some:
             kind = cut["supervisions"][0]["custom"]["kind"]
             hours[f"{split}/{kind}"] += cut["duration"] / 3600
     rounded: dict[str, float] = {name: round(value, 3) for name, value in sorted(hours.items())}
-    summary_path.write_text(json.dumps({"settings": settings, "hours": rounded}, indent=1))
+    write_json({"settings": settings, "hours": rounded}, summary_path)
     return rounded

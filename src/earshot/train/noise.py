@@ -10,18 +10,21 @@ the coffee benchmark has split `test` in its manifest and is therefore never rea
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile as sf
 import soxr
 from scipy import signal
 
+from earshot.core.features import SAMPLE_RATE_HZ
+from earshot.data.atomic import replaced_file
+from earshot.data.audio import read_audio
+from earshot.train.cuts import write_cuts, write_json, write_wav
 from earshot.train.text import data_root
 
 __all__ = [
@@ -37,7 +40,6 @@ __all__ = [
     "prepare",
 ]
 
-SAMPLE_RATE_HZ = 16000
 RMS = 0.1
 Samples = npt.NDArray[np.float32]
 _Wave = npt.NDArray[np.float64]
@@ -290,14 +292,6 @@ def noise_recordings(root: Path) -> list[tuple[str, Path]]:
     return [(r["label"], manifest.parent / r["audio"]) for r in rows if r["split"] == "train"]
 
 
-def _read(path: Path) -> Samples:
-    samples, rate = sf.read(path, dtype="float32", always_2d=True)
-    mono = samples.mean(axis=1)
-    if rate != SAMPLE_RATE_HZ:
-        mono = soxr.resample(mono, rate, SAMPLE_RATE_HZ, quality="HQ")
-    return np.asarray(mono, dtype=np.float32)
-
-
 def _vary(rng: np.random.Generator, recording: Samples, duration_s: float) -> Samples:
     """A random stretch of a recording, faster or slower, with another equaliser."""
     count = _count(duration_s)
@@ -315,11 +309,21 @@ def _vary(rng: np.random.Generator, recording: Samples, duration_s: float) -> Sa
     return _level(piece)
 
 
+_BABBLE_CORPORA = ("librispeech_speakers", "librispeech_dev_clean_half")
+
+
+def _recordings_present(root: Path) -> dict[str, object]:
+    """What the pool can be made from, as one of its settings."""
+    names = ("noise", *_BABBLE_CORPORA)
+    present = [name for name in names if (root / name / "manifest.jsonl").is_file()]
+    return {"recordings": present, "root": str(root.resolve()) if present else None}
+
+
 def _voices(root: Path, rng: np.random.Generator, *, most: int = 120) -> list[Samples]:
     """Clips of many speakers for babble, of the training splits; synthetic where there are none."""
     clips: list[Samples] = []
     files: list[Path] = []
-    for corpus in ("librispeech_speakers", "librispeech_dev_clean_half"):
+    for corpus in _BABBLE_CORPORA:
         manifest = root / corpus / "manifest.jsonl"
         if manifest.is_file():
             for line in manifest.read_text(encoding="utf-8").splitlines():
@@ -328,11 +332,11 @@ def _voices(root: Path, rng: np.random.Generator, *, most: int = 120) -> list[Sa
                     files.append(manifest.parent / row["audio"])
     if files:
         for i in rng.permutation(len(files))[:most]:
-            clips.append(_read(files[int(i)]))
+            clips.append(read_audio(files[int(i)]))
         return clips
     from earshot.train import synthesis
 
-    voices = [v for v in synthesis.installed_voices()[0] if v.id not in synthesis.HELD_OUT_VOICES]
+    voices = synthesis.training_voices()
     sentences = (
         "what are you going to do tomorrow",
         "i have not seen them for a long time",
@@ -354,7 +358,7 @@ def _pieces(config: NoiseConfig, root: Path, *, seed: int) -> Iterator[tuple[str
     total = max(1, round(config.minutes * 60 / config.piece_s))
     recordings = noise_recordings(root)
     recorded = round(total * config.recorded_share) if recordings else 0
-    loaded = [(label, _read(path)) for label, path in recordings]
+    loaded = [(label, read_audio(path)) for label, path in recordings]
     for n in range(recorded):
         rng = np.random.default_rng((seed, 1, n))
         label, samples = loaded[n % len(loaded)]
@@ -385,7 +389,8 @@ def prepare(
     `noise/pool.npy` is one int16 track at 16 kHz, `noise/offsets.json` lists (first, last) sample
     of every piece and `noise/labels.json` its kind. `noise/pool.wav` is the same track, and
     `cuts/noise_train.jsonl.gz` has clips of it with an empty transcript, from every kind but
-    babble, so that the recogniser learns to stay silent. Does nothing when all are there.
+    babble, so that the recogniser learns to stay silent. Does nothing when all are there, made with
+    the same settings from the same folder of recordings.
 
     Args:
         out_dir: Experiment folder.
@@ -401,7 +406,7 @@ def prepare(
     root = root or data_root()
     folder = out_dir / "noise"
     cuts_path = out_dir / "cuts" / "noise_train.jsonl.gz"
-    settings = json.loads(json.dumps({"seed": seed, **asdict(config)}))
+    settings = json.loads(json.dumps({"seed": seed, **asdict(config), **_recordings_present(root)}))
     summary_path = folder / "summary.json"
     if summary_path.is_file() and (folder / "pool.npy").is_file() and cuts_path.is_file():
         summary = json.loads(summary_path.read_text())
@@ -419,27 +424,25 @@ def prepare(
     ends = np.cumsum([t.size for t in tracks])
     offsets = [[int(end - t.size), int(end)] for end, t in zip(ends, tracks, strict=True)]
     pool = np.concatenate(tracks)
-    part = folder / "pool.part.npy"
-    np.save(part, pool)
-    part.replace(folder / "pool.npy")
-    with (folder / "pool.wav").open("wb") as out:
-        sf.write(out, pool, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
-    (folder / "offsets.json").write_text(json.dumps(offsets))
-    (folder / "labels.json").write_text(json.dumps(labels))
-    _write_silent_cuts(cuts_path, folder / "pool.wav", offsets, labels, config, seed=seed)
-    summary_path.write_text(json.dumps({"settings": settings, "pieces": len(labels)}, indent=1))
+    summary_path.unlink(missing_ok=True)  # of the pool that is about to go
+    with replaced_file(folder / "pool.npy") as out:
+        np.save(out, pool)
+    write_wav(folder / "pool.wav", pool)
+    write_json(offsets, folder / "offsets.json")
+    write_json(labels, folder / "labels.json")
+    write_cuts(_silent_cuts(folder / "pool.wav", offsets, labels, config, seed=seed), cuts_path)
+    write_json({"settings": settings, "pieces": len(labels)}, summary_path)
     return len(labels)
 
 
-def _write_silent_cuts(
-    path: Path,
+def _silent_cuts(
     track: Path,
     offsets: Sequence[Sequence[int]],
     labels: Sequence[str],
     config: NoiseConfig,
     *,
     seed: int,
-) -> None:
+) -> Iterator[dict[str, Any]]:
     """Cuts of 1 to 8 s without speech; babble is left out, since a word of it may be clear."""
     rng = np.random.default_rng((seed, 4))
     usable = [i for i, label in enumerate(labels) if label not in ("babble", "coffee-shop")]
@@ -451,24 +454,19 @@ def _write_silent_cuts(
         "duration": offsets[-1][1] / SAMPLE_RATE_HZ,
         "channel_ids": [0],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with gzip.open(part, "wt", encoding="utf-8", compresslevel=5) as out:
-        for n in range(config.silent_clips if usable else 0):
-            piece = usable[int(rng.integers(len(usable)))]
-            first, last = offsets[piece]
-            count = min(last - first, int(rng.uniform(1.0, 8.0) * SAMPLE_RATE_HZ))
-            start = first + int(rng.integers(0, last - first - count + 1))
-            cut_id = f"noise-{n:04d}"
-            duration = count / SAMPLE_RATE_HZ
-            supervision = {
-                "id": cut_id, "recording_id": "noise-pool", "start": 0.0, "duration": duration,
-                "channel": 0, "text": "", "language": "en", "speaker": "none",
-                "custom": {"kind": "noise", "label": labels[piece]},
-            }  # fmt: skip
-            row = {
-                "id": cut_id, "start": start / SAMPLE_RATE_HZ, "duration": duration, "channel": 0,
-                "supervisions": [supervision], "recording": recording, "type": "MonoCut",
-            }  # fmt: skip
-            out.write(json.dumps(row) + "\n")
-    part.replace(path)
+    for n in range(config.silent_clips if usable else 0):
+        piece = usable[int(rng.integers(len(usable)))]
+        first, last = offsets[piece]
+        count = min(last - first, int(rng.uniform(1.0, 8.0) * SAMPLE_RATE_HZ))
+        start = first + int(rng.integers(0, last - first - count + 1))
+        cut_id = f"noise-{n:04d}"
+        duration = count / SAMPLE_RATE_HZ
+        supervision = {
+            "id": cut_id, "recording_id": "noise-pool", "start": 0.0, "duration": duration,
+            "channel": 0, "text": "", "language": "en", "speaker": "none",
+            "custom": {"kind": "noise", "label": labels[piece]},
+        }  # fmt: skip
+        yield {
+            "id": cut_id, "start": start / SAMPLE_RATE_HZ, "duration": duration, "channel": 0,
+            "supervisions": [supervision], "recording": recording, "type": "MonoCut",
+        }  # fmt: skip

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from earshot.core.features import SAMPLE_RATE_HZ
+from earshot.data.atomic import replaced_file
+from earshot.train.cuts import write_json
+
 __all__ = ["RoomsConfig", "prepare", "simulate"]
 
-SAMPLE_RATE_HZ = 16000
 Samples = npt.NDArray[np.float32]
 _DIRECT_S = 0.0025  # the direct path: from its onset this long
 
@@ -149,8 +152,8 @@ def prepare(
         if progress is not None:
             progress(n + 1, config.count)
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "rirs.part.npz"
-    np.savez(part, **responses)
-    part.replace(path)
-    summary_path.write_text(json.dumps(settings))
+    summary_path.unlink(missing_ok=True)  # of the responses that are about to go
+    with replaced_file(path) as out:
+        np.savez(out, **responses)
+    write_json(settings, summary_path)
     return config.count
