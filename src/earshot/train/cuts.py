@@ -30,10 +30,9 @@ def write_wav(path: Path, samples: npt.NDArray[np.float32] | npt.NDArray[np.int1
         samples: Shape (N,); float samples beyond [-1, 1] are clipped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if samples.dtype != np.int16:
-        samples = np.clip(samples, -1, 1)
+    clipped = samples if samples.dtype == np.int16 else np.clip(samples, -1, 1)
     with replaced_file(path) as out:
-        sf.write(out, samples, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+        sf.write(out, clipped, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
 
 
 def file_cut(
