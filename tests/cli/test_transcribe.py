@@ -255,6 +255,40 @@ def test_text_files_in_a_folder_hold_the_words_alone(
     assert (tmp_path / "texts" / "a.txt").read_text() == "w0 w1\n"
 
 
+def test_files_of_one_name_lose_nothing(
+    earshot: Earshot, speech: Speech, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """../a/x, a/x and a_x would all be called a_x."""
+    for at, name in enumerate(("a/x.wav", "here/a/x.wav", "here/a_x.wav", "here/a_x-2.wav")):
+        speech(name, 0.5 * (at + 1))
+    monkeypatch.chdir(tmp_path / "here")
+    files = ("a_x.wav", "../a/x.wav", "a/x.wav", "a_x.wav", "a_x-2.wav")
+    result = earshot("transcribe", "-f", "json", "-o", f"{tmp_path}/out/", *files)
+    assert result.exit_code == 0
+    written = sorted((tmp_path / "out").iterdir())
+    heard = [(v["file"], v["duration_s"]) for v in (json.loads(p.read_text()) for p in written)]
+    lengths = (1.5, 0.5, 1.0, 1.5, 2.0)
+    assert sorted(heard) == sorted(zip(files, lengths, strict=True))
+    again = earshot("transcribe", "-f", "ctm", "a_x.wav", "a_x.wav").stdout.splitlines()
+    assert len({row.split()[0] for row in again}) == 2
+
+
+def test_manifest_ids_that_are_one_file_name_lose_nothing(
+    earshot: Earshot, speech: Speech, tmp_path: Path
+) -> None:
+    speech("x.wav")
+    ids = ["a/b", "a_b", "a_b-2", ".", "..", "c"]
+    manifest = tmp_path / "m.jsonl"
+    rows = ({"id": name, "audio": "x.wav"} for name in ids)
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    earshot("transcribe", "--manifest", manifest, "-o", f"{tmp_path}/out/")
+    written = [json.loads(path.read_text())["id"] for path in (tmp_path / "out").iterdir()]
+    assert sorted(written) == sorted(ids)
+    assert (tmp_path / "out" / "a_b-2.json").is_file()
+    ctm = earshot("transcribe", "--manifest", manifest, "-f", "ctm").stdout.splitlines()
+    assert {row.split()[0] for row in ctm} == set(ids)  # a list keeps ids as they are
+
+
 def test_output_that_cannot_be_written_is_one_line(
     earshot: Earshot, speech: Speech, tmp_path: Path
 ) -> None:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from earshot.cli.console import Display
 
 
+def file_stem(recording: str) -> str:
+    """The name, without its ending, of the file that a recording gets in a folder."""
+    return recording.replace("/", "_").lstrip(".") or "_"
+
+
 class Destination(Protocol):
     """Takes finished results, and partial ones where somebody is watching."""
 
@@ -53,8 +58,7 @@ class _Folder:
         self._folder, self._ending = folder, ending
 
     def write(self, recording: str, text: str) -> None:
-        name = recording.replace("/", "_").lstrip(".") or "_"
-        with replaced_file(self._folder / f"{name}.{self._ending}") as file:
+        with replaced_file(self._folder / f"{file_stem(recording)}.{self._ending}") as file:
             file.write(text.encode())
 
     def write_partial(self, text: str) -> None:

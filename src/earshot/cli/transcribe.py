@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from earshot.cli.console import EXPECTED_FAILURE, Display, note, reported, usage_error
+from earshot.cli.destination import file_stem
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -60,7 +61,7 @@ class Job:
 
     Args:
         name: What messages and JSON call it: the path as given, or the manifest's id.
-        recording: Its name in CTM and of its caption file.
+        recording: Its name in CTM, and of its file where each gets one.
         source: Path, or "-" for standard input.
         offset_s: Where it starts in the file.
         duration_s: How long it is; None means to the end.
@@ -129,6 +130,7 @@ def transcribe(
         jobs = _manifest_jobs(manifest) if manifest else _file_jobs(files or [])
     # Asked of the text: a Path forgets a closing slash.
     into_folder = output is not None and (output.endswith("/") or Path(output).is_dir())
+    jobs = _told_apart(jobs, written_as=file_stem if into_folder else str)
     if form in CAPTIONS and len(jobs) > 1 and not into_folder:
         raise usage_error(
             f"--format {form.value}: a caption file belongs to one recording and there are "
@@ -356,6 +358,23 @@ def _file_jobs(files: Sequence[str]) -> list[Job]:
         )
         for file in files
     ]
+
+
+def _told_apart(jobs: Sequence[Job], *, written_as: Callable[[str], str]) -> list[Job]:
+    """Jobs whose recordings differ as written: where one comes up again, it ends in -2, -3..."""
+    taken = {written_as(job.recording) for job in jobs}
+    seen: set[str] = set()
+    apart = []
+    for job in jobs:
+        recording = job.recording
+        number = 1
+        while written_as(recording) in (seen if number == 1 else taken):
+            number += 1
+            recording = f"{job.recording}-{number}"
+        seen.add(written_as(recording))
+        taken.add(written_as(recording))
+        apart.append(replace(job, recording=recording))
+    return apart
 
 
 def _recording_name(file: str, *, unique: bool) -> str:
