@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,28 +20,38 @@ class PortAudioError(Exception):
     pass
 
 
-def microphone(sound: Sequence[np.ndarray], *, devices: Sequence[dict[str, Any]]) -> ModuleType:
-    """A stand-in for the package sounddevice that records the given blocks."""
+def microphone(
+    sound: Sequence[np.ndarray], *, devices: Sequence[dict[str, Any]], fails_in: str = ""
+) -> ModuleType:
+    """A stand-in for the package sounddevice that records the given blocks.
+
+    What `fails_in` names raises, as PortAudio does: "query", "open" or "start".
+    """
     module = ModuleType("sounddevice")
 
+    def fail_in(step: str) -> None:
+        if step == fails_in:
+            raise PortAudioError(f"Error in {step}: Device unavailable [PaErrorCode -9985]")
+
     class InputStream:
+        open_streams = 0
+
         def __init__(self, **settings: Any) -> None:
+            fail_in("open")
+            InputStream.open_streams += 1
             self.callback = settings["callback"]
             assert settings["channels"] == 1
 
-        def __enter__(self) -> None:
+        def start(self) -> None:
+            fail_in("start")
             for block in sound:
                 self.callback(block[:, None], len(block), None, None)
 
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            trace: TracebackType | None,
-        ) -> None:
-            pass
+        def close(self) -> None:
+            InputStream.open_streams -= 1
 
     def query_devices(device: int | str | None = None, kind: str | None = None) -> Any:
+        fail_in("query")
         if kind is None:
             return devices
         if not devices:
@@ -105,6 +115,24 @@ def test_no_microphone_is_one_line(earshot: Earshot, plug_in: Callable[..., None
         assert result.stderr.startswith("error: microphone: ")
         assert result.stderr.count("\n") == 1
         assert "earshot transcribe --stream -" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [("query", ("--list-devices",)), ("query", ()), ("open", ()), ("start", ())],
+)
+def test_a_microphone_that_fails_is_one_line_and_is_closed(
+    earshot: Earshot, plug_in: Callable[..., None], step: str, options: tuple[str, ...]
+) -> None:
+    module = microphone(blocks((1.0, 0.1)), devices=DEVICES, fails_in=step)
+    plug_in(module)
+    result = earshot("listen", *options)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: microphone: ")
+    assert f"Error in {step}" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert module.InputStream.open_streams == 0
 
 
 def test_a_missing_package_names_the_extra(earshot: Earshot, plug_in: Callable[..., None]) -> None:

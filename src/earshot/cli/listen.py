@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -145,7 +145,11 @@ def _sounddevice() -> Any:
 
 
 def _input_devices() -> list[str]:
-    devices = _sounddevice().query_devices()
+    sounddevice = _sounddevice()
+    try:
+        devices = sounddevice.query_devices()
+    except sounddevice.PortAudioError as err:
+        raise _no_microphone(str(err)) from None
     lines = [
         f"{number}: {device['name']} ({device['max_input_channels']} channels, "
         f"{device['default_samplerate']:.0f} Hz)"
@@ -166,7 +170,7 @@ def _microphone(device: str | None) -> Iterator[tuple[int, Iterator[Block]]]:
 
     Raises:
         MissingExtraError: The package sounddevice is not installed.
-        AudioError: There is no such device, or it cannot be opened.
+        AudioError: There is no such device, or it cannot be opened or started.
     """
     sounddevice = _sounddevice()
     blocks: queue.SimpleQueue[Block] = queue.SimpleQueue()
@@ -189,7 +193,11 @@ def _microphone(device: str | None) -> Iterator[tuple[int, Iterator[Block]]]:
         )
     except (sounddevice.PortAudioError, ValueError) as err:
         raise _no_microphone(str(err)) from None
-    with recording:
+    with closing(recording):
+        try:
+            recording.start()
+        except sounddevice.PortAudioError as err:
+            raise _no_microphone(str(err)) from None
         yield rate, _forever(blocks)
 
 
