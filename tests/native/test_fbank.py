@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earshot import _native
+from tests.child_memory import child_figures
 
 Samples = npt.NDArray[np.float32]
 Frames = npt.NDArray[np.float32]
@@ -209,22 +210,30 @@ def test_reset_begins_a_new_recording() -> None:
     stream.accept_waveform(samples)
 
 
+STREAMED = """
+import numpy as np
+from earshot import _native
+seconds, keep = int(sys.argv[1]), sys.argv[2] == "keep"
+second = np.random.default_rng(0).normal(scale=0.1, size=16000).astype(np.float32)
+stream = _native.Fbank()
+kept = []
+for i in range(seconds):
+    stream.accept_waveform(second)
+    assert len(stream.frames()) in (99, 100)
+    if keep:
+        kept.append(second.copy())
+    if i == 9:
+        print(peak_kib())
+print(peak_kib())
+"""
+
+
 def test_memory_does_not_grow_with_the_recording() -> None:
-    """Two hours in chunks of a second; whoever keeps the audio would need 460 MB."""
-    resource = pytest.importorskip("resource")
-    second = noise(16000)
-    stream = _native.Fbank()
-
-    def stream_seconds(count: int) -> None:
-        for _ in range(count):
-            stream.accept_waveform(second)
-            assert len(stream.frames()) in (99, 100)
-
-    stream_seconds(10)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    stream_seconds(7200)
-    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown_kib < 30 * 1024
+    """Two hours in chunks of a second; whoever keeps a quarter of them needs 110 MB."""
+    before, after = child_figures(STREAMED, 7200, "forget")
+    assert after - before < 4 * 1024
+    before, after = child_figures(STREAMED, 1800, "keep")
+    assert after - before > 100 * 1024
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

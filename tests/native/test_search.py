@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earshot import _native
+from tests.child_memory import child_figures
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -488,23 +488,41 @@ def test_wrong_calls(models: list[_native.Model]) -> None:
         stream.accept_waveform(np.zeros(10, np.float32))
 
 
-def test_memory_is_flat_over_an_hour(load: Callable[[eb.Ear], _native.Model]) -> None:
-    """What a stream keeps may grow with its pieces, not with its audio."""
+TWELVE_MINUTES = """
+import numpy as np
+from earshot import _native
+recogniser = _native.Recognizer(_native.Model(sys.argv[1]), "modified_beam_search")
+stream = recogniser.create_stream()
+minute = np.random.default_rng(1).normal(scale=0.1, size=16000 * 60).astype(np.float32)
+kept = []
+for i in range(12):
+    for part in np.split(minute, 12):
+        stream.accept_waveform(part)
+        recogniser.decode_streams([stream])
+        if sys.argv[2] == "keep":
+            kept.append(part.copy())
+    if i == 1:
+        print(peak_kib())
+print(peak_kib())
+stream.input_finished()
+recogniser.decode_streams([stream])
+result = stream.result()
+print(result["num_frames"], len(result["tokens"]))
+"""
+
+
+def test_memory_is_flat_over_twelve_minutes(tmp_path: Path) -> None:
+    """What a stream keeps may grow with its pieces, not with its audio (3.8 MB a minute)."""
     ear = eb.recogniser(layers=1, hidden=16, blank_bias=2.0, matrix_codec="i8_r16x4")
-    recogniser = _native.Recognizer(load(ear), "modified_beam_search")
-    stream = recogniser.create_stream()
-    minute = noise(16000 * 60, seed=1)
-    peaks = []
-    for _ in range(12):
-        for part in np.split(minute, 12):
-            stream.accept_waveform(part)
-            recogniser.decode_streams([stream])
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    stream.input_finished()
-    recogniser.decode_streams([stream])
-    assert stream.result()["num_frames"] == 12 * 60 * 25
-    grown_kb = peaks[-1] - peaks[1]
-    assert grown_kb < 12 * len(stream.result()["tokens"]) / 1000 + 1500
+    model = tmp_path / "m.ear"
+    model.write_bytes(ear.bytes())
+    before, after, frames, tokens = child_figures(TWELVE_MINUTES, model, "forget")
+    assert frames == 12 * 60 * 25
+    assert tokens > 0
+    allowed_kib = 12 * tokens / 1000 + 1500
+    assert after - before < allowed_kib
+    before, after, *_ = child_figures(TWELVE_MINUTES, model, "keep")
+    assert after - before > max(30_000, allowed_kib)
 
 
 # --- instruction sets -----------------------------------------------------------------------
