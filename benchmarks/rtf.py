@@ -28,7 +28,7 @@ import soundfile
 from ear_to_onnx import quantise_dynamically, write_onnx
 from onnx_runner import OnnxEncoder, OnnxGreedy, one_thread_session
 from processes import ColdStart, cold_start, peak_memory_mib, watched
-from speech_sets import REAL_SETS, SAMPLE_RATE_HZ, SetMissing, data_folder, read_audio
+from speech_sets import REAL_SETS, SAMPLE_RATE_HZ, SetMissing, data_folder, read_clip
 from systems import METHODS, default_model
 from wer import circumstances, print_aligned
 
@@ -95,7 +95,7 @@ def test_audio(data: Path, *, seconds: float) -> tuple[list[Array], str]:
         clips = [clip.read() for clip in REAL_SETS["librispeech"](data, ["test"]).clips[:40]]
         source = "LibriSpeech dev-clean half, test rows"
     except SetMissing:
-        clips = [read_audio(path) for path in sorted((ROOT / "examples").glob("*.flac"))]
+        clips = [read_clip(path) for path in sorted((ROOT / "examples").glob("*.flac"))]
         source = "examples/*.flac"
     chosen: list[Array] = []
     while sum(map(len, chosen)) < seconds * SAMPLE_RATE_HZ:

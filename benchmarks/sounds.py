@@ -1,8 +1,11 @@
 """Twelve minutes without a word in them: recorded noise and generated music-like sound.
 
 A recogniser should stay silent on all of it. Three parts are kept apart, because training
-mixes noise into speech: recordings that training may have mixed in, the one recording that
-it must not use, and music-like sound that is generated here, from seeds of its own.
+uses noise twice: it mixes it into speech, and it takes clips of the same noise alone, with an
+empty transcript, to teach silence. "training noise" may have served both ways (coffee shops only
+the first), so its figure flatters. "unseen noise" is the one recording that training must not
+use. "generated music" is made here, by another program and from other seeds than the music-like
+sound of the training noise. The last two together are `UNSEEN`, which is also reported alone.
 Some ambience recordings (coffee shop, city) hold distant voices: a word there is still
 counted, nobody speaks to the device.
 """
@@ -17,10 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from speech_sets import SAMPLE_RATE_HZ, SetMissing, read_audio
+from speech_sets import SAMPLE_RATE_HZ, SetMissing, read_clip
 
-__all__ = ["Sound", "music", "wordless_sounds"]
+__all__ = ["UNSEEN", "UNSEEN_PARTS", "Sound", "music", "wordless_sounds"]
 
+UNSEEN_PARTS = ("unseen noise", "generated music")
+UNSEEN = "unseen noise + music"
 TOTAL_S = 720.0
 MUSIC_PIECE_S = 30.0
 MUSIC_PIECES = 8
@@ -150,7 +155,7 @@ def wordless_sounds(data: Path, *, total_s: float = TOTAL_S) -> list[Sound]:
     for row in rows:
         if row["split"] == "test":
             read = functools.partial(
-                read_audio, folder / row["audio"], duration_s=float(row["duration"])
+                read_clip, folder / row["audio"], duration_s=float(row["duration"])
             )
             sounds.append(Sound(row["id"], "unseen noise", float(row["duration"]), read))
     seen = sorted((row for row in rows if row["split"] == "train"), key=lambda r: r["duration"])
@@ -160,6 +165,6 @@ def wordless_sounds(data: Path, *, total_s: float = TOTAL_S) -> list[Sound]:
     for position, row in enumerate(seen):
         take_s = min(float(row["duration"]), left_s / (len(seen) - position))
         left_s -= take_s
-        read = functools.partial(read_audio, folder / row["audio"], duration_s=take_s)
+        read = functools.partial(read_clip, folder / row["audio"], duration_s=take_s)
         sounds.append(Sound(row["id"], "training noise", take_s, read))
     return sounds

@@ -1,8 +1,9 @@
 """The utterances that word error rates are measured on: which rows, and how they are made.
 
 Real recordings come from the data folder's manifests; digit strings are joined here from
-single digits of the one speaker that training never sees. Every set is deterministic: same
-folder and count, same samples. Knows nothing of recognisers or of scoring.
+single digits of the one speaker that is in no training batch, though training watches the word
+error rate on that speaker. Every set is deterministic: same folder and count, same samples.
+Knows nothing of recognisers or of scoring.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from earshot.core.features import SAMPLE_RATE_HZ
+from earshot.data.audio import read_audio
+
 __all__ = [
     "REAL_SETS",
+    "SAMPLE_RATE_HZ",
     "Clip",
     "SetMissing",
     "Speech",
@@ -28,10 +33,9 @@ __all__ = [
     "join_digits",
     "load_set",
     "pooled_sets",
-    "read_audio",
+    "read_clip",
 ]
 
-SAMPLE_RATE_HZ = 16000
 DIGIT_SEED = 20261
 DIGIT_STRINGS = 200
 SYNTHETIC_SENTENCES = 1000
@@ -80,8 +84,8 @@ def data_folder(given: Path | None = None) -> Path:
     return Path(os.environ.get("EARSHOT_DATA", default))
 
 
-def read_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> Samples:
-    """Samples of a file at 16 kHz, first channel mix, cut where an offset is given.
+def read_clip(path: Path, *, offset_s: float = 0.0, duration_s: float | None = None) -> Samples:
+    """Samples of a file at 16 kHz, channels averaged, cut where an offset is given.
 
     Args:
         path: Anything libsndfile reads.
@@ -91,7 +95,7 @@ def read_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
     Returns:
         Shape (n,), float32 in [-1, 1].
     """
-    samples = _whole_file(path) if duration_s is not None else _decode(path)
+    samples = _whole_file(path) if duration_s is not None else read_audio(path)
     start = round(offset_s * SAMPLE_RATE_HZ)
     if duration_s is None:
         return samples[start:]
@@ -99,19 +103,8 @@ def read_audio(path: Path, *, offset_s: float = 0.0, duration_s: float | None = 
     return samples[start:end]
 
 
-def _decode(path: Path) -> Samples:
-    import soundfile
-    import soxr
-
-    samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    mono: Samples = samples.mean(axis=1)
-    if rate_hz != SAMPLE_RATE_HZ:
-        mono = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-    return np.ascontiguousarray(mono, dtype=np.float32)
-
-
 # Files that hold many clips are decoded once: seeking in Ogg is slow and not sample-exact.
-_whole_file = functools.lru_cache(maxsize=8)(_decode)
+_whole_file = functools.lru_cache(maxsize=8)(read_audio)
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
@@ -127,10 +120,10 @@ def _clip(folder: Path, row: dict[str, Any]) -> Clip:
     path = folder / row["audio"]
     if "offset" in row:
         read = functools.partial(
-            read_audio, path, offset_s=row["offset"], duration_s=row["duration"]
+            read_clip, path, offset_s=row["offset"], duration_s=row["duration"]
         )
     else:
-        read = functools.partial(read_audio, path)
+        read = functools.partial(read_clip, path)
     return Clip(row["id"], row["text"], row.get("speaker"), read, row.get("prompt_type", ""))
 
 
@@ -234,7 +227,8 @@ def _digits(data: Path, splits: Sequence[str]) -> Speech:
         clips,
         vocabulary=DIGITS,
         rules="digits",
-        remark="single digits of one speaker, native 8 kHz, joined with pauses of 0.05-0.4 s",
+        remark="single digits of one speaker, native 8 kHz, joined with pauses of 0.05-0.4 s; "
+        "also the development speaker, whose word error rate was watched during training",
     )
 
 
@@ -290,7 +284,8 @@ def _synthetic(folder: Path, count: int) -> Speech:
         "synthetic",
         f"{count} assistant sentences, held-out voices",
         clips,
-        remark="synthetic speech; the voices awb and rms are in no training batch",
+        remark="synthetic speech; voices flite awb and rms: never in training; the first model "
+        "saw one paragraph each by neural clones of these speakers",
     )
 
 

@@ -17,7 +17,7 @@ from speech_sets import (
     join_digits,
     load_set,
     pooled_sets,
-    read_audio,
+    read_clip,
 )
 
 
@@ -89,7 +89,7 @@ def test_a_missing_digit_is_refused() -> None:
 def test_offsets_cut_the_clip_out_of_its_file(tmp_path: Path) -> None:
     ramp = np.linspace(-0.5, 0.5, SAMPLE_RATE_HZ, dtype=np.float32)
     soundfile.write(tmp_path / "ramp.wav", ramp, SAMPLE_RATE_HZ, subtype="FLOAT")
-    cut = read_audio(tmp_path / "ramp.wav", offset_s=0.25, duration_s=0.5)
+    cut = read_clip(tmp_path / "ramp.wav", offset_s=0.25, duration_s=0.5)
     np.testing.assert_array_equal(cut, ramp[4000:12000])
 
 
