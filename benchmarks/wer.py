@@ -2,11 +2,13 @@
 
     python benchmarks/wer.py --peers
     python benchmarks/wer.py --int8-vs-fp32 assistant-en.ear assistant-en-fp32.ear
+    python benchmarks/wer.py --merge a.json b.json
 
 Prints one table and, as the last line, one JSON object with every figure. Systems alternate
 utterance by utterance, so that a busy machine troubles all of them alike. What counts as a
 set is in `speech_sets.py`, how text is made comparable in `scored_text.py`; counts and
-intervals come from `earshot.data.scoring`.
+intervals come from `earshot.data.scoring`. Sets may be measured in several processes at once,
+each with `--sets` and `--json` of its own; `--merge` then makes one table of the files.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import Any, TextIO
 
 import numpy as np
 from scored_text import NORMALISATION, scored_text
-from sounds import Sound, wordless_sounds
+from sounds import UNSEEN, UNSEEN_PARTS, Sound, wordless_sounds
 from speech_sets import (
     REAL_SETS,
     SAMPLE_RATE_HZ,
@@ -49,6 +51,7 @@ from earshot.data.scoring import (
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDLESS = "wordless"
+ALL_PARTS = "all"
 AIMS = {"digits": 0.08, "synthetic": 0.08}  # word error rate
 AIM_INSERTIONS_PER_HOUR = 10.0
 AIM_RELATIVE_CHANGE = 0.02
@@ -183,6 +186,8 @@ def print_table(rows: Sequence[dict[str, Any]], skipped: dict[str, str]) -> None
             )
         )
     print_aligned(lines)
+    for title, remark in {row["title"]: row["remark"] for row in rows if "remark" in row}.items():
+        print(f"{title}: {remark}")
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}")
 
@@ -200,18 +205,27 @@ def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
 def insertions(
     sounds: Sequence[Sound], systems: Sequence[System], *, transcripts: TextIO | None = None
 ) -> list[dict[str, Any]]:
-    """Words that each system hears where none are, per hour, for each part and all parts."""
+    """Words that each system hears where none are, per hour.
+
+    Counted for each part, for `UNSEEN` (the parts without any recording of the training noise)
+    and for all parts together.
+    """
+
+    def counted_in(sound: Sound) -> tuple[str, ...]:
+        unseen = (UNSEEN,) if sound.part in UNSEEN_PARTS else ()
+        return (sound.part, *unseen, ALL_PARTS)
+
     words: dict[tuple[str, str], list[int]] = {}
     hours: dict[str, list[float]] = {}
     worst: dict[tuple[str, str], dict[str, int]] = {}
     for index, sound in enumerate(sounds):
         samples = sound.read()
-        for part in (sound.part, "all"):
+        for part in counted_in(sound):
             hours.setdefault(part, []).append(len(samples) / SAMPLE_RATE_HZ / 3600.0)
         for turn in range(len(systems)):
             system = systems[(index + turn) % len(systems)]
             heard = scored_text(system.transcribe(samples)).split()
-            for part in (sound.part, "all"):
+            for part in counted_in(sound):
                 words.setdefault((part, system.name), []).append(len(heard))
                 if heard:
                     worst.setdefault((part, system.name), {})[sound.id] = len(heard)
@@ -227,7 +241,8 @@ def insertions(
         progress(f"{WORDLESS}: {index + 1}/{len(sounds)}")
     progress(None)
     rows = []
-    for part in (*(part for part in hours if part != "all"), "all"):
+    sums = (UNSEEN, ALL_PARTS)
+    for part in sorted(hours, key=lambda part: sums.index(part) if part in sums else -1):
         for system in systems:
             rate = hourly_rate(words[part, system.name], hours[part])
             rows.append(
@@ -321,9 +336,10 @@ def aims(report: dict[str, Any]) -> list[dict[str, Any]]:
             name = f"int8 against fp32, {row['method']}, relative"
             found.append((name, change, AIM_RELATIVE_CHANGE))
     for row in report.get(WORDLESS, []):
-        if row["part"] == "all" and row["system"].startswith("earshot"):
+        if row["part"] in (ALL_PARTS, UNSEEN) and row["system"].startswith("earshot"):
             rate = row["insertions_per_hour"]["value"]
-            found.append((f"insertions per hour, {row['system']}", rate, AIM_INSERTIONS_PER_HOUR))
+            name = f"insertions per hour, {row['part']}, {row['system']}"
+            found.append((name, rate, AIM_INSERTIONS_PER_HOUR))
     return [
         {"what": what, "figure": figure, "aim": aim, "met": figure <= aim}
         for what, figure, aim in found
@@ -488,6 +504,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--int8-vs-fp32", nargs=2, type=Path, metavar=("INT8", "FP32"), help="compare two models"
     )
+    parser.add_argument(
+        "--merge", nargs="+", type=Path, metavar="JSON", help="one table of runs on other sets"
+    )
     options = parser.parse_args(argv)
     for name in options.sets.split(","):
         if name not in SETS:
@@ -510,11 +529,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     started = time.time()
     try:
-        if options.int8_vs_fp32:
+        if options.merge:
+            report = merged(options.merge)
+            print_report(report)
+        elif options.int8_vs_fp32:
             report = run_comparison(options, data, methods, transcripts)
         else:
             report = run_table(options, data, methods, transcripts)
-    except SetMissing as err:
+    except (SetMissing, MergeError) as err:
         print(f"error: {err}", file=sys.stderr)
         return 1
     finally:
@@ -522,7 +544,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             transcripts.close()
     report["aims"] = aims(report)
     print_aims(report["aims"])
-    report["wall_s"] = round(time.time() - started, 1)
+    if not options.merge:
+        report["wall_s"] = round(time.time() - started, 1)
     report["normalisation"] = NORMALISATION
     report["complete"] = True
     save(options.json, report)
@@ -586,11 +609,67 @@ def run_table(
         measured = measure(first(speech, options.limit), systems, transcripts=transcripts)
         rows.extend(table_row(measured, outcome) for outcome in measured.outcomes)
         save(options.json, report)  # a run with peers takes long: keep what is there
-    if rows or skipped:
-        print_table(rows, skipped)
-    if wordless:
-        print_insertions(wordless)
+    print_report(report)
     return report
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The tables of a report of word error rates."""
+    if report["rows"] or report["skipped"]:
+        print_table(report["rows"], report["skipped"])
+    if report[WORDLESS]:
+        print_insertions(report[WORDLESS])
+
+
+class MergeError(Exception):
+    """Reports that cannot stand in one table; the message says why."""
+
+
+def merged(paths: Sequence[Path]) -> dict[str, Any]:
+    """One report of several runs that measured the same models on different sets.
+
+    Args:
+        paths: Files that `--json` wrote.
+
+    Raises:
+        MergeError: A file is not a finished report of word error rates, the model files differ,
+            or two files hold the same set and system.
+    """
+    reports = []
+    for path in paths:
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise MergeError(f"{path}: cannot be read ({err})") from None
+        if report.get("benchmark") != "wer" or not report.get("complete"):
+            raise MergeError(f"{path}: is not a finished report of word error rates")
+        reports.append(report)
+    models = {json.dumps(report["models"]) for report in reports if report["models"]}
+    if len(models) > 1:
+        raise MergeError(f"the reports are about {len(models)} different model files")
+    rows = [row for report in reports for row in report["rows"]]
+    wordless = [row for report in reports for row in report[WORDLESS]]
+    seen = set()
+    for row in [*rows, *wordless]:
+        key = (row["set"], row.get("part", ""), row["system"])
+        if key in seen:
+            raise MergeError(f"{' '.join(filter(None, key))}: is in two of the reports")
+        seen.add(key)
+    measured = {row["set"] for row in [*rows, *wordless]}
+    skipped = {k: why for report in reports for k, why in report["skipped"].items()}
+    return {
+        "benchmark": "wer",
+        "command": [report["command"] for report in reports],
+        "commit": sorted({report["commit"] for report in reports}),
+        "isa": sorted({str(report["isa"]) for report in reports}),
+        "python": sorted({report["python"] for report in reports}),
+        "cpus": reports[0]["cpus"],
+        "models": json.loads(models.pop()) if models else [],
+        "rows": sorted(rows, key=lambda row: SETS.index(row["set"])),
+        WORDLESS: wordless,
+        "skipped": {name: why for name, why in skipped.items() if name not in measured},
+        "wall_s": [report["wall_s"] for report in reports],
+    }
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from sounds import Sound
+from sounds import UNSEEN, Sound
 from speech_sets import Clip, Speech
 from wer import (
     aims,
@@ -100,14 +100,20 @@ def test_insertions_are_counted_by_part_and_per_hour() -> None:
         return Sound(name, part, 36.0, lambda: np.full(16000 * 36, level, np.float32))
 
     rows = insertions(
-        [sound("a", "unseen", 1.0), sound("b", "unseen", 0.0), sound("c", "seen", 0.0)],
+        [
+            sound("a", "unseen noise", 1.0),
+            sound("b", "generated music", 0.0),
+            sound("c", "training noise", 0.0),
+        ],
         [Chatter()],
     )
     by_part = {row["part"]: row for row in rows}
-    assert list(by_part) == ["unseen", "seen", "all"]
-    assert by_part["unseen"]["insertions_per_hour"]["value"] == pytest.approx(2 / 0.02)
-    assert by_part["unseen"]["where"] == {"a": 2}
-    assert by_part["seen"]["words_inserted"] == 0
+    parts = ["unseen noise", "generated music", "training noise", UNSEEN, "all"]
+    assert list(by_part) == parts
+    assert by_part["unseen noise"]["insertions_per_hour"]["value"] == pytest.approx(2 / 0.01)
+    assert by_part[UNSEEN]["insertions_per_hour"]["value"] == pytest.approx(2 / 0.02)
+    assert by_part[UNSEEN]["where"] == {"a": 2}
+    assert by_part["training noise"]["words_inserted"] == 0
     assert by_part["all"]["insertions_per_hour"]["value"] == pytest.approx(2 / 0.03)
 
 
@@ -177,14 +183,58 @@ def test_aims_are_read_from_the_rows_they_are_about() -> None:
         ],
         "wordless": [
             {"part": "all", "system": "earshot greedy", "insertions_per_hour": {"value": 5.0}},
-            {"part": "unseen", "system": "earshot greedy", "insertions_per_hour": {"value": 50.0}},
+            {"part": UNSEEN, "system": "earshot greedy", "insertions_per_hour": {"value": 50.0}},
+            {"part": "music", "system": "earshot greedy", "insertions_per_hour": {"value": 90.0}},
         ],
     }
     assert [(a["figure"], a["met"]) for a in aims(report)] == [
         (0.07, True),
         (0.09, False),
         (5.0, True),
+        (50.0, False),
     ]
+
+
+def finished_report(path: Path, rows: list[dict[str, object]], *, model: str = "x") -> Path:
+    report = {"benchmark": "wer", "complete": True, "command": path.name, "commit": "c"}
+    report |= {"isa": "avx2", "python": "3.11", "cpus": 2, "models": [{"sha256": model}]}
+    report |= {"rows": rows, "wordless": [], "skipped": {"digits": "absent"}, "wall_s": 1.0}
+    path.write_text(json.dumps(report))
+    return path
+
+
+def finished_row(name: str, value: float) -> dict[str, object]:
+    wer = {"value": value, "ci95_low": 0.0, "ci95_high": 1.0, "resampled": "speaker"}
+    counts = dict.fromkeys(("utterances", "speakers", "words"), 1)
+    counts |= dict.fromkeys(("substitutions", "deletions", "insertions"), 0)
+    return {"set": name, "title": name, "system": "earshot greedy", "wer": wer, **counts}
+
+
+def test_reports_of_other_sets_become_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = finished_report(tmp_path / "a.json", [finished_row("synthetic", 0.09)])
+    b = finished_report(tmp_path / "b.json", [finished_row("digits", 0.07)])
+    assert main(["--merge", str(a), str(b), "--json", str(tmp_path / "ab.json")]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report == json.loads((tmp_path / "ab.json").read_text())
+    assert [row["set"] for row in report["rows"]] == ["digits", "synthetic"]
+    assert [aim["met"] for aim in report["aims"]] == [True, False]
+    assert report["skipped"] == {}  # the other run measured it
+
+
+@pytest.mark.parametrize("problem", ["same set", "other model", "unfinished"])
+def test_reports_that_do_not_belong_together_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], problem: str
+) -> None:
+    a = finished_report(tmp_path / "a.json", [finished_row("digits", 0.09)])
+    name = "digits" if problem == "same set" else "librispeech"
+    model = "y" if problem == "other model" else "x"
+    b = finished_report(tmp_path / "b.json", [finished_row(name, 0.07)], model=model)
+    if problem == "unfinished":
+        b.write_text(b.read_text().replace('"complete": true', '"complete": false'))
+    assert main(["--merge", str(a), str(b)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_unknown_sets_are_refused() -> None:
