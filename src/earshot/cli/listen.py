@@ -44,7 +44,7 @@ def listen(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for every partial and final text.")
     ] = False,
-    method: Annotated[Method, typer.Option(help="How to search.")] = Method.GREEDY,
+    method: Annotated[Method, typer.Option(help="How to search.")] = Method.BEAM,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Stop after this much audio; else at Ctrl-C.")
     ] = None,

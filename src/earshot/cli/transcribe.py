@@ -106,7 +106,7 @@ def transcribe(
     ] = False,
     method: Annotated[
         Method, typer.Option(help="How to search; the beam is slower and a little better.")
-    ] = Method.GREEDY,
+    ] = Method.BEAM,
     max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
 ) -> None:
     """Turn recordings into text, JSON, captions (srt, vtt) or ctm.

@@ -24,7 +24,7 @@ class SearchConfig:
         ConfigError: A value is out of its range.
     """
 
-    method: str = "greedy_search"
+    method: str = "modified_beam_search"
     max_active_paths: int = 4
     max_symbols_per_frame: int = 0
     blank_penalty: float = 0.0

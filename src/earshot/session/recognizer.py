@@ -153,7 +153,7 @@ class Recognizer:
         cls,
         path: str | Path | None = None,
         *,
-        method: str = "greedy_search",
+        method: str = "modified_beam_search",
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
