@@ -210,6 +210,8 @@ void Model::CheckRoles() const {
     width(*joiner, logits, pieces_.size(), "the number of pieces");
     if (!joiner->clocks()[static_cast<size_t>(logits.clock)].empty()) bad(*joiner, "does not keep the number of frames");
     if (joiner->HasState()) bad(*joiner, "has a state");
+    // The search keeps one width for the rows of both.
+    width(*joiner, input(*joiner, "predictor_out"), input(*joiner, "encoder_out").width, "as `encoder_out`");
     if (encoder) width(*encoder, output(*encoder, "encoder_out"), input(*joiner, "encoder_out").width, "as in the joiner");
     if (predictor) width(*predictor, output(*predictor, "predictor_out"), input(*joiner, "predictor_out").width, "as in the joiner");
   }

@@ -138,7 +138,14 @@ constexpr char kFeatures[] =
     "\"frame_shift_ms\": 10, \"low_freq_hz\": 20, \"high_freq_hz\": -400, \"preemphasis\": 0.97, \"window\": \"povey\", "
     "\"snip_edges\": false, \"dither\": 0}";
 
-Bytes Recogniser() {
+void Replace(std::string* text, const std::string& from, const std::string& to) {
+  const size_t at = text->find(from);
+  CHECK(at != std::string::npos);
+  text->replace(at, from.size(), to);
+}
+
+// `uneven`: the predictor's output is narrower than the encoder's, and the joiner makes up for it.
+Bytes Recogniser(bool uneven = false) {
   seed = 1;
   Builder b;
   b.Vector("mean", 8, -8, 0);
@@ -155,7 +162,7 @@ Bytes Recogniser() {
   b.Packed("pred", 5, 4, 1);
   b.Int8("join", 6, 5, 0.02f);
   b.Vector("jb", 6, 0, 1);
-  return b.Build(
+  std::string head =
       "\"name\": \"tiny\", " + std::string(kFeatures) +
       ", \"search\": {\"blank_id\": 0, \"unk_id\": 2, \"predictor\": \"stateless\", \"context_size\": 2, "
       "\"max_symbols_per_frame\": 1}, \"pieces\": [\"<blk>\", \"<sos/eos>\", \"<unk>\", \"\xE2\x96\x81" "a\", \"b\", "
@@ -178,7 +185,15 @@ Bytes Recogniser() {
       "\"joiner\": {\"inputs\": [\"encoder_out\", \"predictor_out\"], \"outputs\": [\"logits\"], \"nodes\": ["
       "{\"op\": \"add\", \"in\": [\"encoder_out\", \"predictor_out\"], \"out\": \"s\"}, "
       "{\"op\": \"tanh\", \"in\": [\"s\"], \"out\": \"t\"}, "
-      "{\"op\": \"linear\", \"in\": [\"t\"], \"out\": \"logits\", \"tensors\": {\"weight\": \"join\", \"bias\": \"jb\"}}]}}");
+      "{\"op\": \"linear\", \"in\": [\"t\"], \"out\": \"logits\", \"tensors\": {\"weight\": \"join\", \"bias\": \"jb\"}}]}}";
+  if (uneven) {
+    Replace(&head, ", {\"op\": \"linear\", \"in\": [\"c\"], \"out\": \"predictor_out\", \"tensors\": {\"weight\": \"pred\"}}", "");
+    Replace(&head, "\"out\": \"c\", \"kernel\": 2", "\"out\": \"predictor_out\", \"kernel\": 2");
+    Replace(&head, "{\"op\": \"add\", \"in\": [\"encoder_out\", \"predictor_out\"]",
+            "{\"op\": \"linear\", \"in\": [\"predictor_out\"], \"out\": \"wide\", \"tensors\": {\"weight\": \"pred\"}}, "
+            "{\"op\": \"add\", \"in\": [\"encoder_out\", \"wide\"]");
+  }
+  return b.Build(head);
 }
 
 std::shared_ptr<const earshot::Model> Open(const Bytes& bytes) {
@@ -210,6 +225,15 @@ void TestDamage() {
       damaged[i] ^= static_cast<uint8_t>(mask);
       CHECK(Refused(damaged));
     }
+  }
+}
+
+void TestWidths() {
+  try {
+    Open(Recogniser(true));
+    CHECK(false);
+  } catch (const earshot::ModelFileError& error) {
+    CHECK(error.problem().find("`predictor_out` of width 4; it must be 5") != std::string::npos);
   }
 }
 
@@ -328,6 +352,7 @@ void TestCFunctions(const char* path) {
 int main(int, char** argv) {
   TestChecksum();
   TestDamage();
+  TestWidths();
   TestChunksAndStreams();
   TestRecogniser();
   TestCFunctions((std::string(argv[0]) + ".ear").c_str());
