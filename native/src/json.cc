@@ -230,7 +230,7 @@ class JsonParser {
     std::sort(keys.begin(), keys.end());
     const auto twice = std::adjacent_find(keys.begin(), keys.end());
     if (twice != keys.end()) {
-      throw JsonError(start, "an object with the key " + JsonQuote(twice->substr(0, 64)) + " twice");
+      throw JsonError(start, "an object with the key " + Quoted(*twice) + " twice");
     }
     return node;
   }
@@ -395,6 +395,13 @@ std::string JsonQuote(std::string_view text) {
     }
   }
   return out + "\"";
+}
+
+std::string Quoted(std::string_view name) {
+  if (name.size() <= 64) return JsonQuote(name);
+  size_t cut = 64;
+  while (cut > 0 && (static_cast<unsigned char>(name[cut]) & 0xC0) == 0x80) --cut;
+  return JsonQuote(std::string(name.substr(0, cut)) + "...");
 }
 
 }  // namespace earshot

@@ -89,4 +89,7 @@ class JsonDocument {
 // `text` as a JSON string literal with its quotes.
 std::string JsonQuote(std::string_view text);
 
+// UTF-8 text of a file for an error message: quoted, cut at 64 bytes and never inside a character.
+std::string Quoted(std::string_view name);
+
 }  // namespace earshot

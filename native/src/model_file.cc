@@ -23,6 +23,9 @@ constexpr uint32_t kVersion = 1;
 constexpr size_t kAlign = 64;
 constexpr size_t kMaxColumns = 131072;                // int8 dot products stay in int32 below this
 constexpr uint64_t kMaxElements = uint64_t{1} << 31;
+#if defined(MAP_POPULATE)
+constexpr size_t kMaxPopulatedBytes = size_t{64} << 20;
+#endif
 
 constexpr char kCopyAgain[] =
     "The file is damaged or cut short: copy it again, then run `earshot model verify`";
@@ -77,13 +80,6 @@ uint32_t Crc32(uint32_t crc, const void* data, size_t size) {
   }
   for (; size > 0; --size, ++p) c = (c >> 8) ^ t[0][(c ^ *p) & 255];
   return ~c;
-}
-
-std::string Quoted(std::string_view name) {
-  if (name.size() <= 64) return JsonQuote(name);
-  size_t cut = 64;
-  while (cut > 0 && (static_cast<unsigned char>(name[cut]) & 0xC0) == 0x80) --cut;
-  return JsonQuote(std::string(name.substr(0, cut)) + "...");
 }
 
 const char* CodecName(Codec codec) {
@@ -163,7 +159,13 @@ void ModelFile::Map() {
   if (size_ > 0) {
     int flags = MAP_PRIVATE;
 #if defined(MAP_POPULATE)
-    flags |= MAP_POPULATE;  // all of it is read next anyway, and faults one by one cost more
+    // All of a model is read next anyway, and faults one by one cost more. Of a file that may be
+    // something else, or claims to be huge, only what the checks reach is read.
+    uint8_t start[sizeof kMagic];
+    if (size_ <= kMaxPopulatedBytes && ::pread(file, start, sizeof start, 0) == sizeof start &&
+        std::memcmp(start, kMagic, sizeof start) == 0) {
+      flags |= MAP_POPULATE;
+    }
 #endif
     void* address = ::mmap(nullptr, size_, PROT_READ, flags, file, 0);
     const int error = errno;

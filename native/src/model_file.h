@@ -99,7 +99,4 @@ class ModelFile {
 // CRC-32 as in zlib; `crc` is the value of the bytes before, 0 at first.
 uint32_t Crc32(uint32_t crc, const void* data, size_t size);
 
-// Text of a name for an error message: quoted, cut at 64 bytes.
-std::string Quoted(std::string_view name);
-
 }  // namespace earshot

@@ -145,19 +145,18 @@ def tampered(change: Callable[[dict[str, Any], list[bytes]], None]) -> bytes:
     entries, sections = ear.entries()
     header = {**ear.header, "tensors": entries}
     change(header, sections)
-    for entry, section in zip(header["tensors"], sections, strict=False):
-        if isinstance(entry, dict) and entry.get("crc32") is not None:
+    kept = {  # what a change meant to be wrong
+        i: entry.pop("kept", None) for i, entry in enumerate(header["tensors"]) if entry
+    }
+    for i, (entry, section) in enumerate(zip(header["tensors"], sections, strict=False)):
+        if isinstance(entry, dict) and "crc32" in entry and kept[i] != "crc32":
             entry["crc32"] = zlib.crc32(section)
     # Changed numbers may be longer or shorter; offsets follow the header's size.
     for _ in range(4):
         at = 32 + len(json.dumps(header, ensure_ascii=False).encode())
-        for entry, section in zip(header["tensors"], sections, strict=False):
+        for i, (entry, section) in enumerate(zip(header["tensors"], sections, strict=False)):
             at = eb.up(at, 64)
-            if (
-                isinstance(entry, dict)
-                and isinstance(entry.get("offset"), int)
-                and not entry.get("kept")
-            ):
+            if isinstance(entry, dict) and "offset" in entry and kept[i] != "offset":
                 entry["offset"] = at
             at += len(section)
     return eb.pack(header, sections)
@@ -210,9 +209,9 @@ CONTENT: dict[str, tuple[Callable[[dict[str, Any], list[bytes]], None], str]] = 
     "a name twice": (entry(1, name="w8"), "two tensors"),
     "an empty name": (entry(1, name=""), "`name`"),
     "a long name": (entry(1, name="n" * 129), "`name`"),
-    "an offset inside another": (entry(1, offset=64, kept=True), "unknown key"),
+    "an offset inside another": (entry(1, offset=64, kept="offset"), "must start at byte"),
     "bytes that are no number": (entry(1, bytes="20"), "`bytes`"),
-    "a checksum over 32 bits": (entry(1, crc32=None), "`crc32`"),
+    "a checksum over 32 bits": (entry(1, crc32=2**32, kept="crc32"), r"below 2\^32"),
 }
 
 
@@ -312,6 +311,29 @@ def test_json_that_is_unusual_but_right(opened: Opener) -> None:
     assert json.loads(file.header_json)["name"] == 'té😀/"'
 
 
+def test_a_long_key_is_cut_between_characters(opened: Opener) -> None:
+    key = "a" * 63 + "é"
+    text = f'{{"{key}": 1, "{key}": 2}}'.encode()
+    with pytest.raises(_native.ModelFileError, match=r'a{63}\.\.\." twice') as caught:
+        opened(eb.pack(text))
+    assert str(caught.value).encode()
+
+
+@pytest.mark.parametrize("start", [b"", eb.MAGIC])
+def test_a_huge_file_is_refused_without_reading_it(start: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "huge.ear"
+    try:
+        with path.open("wb") as file:
+            file.write(start)
+            file.truncate(2**40)
+    except OSError as error:
+        pytest.skip(f"no file of 1 TB with nothing in it here: {error}")
+    began = time.monotonic()
+    with pytest.raises(_native.ModelFileError):
+        _native.ModelFile(str(path))
+    assert time.monotonic() - began < 1
+
+
 @pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
 def test_other_versions_are_refused_by_number(version: int, opened: Opener) -> None:
     header = {"name": "t", "graphs": {}, "tensors": []}
@@ -343,6 +365,15 @@ def setter(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def widen_in_the_joiner(header: dict[str, Any]) -> None:
+    """The predictor puts out 8 values, and the joiner makes 16 of them itself."""
+    predictor, joiner = (header["graphs"][name]["nodes"] for name in ("predictor", "joiner"))
+    last = predictor.pop()
+    predictor[-1]["out"] = "predictor_out"
+    joiner.insert(0, {**last, "in": ["predictor_out"], "out": "wide"})
+    joiner[1]["in"] = ["encoder_out", "wide"]
+
+
 ROLES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no features": (setter("features", None), "no `features`"),
     "another sample rate": (setter("features.sample_rate_hz", 8000), "sample_rate_hz"),
@@ -364,6 +395,7 @@ ROLES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "pieces too few": (setter("pieces", ["a", "b", "c"]), "number of pieces"),
     "a piece that is a number": (setter("pieces.3", 3), "not a string"),
     "no logits": (setter("graphs.joiner.outputs", ["t"]), "no output `logits`"),
+    "a narrow predictor": (widen_in_the_joiner, "`predictor_out` of width 8; it must be 16"),
     "no encoder_out": (setter("graphs.encoder.outputs", ["hidden"]), "`encoder_out`"),
     "an output at 10 ms": (
         setter("graphs.encoder.outputs", ["encoder_out", "hidden", "n"]),
