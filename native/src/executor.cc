@@ -84,16 +84,13 @@ void Executor::Step(const Item* items, size_t count) {
     const size_t value = static_cast<size_t>(graph_->inputs()[i]);
     const Value& v = graph_->values()[value];
     if (v.ids) {
-      if (count == 1) {
-        id_data_[value] = static_cast<const int32_t*>(items[0].inputs[i]);
-      } else {
-        std::vector<int32_t>& ids = ids_[value];
-        if (ids.size() < input_rows.total()) ids.resize(input_rows.total());
-        for (size_t b = 0; b < count; ++b) {
-          if (items[b].frames > 0) std::memcpy(ids.data() + input_rows.offset[b], items[b].inputs[i], items[b].frames * sizeof(int32_t));
-        }
-        id_data_[value] = ids.data();
+      // Copied even for one stream: the caller's memory may change between the check and the look-up.
+      std::vector<int32_t>& ids = ids_[value];
+      if (ids.size() < input_rows.total()) ids.resize(input_rows.total());
+      for (size_t b = 0; b < count; ++b) {
+        if (items[b].frames > 0) std::memcpy(ids.data() + input_rows.offset[b], items[b].inputs[i], items[b].frames * sizeof(int32_t));
       }
+      id_data_[value] = ids.data();
       for (size_t t = 0; t < input_rows.total(); ++t) {
         const int32_t id = id_data_[value][t];
         if (id >= 0 && static_cast<size_t>(id) >= graph_->id_limit()) {
