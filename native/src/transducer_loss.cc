@@ -67,6 +67,10 @@ double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t
     }
   }
   const double log_likelihood = alpha[T * width + U];
+  if (log_likelihood == kImpossible) {  // logits of minus infinity close every path: no direction is better
+    std::memset(logits, 0, cells * V * sizeof(float));
+    return std::numeric_limits<double>::infinity();
+  }
 
   beta[T * width + U] = 0.0;
   for (size_t t = T; t-- > 0;) {

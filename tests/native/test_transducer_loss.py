@@ -181,6 +181,23 @@ def test_not_a_number_reaches_the_loss() -> None:
     assert math.isnan(_native.transducer_loss(logits, labels))
 
 
+@pytest.mark.parametrize("one_symbol", [False, True])
+def test_without_a_path_the_loss_is_infinite_and_the_gradient_zero(one_symbol: bool) -> None:
+    logits, labels = case(6, 3)
+    closed = logits.copy()
+    closed[:, 1, labels[1]] = -np.inf  # the second label is impossible everywhere
+    assert _native.transducer_loss(closed, labels, 0, one_symbol) == math.inf
+    assert not closed.any()
+    closed = logits.copy()
+    closed[:, 1, labels[1]] = -np.inf
+    closed[0, 0, 0] = np.nan
+    assert math.isnan(_native.transducer_loss(closed, labels, 0, one_symbol))
+    some = logits.copy()
+    some[2, 1, labels[1]] = -np.inf  # other paths remain
+    assert math.isfinite(_native.transducer_loss(some, labels, 0, one_symbol))
+    assert np.isfinite(some).all()
+
+
 def test_extreme_logits_stay_finite() -> None:
     logits, labels = case(6, 3, spread=1.0)
     logits[:, :, 0] += 1e4
