@@ -1,15 +1,11 @@
 // bind_signal.cc: instruction sets, features, the transducer loss and alignment counts for Python.
-//
-// Functions whose names begin with _test_ run one kernel of one instruction set for the tests.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -71,8 +67,10 @@ double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one
                            "; it must lie in 0.." + std::to_string(V) + " - 1.")
                               .c_str());
   }
+  // A copy: the caller's memory may change between the check and the use.
+  const std::vector<int32_t> checked(labels.data(), labels.data() + U);
   for (size_t u = 0; u < U; ++u) {
-    const int32_t label = labels.data()[u];
+    const int32_t label = checked[u];
     if (label < 0 || static_cast<size_t>(label) >= V || label == blank) {
       throw nb::value_error(("transducer_loss: label " + std::to_string(u) + " is " +
                              std::to_string(label) + "; it must lie in 0.." + std::to_string(V) +
@@ -85,71 +83,8 @@ double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one
   options.one_symbol_per_frame = one_symbol_per_frame;
   options.fastemit_lambda = fastemit_lambda;
   float* z = logits.data();
-  const int32_t* y = labels.data();
   const nb::gil_scoped_release release;
-  return earshot::TransducerLoss(z, T, U, V, y, options, earshot::kernels());
-}
-
-const earshot::Kernels& Find(const std::string& isa) {
-  const earshot::Kernels* table = earshot::kernels_for(isa.c_str());
-  if (table == nullptr) throw nb::value_error(("no instruction set '" + isa + "' here").c_str());
-  return *table;
-}
-
-const float* DataOrNull(const std::optional<Input<float, 1>>& array) {
-  return array.has_value() ? array->data() : nullptr;
-}
-
-void bind_kernel_tests(nb::module_& m) {
-  m.def("_test_linear_f32", [](const std::string& isa, Input<float, 3> w,
-                               std::optional<Input<float, 1>> bias, size_t M, Input<float, 2> x,
-                               std::optional<Input<float, 2>> add_to) {
-    const size_t T = x.shape(0), K = x.shape(1);
-    std::vector<float> y(T * M);
-    if (add_to) y.assign(add_to->data(), add_to->data() + T * M);
-    Find(isa).linear_f32(w.data(), DataOrNull(bias), M, K, x.data(), K, T, y.data(), M,
-                         add_to.has_value());
-    return ToNumpy(std::move(y), {T, M});
-  }, "isa"_a, "w"_a, "bias"_a.none(), "M"_a, "x"_a, "add_to"_a.none() = nb::none());
-  m.def("_test_linear_i8", [](const std::string& isa, Input<int8_t, 4> tiles,
-                              Input<float, 1> scale, Input<int32_t, 1> rowsum,
-                              std::optional<Input<float, 1>> bias, size_t M, size_t K,
-                              Input<int8_t, 2> xq, Input<float, 1> xscale,
-                              std::optional<Input<float, 2>> add_to) {
-    const size_t T = xq.shape(0);
-    std::vector<float> y(T * M);
-    if (add_to) y.assign(add_to->data(), add_to->data() + T * M);
-    Find(isa).linear_i8(tiles.data(), scale.data(), rowsum.data(), DataOrNull(bias), M, K,
-                        xq.data(), xscale.data(), T, y.data(), M, add_to.has_value());
-    return ToNumpy(std::move(y), {T, M});
-  }, "isa"_a, "tiles"_a, "scale"_a, "rowsum"_a, "bias"_a.none(), "M"_a, "K"_a, "xq"_a, "xscale"_a,
-     "add_to"_a.none() = nb::none());
-  m.def("_test_quantize", [](const std::string& isa, Input<float, 1> x) {
-    const size_t K = x.shape(0), Kp = (K + 63) / 64 * 64;
-    std::vector<int8_t> q(Kp, 99);
-    const float scale = Find(isa).quantize_s8(x.data(), K, Kp, q.data());
-    return std::make_tuple(ToNumpy(std::move(q), {Kp}), scale);
-  });
-  m.def("_test_lstm_gates", [](const std::string& isa, Input<float, 1> pre, Input<float, 1> c) {
-    const size_t H = c.shape(0);
-    std::vector<float> state(c.data(), c.data() + H), h(H);
-    Find(isa).lstm_gates(pre.data(), H, state.data(), h.data());
-    return std::make_tuple(ToNumpy(std::move(state), {H}), ToNumpy(std::move(h), {H}));
-  });
-  m.def("_test_elementwise", [](const std::string& isa, const std::string& name, Input<float, 1> x,
-                                float shift) {
-    const earshot::Kernels& table = Find(isa);
-    const size_t n = x.shape(0);
-    std::vector<float> y(x.data(), x.data() + n);
-    if (name == "tanh") table.tanh_f32(y.data(), n);
-    else if (name == "sigmoid") table.sigmoid_f32(y.data(), n);
-    else if (name == "log_softmax") table.log_softmax_f32(y.data(), n);
-    else if (name == "exp_shift") table.exp_shift_f32(y.data(), n, shift);
-    else if (name == "log_sum_exp") y.assign(1, table.log_sum_exp_f32(x.data(), n));
-    else throw nb::value_error(("no kernel '" + name + "'").c_str());
-    const size_t size = y.size();
-    return ToNumpy(std::move(y), {size});
-  }, "isa"_a, "name"_a, "x"_a, "shift"_a = 0.0f);
+  return earshot::TransducerLoss(z, T, U, V, checked.data(), options, earshot::kernels());
 }
 
 }  // namespace
@@ -207,6 +142,4 @@ void bind_signal(nb::module_& m) {
     }
     return std::make_tuple(counts.hits, counts.substitutions, counts.deletions, counts.insertions);
   }, "ref"_a, "hyp"_a, "Hits, substitutions, deletions and insertions of the best alignment.");
-
-  bind_kernel_tests(m);
 }

@@ -252,6 +252,41 @@ def test_a_value_does_not_depend_on_its_place_in_the_vector(isa: str) -> None:
         np.testing.assert_array_equal(together, lone)
 
 
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    isa, f32 = ISAS[-1], np.float32
+    w, x = np.zeros((1, 4, 16), f32), np.zeros((2, 4), f32)
+    for arguments in [
+        (w, None, 17, x),
+        (w, None, 0, x),
+        (w, np.zeros(4, f32), 5, x),
+        (w, None, 5, np.zeros((2, 5), f32)),
+        (w, None, 5, x, np.zeros((1, 5), f32)),
+    ]:
+        with pytest.raises(ValueError, match=r"kernel: .* must "):
+            _native._test_linear_f32(isa, *arguments)
+    sums, scale = np.zeros(16, np.int32), np.zeros(16, f32)
+    good = [np.zeros((1, 16, 16, 4), np.int8), scale, sums, None, 5, 60]
+    good += [np.zeros((2, 64), np.int8), np.zeros(2, f32)]
+    _native._test_linear_i8(isa, *good)
+    for at, bad in [
+        (0, np.zeros((1, 15, 16, 4), np.int8)),
+        (1, scale[:5]),
+        (2, sums[:5]),
+        (3, scale),
+        (4, 17),
+        (5, 65),
+        (6, np.zeros((2, 60), np.int8)),
+        (7, np.zeros(1, f32)),
+    ]:
+        with pytest.raises(ValueError, match=r"kernel: .* must "):
+            _native._test_linear_i8(isa, *good[:at], bad, *good[at + 1 :])
+    for pre, c in [(64, 15), (63, 16), (0, 0)]:
+        with pytest.raises(ValueError, match=r"kernel: .* must "):
+            _native._test_lstm_gates(isa, np.zeros(pre, f32), np.zeros(c, f32))
+    with pytest.raises(ValueError, match=r"kernel: .* must "):
+        _native._test_elementwise(isa, "log_sum_exp", np.zeros(0, f32))
+
+
 def test_scalar_is_always_there_and_the_fastest_comes_first() -> None:
     assert ISAS[-1] == "scalar"
     wanted = os.environ.get("EARSHOT_ISA") or ISAS[0]
