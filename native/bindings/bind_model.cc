@@ -39,26 +39,54 @@ nb::object ToNumpy(std::vector<float>&& values, const std::vector<size_t>& shape
 // Text from a file header is UTF-8: the reader checked it.
 nb::str Text(std::string_view text) { return nb::str(text.data(), text.size()); }
 
-class PyModelFile {
+class PyModel {
  public:
-  explicit PyModelFile(const std::string& path) : model_(earshot::Model::Open(path)) {}
+  explicit PyModel(const std::string& path) : model_(earshot::Model::Open(path)) {}
   const earshot::Model& model() const { return *model_; }
-  const earshot::Tensor& Get(const std::string& name) const {
-    const earshot::Tensor* tensor = model_->file().Find(name);
-    if (tensor == nullptr) throw nb::key_error(("no tensor " + earshot::Quoted(name)).c_str());
-    return *tensor;
-  }
+  const std::shared_ptr<const earshot::Model>& shared() const { return model_; }
 
  private:
   std::shared_ptr<const earshot::Model> model_;
 };
 
+// The same file seen as a container; a type of its own, because Python sees two.
+class PyModelFile : public PyModel {
+ public:
+  using PyModel::PyModel;
+  const earshot::Tensor& Get(const std::string& name) const {
+    const earshot::Tensor* tensor = model().file().Find(name);
+    if (tensor == nullptr) throw nb::key_error(("no tensor " + earshot::Quoted(name)).c_str());
+    return *tensor;
+  }
+};
+
 class PyGraphState {
  public:
   explicit PyGraphState(std::shared_ptr<const earshot::Graph> graph) : state(std::move(graph)) {}
+  PyGraphState& operator=(const PyGraphState&) = delete;
   earshot::GraphState state;
 
+  // Whoever touches `state` holds this. It never waits: the calls of one state have an order, and
+  // a thread that comes in between has mistaken it for its own.
+  std::unique_lock<std::mutex> Lock() const {
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) {
+      throw nb::value_error(("graph '" + state.graph()->name() +
+                             "': the state is in use by another call; give each thread its own copy().").c_str());
+    }
+    return lock;
+  }
+  PyGraphState* Copy() const {
+    const auto lock = Lock();
+    return new PyGraphState(*this);
+  }
+  void Reset() {
+    const auto lock = Lock();
+    state.Reset();
+  }
+
   nb::dict Tensors() const {
+    const auto lock = Lock();
     nb::dict out;
     const earshot::Graph& graph = *state.graph();
     const float* floats = state.values().data();
@@ -82,6 +110,10 @@ class PyGraphState {
     }
     return out;
   }
+
+ private:
+  PyGraphState(const PyGraphState& other) : state(other.state) {}  // `other` is locked
+  mutable std::mutex mutex_;
 };
 
 // Python values of one stream's inputs, kept alive while the engine reads them.
@@ -109,16 +141,23 @@ class PyGraph {
       throw nb::value_error(("step_batch: " + std::to_string(n) + " inputs and " + std::to_string(nb::len(states)) +
                              " states; there must be as many of both.").c_str());
     }
+    // Both lists may be emptied while the lock is released, and by the code behind `flush`: what is
+    // in them is kept from here on.
+    std::vector<nb::object> kept;
     std::vector<nb::handle> inputs;
     std::vector<PyGraphState*> native;
-    std::vector<bool> flushes;
     for (size_t i = 0; i < n; ++i) {
-      inputs.push_back(xs[i]);
-      native.push_back(nb::cast<PyGraphState*>(states[i]));
-      flushes.push_back(nb::isinstance<nb::bool_>(flush) ? nb::cast<bool>(flush) : nb::cast<bool>(flush[i]));
+      kept.push_back(nb::borrow(xs[i]));
+      inputs.push_back(kept.back());
+      kept.push_back(nb::borrow(states[i]));
+      native.push_back(nb::cast<PyGraphState*>(kept.back()));
       for (size_t j = 0; j < i; ++j) {
         if (native[j] == native[i]) throw nb::value_error("step_batch: a state is in the list twice; each must be there once.");
       }
+    }
+    std::vector<bool> flushes;
+    for (size_t i = 0; i < n; ++i) {
+      flushes.push_back(nb::isinstance<nb::bool_>(flush) ? nb::cast<bool>(flush) : nb::cast<bool>(flush[i]));
     }
     return StepMany(inputs, native, flushes);
   }
@@ -192,6 +231,10 @@ class PyGraph {
         items[i].state = &states[i]->state;
       }
     }
+    std::vector<std::unique_lock<std::mutex>> locks;
+    for (const PyGraphState* state : states) {
+      if (state != nullptr) locks.push_back(state->Lock());
+    }
     std::unique_ptr<earshot::Executor> executor;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -205,6 +248,7 @@ class PyGraph {
       const nb::gil_scoped_release release;
       executor->Step(items.data(), n);
     }
+    locks.clear();
     nb::list results;
     for (size_t i = 0; i < n; ++i) {
       nb::dict result;
@@ -224,16 +268,6 @@ class PyGraph {
   std::shared_ptr<const earshot::Graph> graph_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<earshot::Executor>> pool_;
-};
-
-class PyModel {
- public:
-  explicit PyModel(const std::string& path) : model_(earshot::Model::Open(path)) {}
-  const earshot::Model& model() const { return *model_; }
-  const std::shared_ptr<const earshot::Model>& shared() const { return model_; }
-
- private:
-  std::shared_ptr<const earshot::Model> model_;
 };
 
 class PyStream {
@@ -260,9 +294,13 @@ class PyRecognizer {
   }
   std::unique_ptr<PyStream> CreateStream() const { return std::make_unique<PyStream>(recognizer_->CreateStream()); }
   void DecodeStreams(const nb::list& streams) const {
+    // The list may be emptied while the lock is released; its streams are kept until the end.
+    std::vector<nb::object> kept;
     std::vector<earshot::Stream*> native;
-    native.reserve(nb::len(streams));
-    for (const nb::handle stream : streams) native.push_back(&nb::cast<PyStream&>(stream).stream());
+    for (const nb::handle stream : streams) {
+      kept.push_back(nb::borrow(stream));
+      native.push_back(&nb::cast<PyStream&>(stream).stream());
+    }
     const nb::gil_scoped_release release;
     recognizer_->DecodeStreams(native.data(), native.size());
   }
@@ -352,8 +390,8 @@ void bind_model(nb::module_& m) {
       }, "name"_a);
 
   nb::class_<PyGraphState>(m, "GraphState", "What a stream carries through a graph.")
-      .def("copy", [](const PyGraphState& self) { return new PyGraphState(self); }, nb::rv_policy::take_ownership)
-      .def("reset", [](PyGraphState& self) { self.state.Reset(); })
+      .def("copy", &PyGraphState::Copy, nb::rv_policy::take_ownership)
+      .def("reset", &PyGraphState::Reset)
       .def("tensors", &PyGraphState::Tensors)
       .def_prop_ro("size_bytes", [](const PyGraphState& self) { return self.state.size_bytes(); });
 
