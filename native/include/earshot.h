@@ -78,9 +78,9 @@ EARSHOT_API void earshot_model_free(earshot_model* model);
 EARSHOT_API const char* earshot_model_name(const earshot_model* model);
 EARSHOT_API int32_t earshot_model_sample_rate_hz(const earshot_model* model);
 
-/* Greedy search with the model's settings. */
+/* A beam of four paths, as in Python, with the model's settings. */
 EARSHOT_API void earshot_config_init(earshot_config* config);
-/* `config` may be NULL. */
+/* `config` may be NULL: what earshot_config_init gives. */
 EARSHOT_API earshot_recognizer* earshot_recognizer_create(const earshot_model* model,
                                                           const earshot_config* config);
 EARSHOT_API void earshot_recognizer_free(earshot_recognizer* recognizer);

@@ -96,7 +96,7 @@ int32_t earshot_model_sample_rate_hz(const earshot_model* model) {
 
 void earshot_config_init(earshot_config* config) {
   if (config == nullptr) return;
-  config->max_active_paths = 1;
+  config->max_active_paths = 4;
   config->max_symbols_per_frame = 0;
   config->blank_penalty = 0;
 }
@@ -105,15 +105,16 @@ earshot_recognizer* earshot_recognizer_create(const earshot_model* model, const 
   std::unique_ptr<earshot_recognizer> out;
   Guard([&] {
     Require(model, "model");
-    earshot::SearchConfig native;
-    if (config != nullptr) {
-      if (config->max_active_paths < 1 || config->max_symbols_per_frame < 0) {
-        throw std::invalid_argument("config: max_active_paths must be in 1..64 and max_symbols_per_frame in 0..100. Call earshot_config_init first.");
-      }
-      native.max_active_paths = static_cast<size_t>(config->max_active_paths);
-      native.max_symbols_per_frame = static_cast<size_t>(config->max_symbols_per_frame);
-      native.blank_penalty = config->blank_penalty;
+    earshot_config defaults;
+    earshot_config_init(&defaults);
+    if (config == nullptr) config = &defaults;
+    if (config->max_active_paths < 1 || config->max_symbols_per_frame < 0) {
+      throw std::invalid_argument("config: max_active_paths must be in 1..64 and max_symbols_per_frame in 0..100. Call earshot_config_init first.");
     }
+    earshot::SearchConfig native;
+    native.max_active_paths = static_cast<size_t>(config->max_active_paths);
+    native.max_symbols_per_frame = static_cast<size_t>(config->max_symbols_per_frame);
+    native.blank_penalty = config->blank_penalty;
     out = std::make_unique<earshot_recognizer>();
     out->recognizer = earshot::Recognizer::Create(model->model, native);
   });
