@@ -22,6 +22,8 @@ static unsigned find_samples(FILE* file) {
   return 0;
 }
 
+static int failed(void) { return fprintf(stderr, "%s\n", earshot_last_error()), 1; }
+
 int main(int argc, char** argv) {
   unsigned char bytes[8000];
   float samples[4000];
@@ -32,15 +34,14 @@ int main(int argc, char** argv) {
   earshot_model* model = earshot_model_open(argv[1]);
   earshot_recognizer* recognizer = model ? earshot_recognizer_create(model, NULL) : NULL;
   earshot_stream* stream = recognizer ? earshot_stream_create(recognizer) : NULL;
-  if (!stream) return fprintf(stderr, "%s\n", earshot_last_error()), 1;
+  if (!stream) return failed();
   for (size_t got; left && (got = fread(bytes, 1, left < sizeof bytes ? left : sizeof bytes, file)) > 1; left -= got) {
     for (size_t i = 0; i < got / 2; ++i) samples[i] = (float)(short)(bytes[2 * i] | bytes[2 * i + 1] << 8) / 32768.0f;
-    earshot_stream_accept_waveform(stream, samples, got / 2);
-    earshot_stream_decode(stream);
+    if (earshot_stream_accept_waveform(stream, samples, got / 2) || earshot_stream_decode(stream)) return failed();
   }
-  earshot_stream_input_finished(stream);
-  earshot_stream_decode(stream);
+  if (earshot_stream_input_finished(stream) || earshot_stream_decode(stream)) return failed();
   earshot_result* result = earshot_stream_result(stream);
+  if (!result) return failed();
   puts(argc > 3 && !strcmp(argv[3], "--json") ? result->json : result->text);
   earshot_result_free(result), earshot_stream_free(stream), earshot_recognizer_free(recognizer), earshot_model_free(model), fclose(file);
   return 0;

@@ -54,13 +54,13 @@ def transcribe_wav(
     assert done.returncode == 0, done.stderr
     paths = {"LD_LIBRARY_PATH": str(library.parent), "DYLD_LIBRARY_PATH": str(library.parent)}
 
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(program), *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **paths},
+            env={**os.environ, **paths, **environment},
             timeout=60,
         )
 
@@ -89,7 +89,7 @@ def noise(seconds: float, *, seed: int = 0) -> np.ndarray:
 
 
 def in_python(model: Path, samples: np.ndarray) -> dict:
-    recogniser = _native.Recognizer(_native.Model(str(model)))
+    recogniser = _native.Recognizer(_native.Model(str(model)), "modified_beam_search")
     stream = recogniser.create_stream()
     stream.accept_waveform(samples)
     stream.input_finished()
@@ -131,6 +131,9 @@ def test_the_example_says_what_is_wrong(
     assert (done.returncode, done.stdout) == (1, "")
     assert "not a model file" in done.stderr
     assert transcribe_wav().returncode == 2
+    done = transcribe_wav(model, good, EARSHOT_ISA="sse9")  # fails later, once audio is there
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "EARSHOT_ISA is 'sse9'" in done.stderr
 
 
 class Word(ctypes.Structure):
@@ -198,7 +201,7 @@ def test_every_function(c: ctypes.CDLL, model: Path) -> None:
     assert c.earshot_model_sample_rate_hz(opened) == 16000
     config = Config()
     c.earshot_config_init(ctypes.byref(config))
-    assert (config.max_active_paths, config.max_symbols_per_frame) == (1, 0)
+    assert (config.max_active_paths, config.max_symbols_per_frame) == (4, 0)
     recogniser = c.earshot_recognizer_create(opened, ctypes.byref(config))
     c.earshot_model_free(opened)  # what was made from it keeps it
     streams = [c.earshot_stream_create(recogniser) for _ in range(3)]
