@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# Torch's threads wait for each other by spinning: beside other work two are far slower than one.
+# Set before any test imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
