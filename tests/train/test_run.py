@@ -88,7 +88,7 @@ def test_recipe_runs_is_killed_resumes_and_exports(repository: Path, tmp_path: P
         time.sleep(1)
     assert last.exists(), first.communicate()[0][-3000:]
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()  # closes its pipe, too
     steps_before = checkpoint(last)["global_step"]
     assert steps_before > 0
     second = start(repository, tmp_path, settings)
