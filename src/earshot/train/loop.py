@@ -27,8 +27,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import CSVLogger
 
-from earshot import _native
 from earshot.compress.export import read_transducer
+from earshot.data.scoring import WordCounts, count_words
 from earshot.models.transducer import Transducer, TransducerConfig
 from earshot.train.batches import Batch, Progress, training_loader, validation_loader
 from earshot.train.recipe import Recipe, TrainConfig
@@ -52,7 +52,7 @@ class TrainingModule(lightning.LightningModule):
         self._tokenizer = tokenizer
         self._progress = progress
         self._audio_s = 0.0
-        self._errors: dict[str, list[int]] = {}
+        self._counts: defaultdict[str, WordCounts] = defaultdict(WordCounts)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingModule:
         """A copy for weight averaging: own weights, same tokenizer and progress."""
@@ -117,37 +117,24 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last validation's counts."""
-        self._errors = defaultdict(lambda: [0, 0])
+        self._counts.clear()
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Greedy search on one clip; errors are pooled by kind."""
         for row, (text, kind) in enumerate(zip(batch.texts, batch.kinds, strict=True)):
             frames = int(batch.feature_lengths[row])
             tokens, _ = self.transducer.greedy_search(batch.features[row, :frames])
-            hypothesis = self._tokenizer.decode(tokens).split()
-            self._errors[kind][0] += count_word_errors(text.split(), hypothesis)
-            self._errors[kind][1] += len(text.split())
+            self._counts[kind] += count_words(text, self._tokenizer.decode(tokens))
 
     def on_validation_epoch_end(self) -> None:
         """Log WER in percent, one figure a kind."""
         rates = {
-            f"wer_{kind}": 100.0 * errors / max(1, words)
-            for kind, (errors, words) in self._errors.items()
+            f"wer_{kind}": 100.0 * counts.errors / max(1, counts.reference_words)
+            for kind, counts in self._counts.items()
         }
         self.log_dict(rates)
         text = ", ".join(f"{name} {rate:.1f}" for name, rate in sorted(rates.items()))
         logger.info("step %d, %.0f h: %s", self.global_step, self._audio_s / 3600, text)
-
-
-def count_word_errors(reference: list[str], hypothesis: list[str]) -> int:
-    """Substitutions, deletions and insertions of the best alignment."""
-    ids: dict[str, int] = {}
-    both = [
-        torch.tensor([ids.setdefault(w, len(ids)) for w in words], dtype=torch.int32).numpy()
-        for words in (reference, hypothesis)
-    ]
-    _, substitutions, deletions, insertions = _native.align_counts(both[0], both[1])
-    return substitutions + deletions + insertions
 
 
 class _BarOnStderr(TQDMProgressBar):
