@@ -4,15 +4,19 @@
     ├── ModelFileError           a `.ear` file is missing, damaged or of another version
     ├── AudioError               sound that cannot be read or is not sound
     ├── ManifestError            a list of utterances that cannot be read
+    ├── CommandsError            command templates that cannot be used, all problems at once
     ├── ConfigError              a setting, option or recipe value out of its range
     ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
 
 A message is always `<where>: <what is, with numbers>. <what to do>.` on one line, so that a
-command can print it as it is. Knows nothing of who raises what.
+command can print it as it is; `CommandsError` has a line a problem. Knows nothing of who raises
+what.
 """
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class EarshotError(Exception):
@@ -61,6 +65,39 @@ class AudioError(_LocatedError):
 
 class ManifestError(_LocatedError):
     """A manifest cannot be used; `where` is `file` or `file:line`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandsProblem:
+    """One thing that is wrong, or doubtful, in a file of command templates.
+
+    Args:
+        where: `file:line`, or the file alone.
+        problem: What is, without a full stop.
+        remedy: What the reader can do about it, without a full stop.
+    """
+
+    where: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}; {self.remedy}."
+
+
+class CommandsError(EarshotError):
+    """Command templates cannot be used; the message has one line for every problem.
+
+    Args:
+        problems: At least one, in the order of the files.
+    """
+
+    def __init__(self, problems: Sequence[CommandsProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (CommandsError, (self.problems,))
 
 
 class ConfigError(EarshotError):
