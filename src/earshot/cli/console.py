@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from earshot.core.errors import EarshotError
+from earshot.core.errors import CommandsError, EarshotError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,10 +47,15 @@ def reported() -> Iterator[None]:
 
     Raises:
         typer.Exit: With code 1, after an `EarshotError`, an `OSError` or an `ImportError` of the
-            engine was printed.
+            engine was printed; with code 2 after every problem of command templates was, a line
+            each.
     """
     try:
         yield
+    except CommandsError as err:
+        for problem in err.problems:
+            complain(str(problem))
+        raise typer.Exit(USAGE_ERROR) from None
     except EarshotError as err:
         complain(err)
         raise typer.Exit(EXPECTED_FAILURE) from None
