@@ -8,72 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from earshot.data.spoken import number_words, spoken_form
 from earshot.train import text
 
 SMALL = text.TextConfig(sentences_per_template=4, generated=1500)
-
-
-@pytest.mark.parametrize(
-    ("written", "said"),
-    [
-        ("Set an alarm for 7:30", "set an alarm for seven thirty"),
-        ("wake me at 7:05 a.m.", "wake me at seven oh five am"),
-        ("meeting at 10pm", "meeting at ten pm"),
-        ("dim to 20%", "dim to twenty percent"),
-        ("heat to 22°", "heat to twenty two degrees"),
-        ("it is -3 outside", "it is minus three outside"),
-        ("What's the 13th president?", "what's the thirteenth president"),
-        ("the 21st of May", "the twenty first of may"),
-        ("songs from 1963", "songs from nineteen sixty three"),
-        ("90's hits", "nineties hits"),
-        ("book for 6/14/2035", "book for june fourteenth twenty thirty five"),
-        ("pay $25.50", "pay twenty five dollars and fifty cents"),
-        ("2,500 dollars", "two thousand five hundred dollars"),
-        ("3.5 stars", "three point five stars"),
-        ("call 8885112931", "call eight eight eight five one one two nine three one"),
-        ("zip 02134", "zip zero two one three four"),
-        ("Cita Romántica", "cita romantica"),
-        ("pg&e bill", "pg and e bill"),
-        ("girls’ night 'quoted' o'clock", "girls night quoted o'clock"),
-        ("Mr. Smith", "mister smith"),
-        ("1/2 hour", "half hour"),
-        ("   ", ""),
-    ],
-)
-def test_normalise_writes_what_is_said(written: str, said: str) -> None:
-    assert text.normalise(written) == said
-
-
-@given(st.text(max_size=60))
-def test_normalised_text_has_only_the_alphabet_and_stays_as_it_is(written: str) -> None:
-    said = text.normalise(written)
-    assert re.fullmatch(r"(?:[a-z']+(?: [a-z']+)*)?", said)
-    assert text.normalise(said) == said
-
-
-@given(st.integers(0, 10**9))
-def test_number_words_can_be_read_back(value: int) -> None:
-    """Oracle: a reader of number words that knows nothing of the writer."""
-    small = {w: i for i, w in enumerate(text.number_words(i) for i in range(20))}
-    small |= {text.number_words(10 * i): 10 * i for i in range(2, 10)}
-    scales = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
-    total = group = 0
-    for word in text.number_words(value, with_and=value % 2 == 0).split():
-        if word in scales:
-            total, group = total + group * scales[word], 0
-        elif word == "hundred":
-            group *= 100
-        elif word != "and":
-            group += small[word]
-    assert total + group == value
-
-
-def test_number_words_refuses_what_it_cannot_say() -> None:
-    with pytest.raises(ValueError, match="must be below"):
-        text.number_words(10**12)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +54,7 @@ def test_built_in_material_covers_every_kind_in_the_recognisers_spelling(prepare
     kinds = {i.kind for i in train}
     assert {"command", "digits", "spelled", "mix", "phone", "number", "time", "timer"} <= kinds
     assert {"name", "wake", "word"} <= kinds
-    assert all(i.text == text.normalise(i.text) and i.text for i in train)
+    assert all(i.text == spoken_form(i.text) and i.text for i in train)
     single = {i.text for i in train if i.kind == "digits" and " " not in i.text}
     assert {"zero", "one", "nine", "oh"} <= single
     assert any(re.fullmatch(r"(?:[a-z] ){3,}[a-z]", i.text) for i in train if i.kind == "spelled")
@@ -158,7 +97,7 @@ def test_corpora_are_read_and_tests_are_not(real_data: Path, tmp_path: Path) -> 
     for line in manifest.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row["split"] != "train":
-            tests.add(text.normalise(row["text"]))
+            tests.add(spoken_form(row["text"]))
     assert not tests & {i.text for i in train}
     aside = set()
     for name in ("snips_nlu", "clinc_oos", "slurp_devel_test"):
@@ -166,7 +105,7 @@ def test_corpora_are_read_and_tests_are_not(real_data: Path, tmp_path: Path) -> 
             rows = [json.loads(line) for line in lines]
         of = {"snips_nlu": "music", "clinc_oos": "question"}.get(name, "assistant")
         aside |= {
-            (of, text.normalise(row["text"]))
+            (of, spoken_form(row["text"]))
             for row in rows
             if row["split"] not in ("train", "oos_train")
         }
@@ -184,7 +123,7 @@ def test_rows_that_a_corpus_keeps_for_its_tests_are_on_neither_side(tmp_path: Pa
     pytest.importorskip("hassil", reason="needs hassil; install earshot[train]")
     splits = ("train", "val", "test", "oos_train", "oos_val", "oos_test")
     rows = [
-        {"text": f"is {split} of interest {text.number_words(n)}", "split": split}
+        {"text": f"is {split} of interest {number_words(n)}", "split": split}
         for n in range(60)
         for split in splits
     ]
@@ -201,7 +140,7 @@ def test_rows_that_a_corpus_keeps_for_its_tests_are_on_neither_side(tmp_path: Pa
     assert [i for i in held_out if i.template.startswith("clinc:")]
     said = {i.text for i in (*train, *held_out) if i.template.startswith("clinc:")}
     wanted = {
-        text.normalise(row["text"]) for row in rows if row["split"] in ("train", "oos_train")
+        spoken_form(row["text"]) for row in rows if row["split"] in ("train", "oos_train")
     } - {rows[0]["text"]}
     assert said == wanted
     said = {i.text for i in (*train, *held_out) if i.template.startswith("slurp:")}
@@ -210,7 +149,7 @@ def test_rows_that_a_corpus_keeps_for_its_tests_are_on_neither_side(tmp_path: Pa
 
 def test_setting_rows_aside_moves_no_sentence_between_the_sides() -> None:
     """A sentence that two corpora say on different sides stays out, whatever is set aside."""
-    names = [f"sentence {text.number_words(n)}" for n in range(400)]
+    names = [f"sentence {number_words(n)}" for n in range(400)]
     items = [text.TextItem(t, "assistant", f"slurp:{t}") for t in names]
     items += [text.TextItem(t, "question", f"clinc:{t}") for t in names]
     before = text._split(items, SMALL)

@@ -22,40 +22,16 @@ __all__ = [
     "year_words",
 ]
 
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = [
-    "zero",
-    "ten",
-    "twenty",
-    "thirty",
-    "forty",
-    "fifty",
-    "sixty",
-    "seventy",
-    "eighty",
-    "ninety",
-]
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_ONES = _words(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen"
+)
+_TENS = _words("zero ten twenty thirty forty fifty sixty seventy eighty ninety")
 _SCALES = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 _IRREGULAR_ORDINALS = {
     "one": "first",
@@ -67,20 +43,9 @@ _IRREGULAR_ORDINALS = {
     "twelve": "twelfth",
 }
 DIGIT_WORDS = tuple(_ONES[:10])
-MONTHS = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-]
+MONTHS = _words(
+    "january february march april may june july august september october november december"
+)
 
 
 def number_words(value: int, *, with_and: bool = False) -> str:

@@ -25,9 +25,10 @@ import soundfile as sf
 
 from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.data.audio import read_audio
+from earshot.data.spoken import spoken_form
 from earshot.train.cuts import file_cut, write_cuts, write_json, write_wav
 from earshot.train.synthesis import HELD_OUT_VOICES
-from earshot.train.text import data_root, normalise
+from earshot.train.text import data_root
 
 __all__ = ["CorporaConfig", "Row", "join_digits", "prepare", "training_rows"]
 
@@ -121,7 +122,7 @@ def training_rows(root: Path, *, splits: Sequence[str] = ("train", "dev")) -> It
                 _is_held_out_speaker(row.get(key) or "") for key in ("speaker", "id")
             ):
                 continue
-            text = normalise(row.get("text") or "")
+            text = spoken_form(row.get("text") or "")
             if not text:
                 continue
             kind = usual_kind

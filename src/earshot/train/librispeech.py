@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from earshot.train.text import TextItem, data_root, normalise
+from earshot.data.spoken import spoken_form
+from earshot.train.text import TextItem, data_root
 
 __all__ = ["LibriSpeechConfig", "find_corpus", "prepare"]
 
@@ -145,7 +146,7 @@ def _cuts(corpus: Path, part: str, config: LibriSpeechConfig) -> list[Any]:
         recordings=manifests["recordings"], supervisions=manifests["supervisions"]
     ):
         supervision = cut.supervisions[0]
-        supervision.text = normalise(supervision.text)
+        supervision.text = spoken_form(supervision.text)
         supervision.custom = {**(supervision.custom or {}), "kind": "read", "corpus": part}
         if supervision.text and config.shortest_s <= cut.duration <= config.longest_s:
             cuts.append(cut)

@@ -23,7 +23,6 @@ import json
 import os
 import random
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,15 @@ from pathlib import Path
 from typing import Any
 
 from earshot.data.atomic import replaced_file
+from earshot.data.spoken import (
+    DIGIT_WORDS,
+    MONTHS,
+    clock_words,
+    number_words,
+    ordinal_words,
+    spoken_form,
+    year_words,
+)
 
 __all__ = [
     "TextConfig",
@@ -40,10 +48,8 @@ __all__ = [
     "is_held_out",
     "is_test",
     "load_texts",
-    "normalise",
-    "number_words",
     "prepare",
-    "year_words",
+    "write_texts",
 ]
 
 
@@ -52,26 +58,7 @@ def _values(text: str) -> list[str]:
     return text.split(";") if ";" in text else text.split()
 
 
-_ONES = _values(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen"
-)
-_TENS = _values("zero ten twenty thirty forty fifty sixty seventy eighty ninety")
-_SCALES = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
-_IRREGULAR_ORDINALS = {
-    "one": "first",
-    "two": "second",
-    "three": "third",
-    "five": "fifth",
-    "eight": "eighth",
-    "nine": "ninth",
-    "twelve": "twelfth",
-}
-_MONTHS = _values(
-    "january february march april may june july august september october november december"
-)
 _DAYS = _values("monday tuesday wednesday thursday friday saturday sunday")
-_DIGITS = tuple(_ONES[:10])
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -108,162 +95,6 @@ def data_root() -> Path:
     if set_by_user:
         return Path(set_by_user)
     return Path(__file__).resolve().parents[3].parent / "shared" / "data"
-
-
-# ---------------------------------------------------------------- numbers
-
-
-def number_words(value: int, *, with_and: bool = False) -> str:
-    """A whole number in words: 342 is "three hundred forty two".
-
-    Args:
-        value: Below 10**12 in size; negative numbers start with "minus".
-        with_and: Says "three hundred and forty two".
-
-    Returns:
-        Words separated by single blanks, no hyphens.
-
-    Raises:
-        ValueError: `value` is too large.
-    """
-    if value < 0:
-        return "minus " + number_words(-value, with_and=with_and)
-    if value >= 10**12:
-        raise ValueError(f"number_words: {value} is too large; it must be below 10**12")
-    if value < 20:
-        return _ONES[value]
-    if value < 100:
-        tens, ones = divmod(value, 10)
-        return _TENS[tens] + (" " + _ONES[ones] if ones else "")
-    for size, name in _SCALES:
-        if value >= size:
-            head, rest = divmod(value, size)
-            words = f"{number_words(head, with_and=with_and)} {name}"
-            if rest:
-                joint = " and " if with_and and rest < 100 else " "
-                words += joint + number_words(rest, with_and=with_and)
-            return words
-    raise AssertionError(value)
-
-
-def _ordinal(value: int) -> str:
-    words = number_words(value).split()
-    last = words[-1]
-    if last in _IRREGULAR_ORDINALS:
-        words[-1] = _IRREGULAR_ORDINALS[last]
-    elif last.endswith("y"):
-        words[-1] = last[:-1] + "ieth"
-    else:
-        words[-1] = last + "th"
-    return " ".join(words)
-
-
-def year_words(year: int) -> str:
-    """A year as it is said: 1963 is "nineteen sixty three", 2005 "two thousand five"."""
-    if 2000 <= year < 2010 or year % 1000 == 0:
-        return number_words(year)
-    head, rest = divmod(year, 100)
-    if rest == 0:
-        return f"{number_words(head)} hundred"
-    if rest < 10:
-        return f"{number_words(head)} oh {number_words(rest)}"
-    return f"{number_words(head)} {number_words(rest)}"
-
-
-def _digit_words(digits: str) -> str:
-    return " ".join(_DIGITS[int(d)] for d in digits)
-
-
-def _clock_words(hour: int, minute: int) -> str:
-    if minute == 0:
-        return number_words(hour) if hour else "midnight"
-    if minute < 10:
-        return f"{number_words(hour)} oh {number_words(minute)}"
-    return f"{number_words(hour)} {number_words(minute)}"
-
-
-def _plural(words: str) -> str:
-    return words[:-1] + "ies" if words.endswith("y") else words + "s"
-
-
-def _plain_number(digits: str) -> str:
-    if (len(digits) > 1 and digits[0] == "0") or len(digits) > 6:
-        return _digit_words(digits)
-    value = int(digits)
-    if len(digits) == 4 and (1100 <= value < 2000 or 2000 <= value < 2100) and value % 1000:
-        return year_words(value)
-    return number_words(value)
-
-
-_CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}
-_RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (
-        re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4})\b"),
-        lambda m: (
-            f" {_MONTHS[int(m[1]) - 1]} {_ordinal(int(m[2]))} {year_words(int(m[3]))} "
-            if 1 <= int(m[1]) <= 12 and 1 <= int(m[2]) <= 31
-            else f" {_plain_number(m[1])} {_plain_number(m[2])} {_plain_number(m[3])} "
-        ),
-    ),
-    (re.compile(r"\b1/2\b"), lambda m: " half "),
-    (
-        re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)(?::[0-5]\d)?(?!\d)"),
-        lambda m: f" {_clock_words(int(m[1]), int(m[2]))} ",
-    ),
-    (re.compile(r"\b([ap])\.\s?m\b\.?"), lambda m: f" {m[1]}m "),
-    (re.compile(r"(\d)\s?([ap]m)\b"), lambda m: f"{m[1]} {m[2]} "),
-    (re.compile(r"(?<=\d),(?=\d{3}\b)"), lambda m: ""),
-    (
-        re.compile(r"([$£€])\s?(\d+)(?:\.(\d\d))?(?!\d)"),
-        lambda m: (
-            f" {number_words(int(m[2]))} {_CURRENCIES[m[1]]} "
-            + (f"and {number_words(int(m[3]))} cents " if m[3] and int(m[3]) else "")
-        ),
-    ),
-    (re.compile(r"\b(\d{2,4})'?s\b"), lambda m: f" {_plural(_plain_number(m[1]))} "),
-    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda m: f" {_ordinal(int(m[1]))} "),
-    (
-        re.compile(r"(?<![\w.])-(\d+)"),
-        lambda m: f" minus {_plain_number(m[1])} ",
-    ),
-    (
-        re.compile(r"(\d+)\.(\d+)"),
-        lambda m: f" {number_words(int(m[1]))} point {_digit_words(m[2])} ",
-    ),
-    (re.compile(r"%"), lambda m: " percent "),
-    (re.compile(r"°\s?f\b"), lambda m: " degrees fahrenheit "),
-    (re.compile(r"°\s?c\b"), lambda m: " degrees celsius "),
-    (re.compile(r"°"), lambda m: " degrees "),
-    (re.compile(r"&"), lambda m: " and "),
-    (re.compile(r"\bmr\b\.?"), lambda m: "mister "),
-    (re.compile(r"\bmrs\b\.?"), lambda m: "missus "),
-    (re.compile(r"\bdr\.(?=\s)"), lambda m: "doctor "),
-    (re.compile(r"\d+"), lambda m: f" {_plain_number(m[0])} "),
-)
-
-
-def normalise(text: str) -> str:
-    """The recogniser's spelling of a sentence: a-z, apostrophe and single blanks.
-
-    Numerals, clock times, dates, percentages, degrees and money become words; accents are
-    dropped; other signs become blanks. Text already in this form is returned unchanged.
-
-    Args:
-        text: Any English text.
-
-    Returns:
-        Possibly empty. Runs of five or six digits are read as a number, longer ones and those with
-        a leading zero digit by digit.
-    """
-    text = text.replace("’", "'").replace("‘", "'").replace("°", "\u00b0")
-    kept = "".join(c if c in "£€°" else unicodedata.normalize("NFKD", c) for c in text.lower())
-    text = "".join(c for c in kept if not unicodedata.combining(c))
-    for pattern, words in _RULES:
-        text = pattern.sub(words, text)
-    text = re.sub(r"[^a-z' ]+", " ", text)
-    # An apostrophe belongs to a word only if it touches a letter and is not a quotation mark.
-    text = re.sub(r"(?<![a-z])'(?!(?:s|m|re|ll|ve|d|til|cause|em|bout)\b)|'(?![a-z])", " ", text)
-    return " ".join(text.split())
 
 
 # ---------------------------------------------------------------- holding out
@@ -604,8 +435,8 @@ def _home_assistant(config: TextConfig, rng: random.Random) -> Iterator[TextItem
                 for _ in range(2 * config.sentences_per_template):
                     if len(seen) >= config.sentences_per_template:
                         break
-                    text = normalise(_speak_template(sentence.expression, rng, rules, lists, slots))
-                    text = _agree(text)
+                    said = _speak_template(sentence.expression, rng, rules, lists, slots)
+                    text = _agree(spoken_form(said))
                     if text in seen:
                         continue
                     seen.add(text)
@@ -650,11 +481,11 @@ def _set_aside(root: Path) -> frozenset[str]:
         if (folder / f"{name}.jsonl.gz").is_file():
             rows = map(json.loads, _read_lines(folder / f"{name}.jsonl.gz"))
             texts = (row["text"] for row in rows if row["split"] not in _TRAIN_SPLITS)
-            out.update(f"{corpus}:{normalise(text)}" for text in texts)
+            out.update(f"{corpus}:{spoken_form(text)}" for text in texts)
     path = folder / "slurp_devel_test.jsonl.gz"
     if path.is_file():
         lines = _read_lines(path)
-        out.update(f"slurp:{normalise(json.loads(line)['text'])}" for line in lines)
+        out.update(f"slurp:{spoken_form(json.loads(line)['text'])}" for line in lines)
     return frozenset(out)
 
 
@@ -666,14 +497,14 @@ def _corpora(root: Path, known: frozenset[str]) -> Iterator[TextItem]:
     folder = root / "text"
     if (folder / "slurp_lm.txt.gz").is_file():
         for line in _read_lines(folder / "slurp_lm.txt.gz"):
-            text = normalise(line)
+            text = spoken_form(line)
             yield TextItem(text, "assistant", f"slurp:{text}")
     for corpus, name in _JSON_CORPORA:
         path = folder / f"{name}.jsonl.gz"
         if not path.is_file():
             continue
         for line in _read_lines(path):
-            text = normalise(json.loads(line)["text"])
+            text = spoken_form(json.loads(line)["text"])
             # Song and artist names in many languages: voices only guess at words unknown to a
             # pronouncing dictionary, so the sound would not match the text.
             if known and not all(word in known for word in text.split()):
@@ -687,7 +518,7 @@ def _corpora(root: Path, known: frozenset[str]) -> Iterator[TextItem]:
         for line in manifest.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             if row.get("split") == "train" and row.get("lang") == "en" and row.get("text"):
-                text = normalise(row["text"])
+                text = spoken_form(row["text"])
                 yield TextItem(text, "read", f"read:{text}")
 
 
@@ -706,7 +537,7 @@ def _dictionary(root: Path) -> tuple[list[str], frozenset[str]]:
 
 def _digit_string(rng: random.Random) -> str:
     length = rng.choice((1, 1, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 7, 8, 9, 10))
-    digits = [rng.choice(_DIGITS) for _ in range(length)]
+    digits = [rng.choice(DIGIT_WORDS) for _ in range(length)]
     if rng.random() < 0.06:
         digits = ["oh" if d == "zero" else d for d in digits]
     return " ".join(digits)
@@ -733,7 +564,7 @@ def _spelled(rng: random.Random, words: Sequence[str]) -> str:
 
 def _mix(rng: random.Random) -> str:
     parts = [
-        rng.choice(_LETTERS) if rng.random() < 0.5 else rng.choice(_DIGITS)
+        rng.choice(_LETTERS) if rng.random() < 0.5 else rng.choice(DIGIT_WORDS)
         for _ in range(rng.randint(2, 8))
     ]
     return " ".join(parts)
@@ -741,7 +572,7 @@ def _mix(rng: random.Random) -> str:
 
 def _phone(rng: random.Random) -> str:
     def group(length: int) -> str:
-        digits = [rng.choice(_DIGITS) for _ in range(length)]
+        digits = [rng.choice(DIGIT_WORDS) for _ in range(length)]
         if length == 3 and rng.random() < 0.05:
             return f"{digits[0]} hundred"
         if length == 3 and rng.random() < 0.06:
@@ -770,14 +601,14 @@ def _time_of_day(rng: random.Random) -> str:
         return f"{number_words(minute)} {rng.choice(('past', 'after'))} {number_words(hour)}"
     if draw < 0.2:
         return rng.choice(("noon", "midnight", f"{number_words(hour)} o'clock"))
-    words = _clock_words(hour, minute)
+    words = clock_words(hour, minute)
     tail = rng.choice(("", "", " am", " pm", " am", " pm", " in the morning", " in the evening"))
     return words + tail
 
 
 def _date(rng: random.Random) -> str:
-    day = _ordinal(rng.randint(1, 31))
-    month = rng.choice(_MONTHS)
+    day = ordinal_words(rng.randint(1, 31))
+    month = rng.choice(MONTHS)
     out = rng.choice((f"{month} {day}", f"the {day} of {month}", f"{month} {day}"))
     if rng.random() < 0.25:
         out += " " + year_words(rng.randint(1950, 2035))
@@ -857,12 +688,12 @@ def _amount(rng: random.Random) -> str:
             f"{words} percent",
             f"{words} degrees",
             f"minus {words}",
-            f"{words} point {rng.choice(_DIGITS)}",
+            f"{words} point {rng.choice(DIGIT_WORDS)}",
             f"{words} dollars",
             f"number {words}",
             f"channel {words}",
             f"page {words}",
-            _ordinal(min(n, 100)),
+            ordinal_words(min(n, 100)),
             year_words(rng.randint(1900, 2030)),
             f"{words} kilometers",
             f"what is {words} {rng.choice(('plus', 'minus', 'times', 'divided by'))} "
@@ -907,9 +738,9 @@ def _generated(config: TextConfig, rng: random.Random, words: Sequence[str]) -> 
         for _ in range(round(config.generated * share)):
             text = make()
             yield TextItem(text, kind, f"{kind}:{text}")
-    for phrase in (*_SHORT, *_WAKE_WORDS, *_DAYS, *_MONTHS, *_COLOURS, *_PLACES, *_ITEMS):
+    for phrase in (*_SHORT, *_WAKE_WORDS, *_DAYS, *MONTHS, *_COLOURS, *_PLACES, *_ITEMS):
         yield TextItem(phrase, "word", f"word:{phrase}")
-    for digit in (*_DIGITS, "oh"):
+    for digit in (*DIGIT_WORDS, "oh"):
         # Single digits are the alphabet of the digit strings: always in training.
         yield TextItem(digit, "digits", "always:digit")
     for letter in _LETTERS:
@@ -985,14 +816,16 @@ def _split(
     return train, held_out
 
 
-def _write(items: Sequence[TextItem], path: Path) -> None:
+def write_texts(items: Sequence[TextItem], path: Path) -> None:
+    """Write sentences as `load_texts` reads them, one JSON object a line; the folder too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path) as out:
         for item in items:
             out.write(json.dumps(asdict(item)).encode() + b"\n")
 
 
 def load_texts(path: Path) -> list[TextItem]:
-    """Sentences that `prepare` wrote to `path`."""
+    """Sentences that `write_texts` wrote to `path`."""
     with path.open(encoding="utf-8") as lines:
         return [TextItem(**json.loads(line)) for line in lines]
 
@@ -1039,9 +872,8 @@ def prepare(
             "Install the extra: pip install 'earshot[train]'"
         ) from err
     train, held_out = _split(items, config, set_aside=_set_aside(root))
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(train, folder / "train.jsonl")
-    _write(held_out, folder / "heldout.jsonl")
+    write_texts(train, folder / "train.jsonl")
+    write_texts(held_out, folder / "heldout.jsonl")
     counts = Counter(f"train/{i.kind}" for i in train)
     counts.update(f"heldout/{i.kind}" for i in held_out)
     summary_path.write_text(
