@@ -11,6 +11,7 @@ import logging
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -153,30 +154,44 @@ class _BarOnStderr(TQDMProgressBar):
 
 
 class _FollowProgress(Callback):
-    """Publishes the share of the run that is done."""
+    """Publishes the share of the run that is done, and reports it now and then."""
 
-    def __init__(self, config: TrainConfig, timer: Timer, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        timer: Timer,
+        progress: Progress,
+        report: Callable[[float, float], None] | None,
+    ) -> None:
         self._config = config
         self._timer = timer
         self._progress = progress
+        self._report = report
 
     def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         if self._config.max_minutes > 0:
-            share = self._timer.time_elapsed() / (60 * self._config.max_minutes)
+            done, total = self._timer.time_elapsed() / 60, self._config.max_minutes
         else:
-            share = trainer.global_step / self._config.max_steps
-        self._progress.set(share)
+            done, total = float(trainer.global_step), float(self._config.max_steps)
+        self._progress.set(done / total)
+        if self._report is not None and batch_idx % 5 == 0:
+            self._report(min(done, total), total)
 
 
 def train(
     recipe: Recipe,
     folder: Path,
     tokenizer: sentencepiece.SentencePieceProcessor,
-    statistics: tuple[torch.Tensor, torch.Tensor],
+    statistics: tuple[torch.Tensor, torch.Tensor] | None,
     *,
     resume: bool = True,
+    progress: Callable[[float, float], None] | None = None,
 ) -> Path:
     """Train until the recipe's minutes or steps are used up.
 
@@ -184,8 +199,11 @@ def train(
         recipe: All settings.
         folder: Holds `cuts/`; checkpoints go to `checkpoints/`, figures to `logs/`.
         tokenizer: Word pieces.
-        statistics: Mean and standard deviation of the features, (num_bins,) each.
+        statistics: Mean and standard deviation of the features, (num_bins,) each; None when
+            `start_from` brings them.
         resume: Go on from `checkpoints/last.ckpt` when there is one.
+        progress: Called with minutes or steps (done, of all) now and then, instead of a bar on
+            stderr.
 
     Returns:
         The last checkpoint; its `state_dict` holds the averaged weights.
@@ -198,9 +216,10 @@ def train(
     config = recipe.train
     torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
-    progress = Progress()
-    module = TrainingModule(recipe.model, config, tokenizer, progress)
-    module.transducer.encoder.set_statistics(*statistics)
+    share = Progress()
+    module = TrainingModule(recipe.model, config, tokenizer, share)
+    if statistics is not None:
+        module.transducer.encoder.set_statistics(*statistics)
     if config.start_from:  # brings its own statistics: they never change once trained with
         start = read_transducer(Path(config.start_from), recipe.model)
         module.transducer.load_state_dict(start.state_dict())
@@ -226,11 +245,12 @@ def train(
         num_sanity_val_steps=0,
         log_every_n_steps=20,
         enable_model_summary=False,
+        enable_progress_bar=progress is None,
         use_distributed_sampler=False,
         logger=CSVLogger(folder / "logs", name="", flush_logs_every_n_steps=100),
         callbacks=[
             timer,
-            _FollowProgress(config, timer, progress),
+            _FollowProgress(config, timer, share, progress),
             EMAWeightAveraging(decay=config.ema_decay),
             ModelCheckpoint(
                 folder / "checkpoints",
@@ -242,14 +262,14 @@ def train(
                 save_on_exception=True,
                 enable_version_counter=False,
             ),
-            _BarOnStderr(refresh_rate=20),
+            *([_BarOnStderr(refresh_rate=20)] if progress is None else []),
         ],
     )
     loader_seed = 1000 * trainer.global_rank + seed
     try:
         trainer.fit(
             module,
-            training_loader(recipe, folder, tokenizer, progress, seed=loader_seed),
+            training_loader(recipe, folder, tokenizer, share, seed=loader_seed),
             validation_loader(recipe, folder, tokenizer),
             ckpt_path=last if resumed else None,
             weights_only=False,

@@ -31,8 +31,27 @@ T = TypeVar("T")
 class DataConfig:
     """Where recordings come from."""
 
-    source: Literal["assistant", "librispeech"] = "assistant"  # which preparation fills `cuts/`
-    recordings: str = "../shared/data"  # folder of recordings; EARSHOT_DATA overrides
+    # Which preparation fills `cuts/`; `commands` is `assistant` and a user's own templates.
+    source: Literal["assistant", "librispeech", "commands"] = "assistant"
+    # Folder of recordings; EARSHOT_DATA overrides, except for `commands`, where "" is none.
+    recordings: str = "../shared/data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandsConfig:
+    """A user's command templates as training text, for `data.source` = `commands`."""
+
+    files: tuple[str, ...] = ()  # templates: files, folders, or names of built-in ones
+    sentences: int = 6000  # sampled, balanced over intents and values of lists
+    dev_sentences: int = 300
+    hours: float = 5.5  # of them spoken, by the voices of [synthesis]
+
+    def __post_init__(self) -> None:
+        for name in ("sentences", "dev_sentences", "hours"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(
+                    f"commands.{name} is {getattr(self, name)}; it must be above 0. Change it."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +159,7 @@ class Recipe:
     name: str
     folder: str  # everything made goes below it; never committed
     data: DataConfig = field(default_factory=DataConfig)
+    commands: CommandsConfig = field(default_factory=CommandsConfig)
     text: TextConfig = field(default_factory=TextConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
@@ -168,6 +188,11 @@ class Recipe:
             raise ConfigError(
                 f"model.encoder.stack is {self.model.encoder.stack}; it must be 4, which makes "
                 "the frames of 40 ms that the format asks for. Change it."
+            )
+        if (self.data.source == "commands") != bool(self.commands.files):
+            raise ConfigError(
+                f"commands.files names {len(self.commands.files)} files and data.source is "
+                f"'{self.data.source}'; templates belong to the source 'commands'. Change one."
             )
         if not self.sources:
             raise ConfigError("sources: is empty; at least one source must be named. Add one.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def run(
     stages: Sequence[str] | None = None,
     resume: bool = True,
     progress: Callable[[str, float, float], None] = lambda *_: None,
+    training_bar: bool = True,
 ) -> Path:
     """Run a recipe's stages in order.
 
@@ -54,8 +56,9 @@ def run(
         recipe: All settings.
         stages: Names out of `STAGES`; all by default.
         resume: Go on from the last checkpoint; False trains anew.
-        progress: Called with (stage, done, total) now and then by the stages that take long;
-            training shows a bar of its own.
+        progress: Called with (stage, done, total) now and then by the stages that take long.
+        training_bar: Training shows a bar of its own, with its losses; False makes it call
+            `progress` like the others.
 
     Returns:
         The exported model.
@@ -68,8 +71,11 @@ def run(
             raise ConfigError(f"stage '{stage}': is unknown; known are {', '.join(STAGES)}.")
     folder = Path(recipe.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    recordings = Path(os.environ.get("EARSHOT_DATA", recipe.data.recordings))
-    if not recordings.is_dir():
+    if recipe.data.source == "commands":
+        recordings = Path(recipe.data.recordings or os.devnull)
+    else:
+        recordings = Path(os.environ.get("EARSHOT_DATA", recipe.data.recordings))
+    if recipe.data.recordings and not recordings.is_dir():
         logger.warning(
             "%s: no recordings there (set EARSHOT_DATA, or data.recordings); the model will be "
             "made without them",
@@ -79,7 +85,12 @@ def run(
     steps: dict[str, Callable[[], object]] = {
         "tokenizer": lambda: _prepare_tokenizer(recipe, folder),
         "statistics": lambda: _prepare_statistics(recipe, folder),
-        "train": lambda: _train(recipe, folder, resume=resume),
+        "train": lambda: _train(
+            recipe,
+            folder,
+            resume=resume,
+            progress=None if training_bar else partial(progress, "train"),
+        ),
         "export": lambda: export(recipe),
     }
     steps["rooms"] = lambda: rooms.prepare(
@@ -93,7 +104,7 @@ def run(
             folder, seed=seed, root=recordings, config=recipe.librispeech
         )
     else:
-        steps["text"] = lambda: text.prepare(folder, seed=seed, config=recipe.text, root=recordings)
+        steps["text"] = lambda: _prepare_text(recipe, folder, recordings)
         steps["corpora"] = lambda: corpora.prepare(
             folder,
             seed=seed,
@@ -101,8 +112,8 @@ def run(
             root=recordings,
             progress=partial(progress, "corpora"),
         )
-        steps["synthesis"] = lambda: synthesis.prepare(
-            folder, seed=seed, config=recipe.synthesis, progress=partial(progress, "synthesis")
+        steps["synthesis"] = lambda: _prepare_synthesis(
+            recipe, folder, progress=partial(progress, "synthesis")
         )
     for stage in STAGES:
         if stages is None or stage in stages:
@@ -156,6 +167,38 @@ def _nothing() -> None:
     """A stage that this recipe's data does not have."""
 
 
+def _prepare_text(recipe: Recipe, folder: Path, recordings: Path) -> None:
+    seed = recipe.train.seed
+    text.prepare(folder, seed=seed, config=recipe.text, root=recordings)
+    if recipe.commands.files:
+        from earshot.train import command_text
+
+        command_text.prepare(folder, seed=seed, config=recipe.commands)
+
+
+def _prepare_synthesis(
+    recipe: Recipe, folder: Path, *, progress: Callable[[float, float], None]
+) -> None:
+    """General speech, and before it that of the user's commands where there are any."""
+    seed, general = recipe.train.seed, recipe.synthesis
+    commands_hours = recipe.commands.hours if recipe.commands.files else 0.0
+    total = commands_hours + general.hours
+    if commands_hours:
+        synthesis.prepare(
+            folder,
+            seed=seed,
+            config=replace(general, hours=commands_hours),
+            source="commands",
+            progress=lambda done, _: progress(min(done, commands_hours), total),
+        )
+    synthesis.prepare(
+        folder,
+        seed=seed,
+        config=general,
+        progress=lambda done, _: progress(commands_hours + done, total),
+    )
+
+
 def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
     path = folder / "tokenizer.model"
     if not path.exists():
@@ -177,7 +220,7 @@ def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
 def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
     """Mean and deviation of log-mel over clips of every source; fixed from then on."""
     path = folder / "statistics.npz"
-    if path.exists():
+    if path.exists() or recipe.train.start_from:  # which brings its own
         return
     rng = np.random.default_rng(recipe.train.seed)
     num_bins = recipe.model.encoder.num_bins
@@ -193,8 +236,16 @@ def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
         np.savez(out, mean=frames.mean(axis=0), std=frames.std(axis=0))
 
 
-def _train(recipe: Recipe, folder: Path, *, resume: bool) -> None:
-    with np.load(folder / "statistics.npz") as saved:
-        statistics = (torch.from_numpy(saved["mean"]), torch.from_numpy(saved["std"]))
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    progress: Callable[[float, float], None] | None,
+) -> None:
+    statistics = None
+    if not recipe.train.start_from:
+        with np.load(folder / "statistics.npz") as saved:
+            statistics = (torch.from_numpy(saved["mean"]), torch.from_numpy(saved["std"]))
     tokenizer = load_tokenizer(folder / "tokenizer.model")
-    loop.train(recipe, folder, tokenizer, statistics, resume=resume)
+    loop.train(recipe, folder, tokenizer, statistics, resume=resume, progress=progress)

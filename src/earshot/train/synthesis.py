@@ -632,28 +632,34 @@ def _cut_rows(
 # ---------------------------------------------------------------- the stage
 
 
-def _settings(config: SynthesisConfig, *, seed: int) -> dict[str, Any]:
+def _settings(config: SynthesisConfig, texts: Path, *, seed: int) -> dict[str, Any]:
     """What decides the plan: not how much of it is spoken, nor how fast."""
-    settings = {"seed": seed, **asdict(config)}
+    digest = hashlib.blake2b(texts.read_bytes(), digest_size=10).hexdigest()
+    settings = {"seed": seed, "texts": digest, **asdict(config)}
     for name in ("hours", "processes", "niceness", "dev_clips"):
         del settings[name]
     return dict(json.loads(json.dumps(settings)))
 
 
-def _take_over(out_dir: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Remove manifests that were made with other settings.
+def _record_path(out_dir: Path, source: str) -> Path:
+    return out_dir / ("synthesis.json" if source == "synthetic" else f"synthesis_{source}.json")
+
+
+def _take_over(out_dir: Path, settings: Mapping[str, Any], source: str) -> Mapping[str, Any] | None:
+    """Remove manifests of a source that were made with other settings.
 
     Returns:
         The settings of the shards: `settings`, or None where there are shards without a record.
     """
-    cuts, record_path = out_dir / "cuts", out_dir / "synthesis.json"
-    shards = sorted(cuts.glob("synthetic_train_*.jsonl.gz"))
+    cuts, record_path = out_dir / "cuts", _record_path(out_dir, source)
+    shards = sorted(cuts.glob(f"{source}_train_*.jsonl.gz"))
     if not shards:
         return settings
     record = json.loads(record_path.read_text()) if record_path.is_file() else {}
     known: Mapping[str, Any] | None = record.get("settings")
     if known is None:
         return None
+    known = {"texts": settings["texts"], **known}  # records did not always say which
     if known == settings:
         return settings
     changed = sorted(k for k in {*known, *settings} if known.get(k) != settings.get(k))
@@ -663,13 +669,13 @@ def _take_over(out_dir: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] 
         len(shards), cuts, ", ".join(changed),
     )  # fmt: skip
     # The first shard last: while it is there, so is the sign that the others must go.
-    for path in (cuts / "synthetic_dev.jsonl.gz", *reversed(shards)):
+    for path in (cuts / f"{source}_dev.jsonl.gz", *reversed(shards)):
         path.unlink(missing_ok=True)
     return settings
 
 
 def _write_record(
-    out_dir: Path,
+    path: Path,
     settings: Mapping[str, Any] | None,
     config: SynthesisConfig,
     hours: Mapping[str, float],
@@ -686,7 +692,7 @@ def _write_record(
         "espeak_variants": _espeak_variants(),
         "hours": {k: round(v, 3) for k, v in sorted(hours.items())},
     }
-    write_json(record, out_dir / "synthesis.json")
+    write_json(record, path)
 
 
 def prepare(
@@ -696,6 +702,7 @@ def prepare(
     hours: float | None = None,
     jobs: int | None = None,
     config: SynthesisConfig | None = None,
+    source: str = "synthetic",
     progress: Callable[[float, float], None] | None = None,
 ) -> dict[str, float]:
     """Speak the texts of the `text` stage until there are enough hours.
@@ -703,8 +710,8 @@ def prepare(
     Writes `synthetic/` (waveforms), `cuts/synthetic_train_NNN.jsonl.gz` one by one as they are
     complete, `cuts/synthetic_dev.jsonl.gz` (the validation half of the held-out texts) and
     `synthesis.json` (settings, engines, voices used and missing). Whole shards and single clips
-    that are there are not made again, unless the seed or the settings of the plan have changed
-    since. Shards without a record of their settings are taken as they are.
+    that are there are not made again, unless the seed, the texts or the settings of the plan have
+    changed since. Shards without a record of their settings are taken as they are.
 
     Args:
         out_dir: Experiment folder; `text/train.jsonl` and `text/heldout.jsonl` must exist.
@@ -712,6 +719,8 @@ def prepare(
         hours: Overrides `config.hours`.
         jobs: Overrides `config.processes`.
         config: Amounts and ranges.
+        source: Names the manifests. One other than `synthetic` has texts of its own, such as
+            `text/commands_train.jsonl`, and a record such as `synthesis_commands.json`.
         progress: Called with (hours there, hours wanted) now and then.
 
     Returns:
@@ -726,7 +735,10 @@ def prepare(
         config = replace(config, hours=hours)
     if jobs is not None:
         config = replace(config, processes=jobs)
-    train_texts = out_dir / "text" / "train.jsonl"
+    prefix = "" if source == "synthetic" else f"{source}_"
+    train_texts, dev_texts = (
+        out_dir / "text" / f"{prefix}{name}.jsonl" for name in ("train", "heldout")
+    )
     if not train_texts.is_file():
         raise FileNotFoundError(
             f"synthesis: {train_texts} does not exist; the texts must be made first. "
@@ -741,10 +753,11 @@ def prepare(
         )
     wav_folder = out_dir / "synthetic"
     cuts = out_dir / "cuts"
-    settings = _take_over(out_dir, _settings(config, seed=seed))
-    if not list(cuts.glob("synthetic_train_*.jsonl.gz")):
+    record = _record_path(out_dir, source)
+    settings = _take_over(out_dir, _settings(config, train_texts, seed=seed), source)
+    if not list(cuts.glob(f"{source}_train_*.jsonl.gz")):
         # Before the first shard, so that none is ever without a record.
-        _write_record(out_dir, settings, config, {})
+        _write_record(record, settings, config, {})
     spoken: Counter[str] = Counter()
     total = 0.0
     pool = ProcessPoolExecutor(config.processes) if config.processes > 1 else None
@@ -764,7 +777,7 @@ def prepare(
                 if progress is not None:
                     progress(before + new, config.hours)
 
-            path = cuts / f"synthetic_train_{shard:03d}.jsonl.gz"
+            path = cuts / f"{source}_train_{shard:03d}.jsonl.gz"
             if path.is_file():
                 rows = read_cuts(path)
             else:
@@ -776,7 +789,7 @@ def prepare(
                     pool=pool,
                     spoken=hear,
                 )
-                rows = list(_cut_rows(clips, frames, wav_folder, f"syn{shard:03d}"))
+                rows = list(_cut_rows(clips, frames, wav_folder, f"{source[:3]}{shard:03d}"))
                 if not rows:
                     raise SynthesisError(
                         f"synthesis: none of {len(clips)} clips could be spoken; the engines "
@@ -788,11 +801,14 @@ def prepare(
                 spoken[f"engine/{custom['engine']}"] += row["duration"] / 3600
                 spoken[f"kind/{custom['kind']}"] += row["duration"] / 3600
                 total += row["duration"] / 3600
-            _write_record(out_dir, settings, config, spoken)
+            _write_record(record, settings, config, spoken)
             if progress is not None:
                 progress(total, config.hours)
-            if shard == 0 and not (cuts / "synthetic_dev.jsonl.gz").is_file():
-                _speak_dev(out_dir, voices, config, seed=seed)
+            dev_cuts = cuts / f"{source}_dev.jsonl.gz"
+            if shard == 0 and not dev_cuts.is_file():
+                texts = text_stage.load_texts(dev_texts)
+                rows = _speak_dev(texts, wav_folder, voices, config, seed=seed)
+                write_cuts(rows, dev_cuts)
             shard += 1
     finally:
         if pool is not None:
@@ -802,17 +818,19 @@ def prepare(
 
 
 def _speak_dev(
-    out_dir: Path, voices: Sequence[Voice], config: SynthesisConfig, *, seed: int
-) -> None:
-    """The validation half of the held-out text, by the training voices."""
-    every = text_stage.load_texts(out_dir / "text" / "heldout.jsonl")
-    texts = [item for item in every if not text_stage.is_test(item.template)]
+    held_out: Sequence[text_stage.TextItem],
+    folder: Path,
+    voices: Sequence[Voice],
+    config: SynthesisConfig,
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Cuts of the validation half of the held-out text, by the training voices."""
+    texts = [item for item in held_out if not text_stage.is_test(item.template)]
     plan = _Plan(texts, voices, config, seed=f"{seed}:dev").clips()
     clips = [next(plan) for _ in range(config.dev_clips)]
-    folder = out_dir / "synthetic"
     frames = _speak_to_files(clips, folder, processes=1, niceness=config.niceness)
-    rows = list(_cut_rows(clips, frames, folder, "dev"))
-    write_cuts(rows, out_dir / "cuts" / "synthetic_dev.jsonl.gz")
+    return list(_cut_rows(clips, frames, folder, "dev"))
 
 
 _TEST_MIX = {"command": 64, "assistant": 19, "question": 15, "music": 2}

@@ -1,0 +1,322 @@
+"""Makes a model for a user's own commands, from their templates alone.
+
+An adaptation is a recipe like any other (`train.recipe`), with settings of its own (`adapt.toml`
+beside this file), the templates as a source of text, and a model to start from. This file builds
+that recipe, runs it inside a budget of minutes, and remembers in the working folder what was
+asked, so that the same request goes on where it was stopped and another one starts anew. Knows
+nothing of how stages work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from earshot.compress.export import read_transducer
+from earshot.core.errors import ConfigError
+from earshot.data.atomic import replaced_file
+from earshot.modelfile.reader import ModelFile
+from earshot.session.recognizer import embedded_model_path
+from earshot.train import run
+from earshot.train.cuts import write_json
+from earshot.train.recipe import Recipe, load_recipe
+
+__all__ = ["DEFAULT_MINUTES", "Adaptation", "adapt", "adaptation_recipe", "training_minutes"]
+
+
+DEFAULT_MINUTES = 24.0
+SETTINGS = Path(__file__).parent / "adapt.toml"
+
+_RESERVED_MINUTES = 1.5  # for export and measuring, of the default budget
+_LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
+_RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
+_PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "tokenizer")
+_FINISHING = ("train", "export")
+
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adaptation:
+    """What is asked for.
+
+    Args:
+        commands: Template files, folders, or names of built-in templates.
+        output: The model file to make.
+        work_dir: Gets clips, checkpoints and the record of the request.
+        model: To start from; None takes the embedded one.
+        recordings: Folder of recorded speech to mix in; None goes without.
+        minutes: For everything together.
+        seed: Of all that is random.
+        overrides: `section.key=value` of the recipe, as of `earshot train run --set`.
+    """
+
+    commands: tuple[str, ...]
+    output: Path
+    work_dir: Path
+    model: Path | None = None
+    recordings: Path | None = None
+    minutes: float = DEFAULT_MINUTES
+    seed: int = 1
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < 10_000:
+            raise ConfigError(
+                f"adapt: minutes is {self.minutes}; it must be above 0. The default is "
+                f"{DEFAULT_MINUTES:.0f}."
+            )
+
+
+def adaptation_recipe(request: Adaptation) -> Recipe:
+    """The recipe of an adaptation.
+
+    The network has the shape of the model that it starts from; what is spoken shrinks with a
+    budget smaller than the default one.
+
+    Args:
+        request: What is asked for.
+
+    Returns:
+        The recipe; its `train.max_minutes` is what an undisturbed run leaves of the budget.
+
+    Raises:
+        ConfigError: An override is unknown or out of range.
+        ModelFileError: The model to start from is not sound.
+    """
+    start = request.model or embedded_model_path()
+    settings: dict[str, object] = {
+        "name": request.output.stem,
+        "folder": str(request.work_dir),
+        "data.recordings": str(request.recordings or ""),
+        "commands.files": list(request.commands),
+        "train.start_from": str(start),
+        "train.seed": request.seed,
+        "export.output": "model.ear",
+        "export.licence": "as of the model it was made from",
+        "export.description": "adapted to " + ", ".join(Path(c).name for c in request.commands),
+        **_shape(ModelFile(start)),
+    }
+    own = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    recipe = load_recipe(SETTINGS, [*own, *request.overrides])
+    scale = min(1.0, request.minutes / DEFAULT_MINUTES)
+    if scale < 1.0:
+        recipe = _smaller(recipe, scale, request.overrides)
+    if request.recordings is None:
+        sources = {k: v for k, v in recipe.sources.items() if k not in _RECORDED}
+        recipe = replace(recipe, sources=sources)
+    return recipe
+
+
+def _smaller(recipe: Recipe, scale: float, overrides: Sequence[str]) -> Recipe:
+    """Less speech, noise and training, but for what the user has set."""
+    given = {override.partition("=")[0].strip() for override in overrides}
+
+    def scaled(key: str, value: float) -> float:
+        return value if key in given else value * scale
+
+    return replace(
+        recipe,
+        commands=replace(recipe.commands, hours=scaled("commands.hours", recipe.commands.hours)),
+        synthesis=replace(
+            recipe.synthesis, hours=scaled("synthesis.hours", recipe.synthesis.hours)
+        ),
+        noise=replace(recipe.noise, minutes=scaled("noise.minutes", recipe.noise.minutes)),
+        train=replace(
+            recipe.train,
+            max_minutes=scaled("train.max_minutes", recipe.train.max_minutes),
+        ),
+    )
+
+
+def _shape(model: ModelFile) -> dict[str, object]:
+    """Settings of a recipe that say what network a file holds."""
+    header = cast("dict[str, Any]", model.header)
+    shapes = {tensor.name: tensor.shape for tensor in model.tensors}
+    nodes = {
+        name: {kind: [n for n in graph["nodes"] if n["op"] == kind] for kind in ("lstm", "linear")}
+        for name, graph in header["graphs"].items()
+    }
+    try:
+        lstms = nodes["encoder"]["lstm"]
+        vocab_size, joiner_width = shapes[nodes["joiner"]["linear"][0]["tensors"]["weight"]]
+        return {
+            "model.vocab_size": vocab_size,
+            "tokenizer.vocab_size": vocab_size,
+            "model.joiner_width": joiner_width,
+            "model.one_symbol_per_frame": header["search"]["max_symbols_per_frame"] == 1,
+            "model.encoder.num_bins": header["features"]["num_bins"],
+            "model.encoder.layers": len(lstms),
+            "model.encoder.hidden": lstms[0]["hidden"],
+            "model.predictor.type": (
+                "stateless" if header["search"]["predictor"] == "stateless" else "lstm"
+            ),
+            "model.predictor.context_size": header["search"]["context_size"],
+            "model.predictor.width": shapes["predictor.embedding0.table"][1],
+        }
+    except (KeyError, IndexError, ValueError):
+        raise ConfigError(
+            f"{model.path}: is not a transducer that this version trains. Start from the embedded "
+            "model, or from one that `earshot train` or `earshot adapt` made."
+        ) from None
+
+
+def training_minutes(request: Adaptation, recipe: Recipe, *, spent_s: float) -> float:
+    """Minutes of training that keep an adaptation inside its budget.
+
+    Args:
+        request: The budget.
+        recipe: What an undisturbed run would train, the most that is given; as it is where the
+            user has set it.
+        spent_s: Seconds that preparing took.
+
+    Returns:
+        Minutes, at least 40 % of the budget: a model that was hardly trained is of no use.
+    """
+    wanted = recipe.train.max_minutes
+    if any(override.startswith("train.max_minutes") for override in request.overrides):
+        return wanted
+    reserved = _RESERVED_MINUTES * min(1.0, request.minutes / DEFAULT_MINUTES)
+    left = request.minutes - spent_s / 60 - reserved
+    if request.minutes > DEFAULT_MINUTES:
+        wanted += request.minutes - DEFAULT_MINUTES
+    return max(min(wanted, left), _LEAST_SHARE * request.minutes)
+
+
+class _Record:
+    """What was asked and how far it is, in the working folder.
+
+    `spent_s` counts the seconds of preparing over all runs, so that a resumed adaptation keeps
+    its budget.
+    """
+
+    def __init__(self, folder: Path, request: Mapping[str, object]) -> None:
+        self._path = folder / "adapt.json"
+        self._request = json.loads(json.dumps(request))
+        self.spent_s = 0.0
+        self.minutes: float | None = None
+        self.resumed = False
+        known = json.loads(self._path.read_text()) if self._path.is_file() else None
+        if known is not None and known["request"] == self._request:
+            self.spent_s, self.minutes, self.resumed = known["spent_s"], known["minutes"], True
+        self.changed = (
+            sorted(k for k in request if known["request"].get(k) != self._request[k])
+            if known is not None and not self.resumed
+            else []
+        )
+
+    def write(self) -> None:
+        write_json(
+            {"request": self._request, "spent_s": self.spent_s, "minutes": self.minutes},
+            self._path,
+        )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=10).hexdigest()
+
+
+def _contents(commands: Sequence[str]) -> dict[str, str]:
+    """Digest of every template file, so that an edited one counts as another request."""
+    out = {}
+    for name in commands:
+        path = Path(name)
+        for file in sorted(path.rglob("*.y*ml")) if path.is_dir() else [path]:
+            out[str(file)] = _digest(file) if file.is_file() else "built in"
+    return out
+
+
+def _start_anew(folder: Path) -> None:
+    """Remove what training made. Clips, noise and rooms know themselves whether they still fit."""
+    for name in ("checkpoints", "logs"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("tokenizer.model", "model.ear"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def adapt(
+    request: Adaptation,
+    *,
+    progress: Progress = lambda *_: None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Make the model, or go on making it.
+
+    Args:
+        request: What is asked for.
+        progress: Called with (stage, done, total) now and then.
+        tell: Called with a line about what is going on: whether a run is resumed.
+
+    Returns:
+        `request.output`.
+
+    Raises:
+        CommandsError: The templates cannot be used.
+        ConfigError: A setting is unknown or out of range, or the model to start from has a shape
+            that cannot be trained.
+        SynthesisError: No speech engine works.
+        KeyboardInterrupt: Stopped by Ctrl-C; the same request goes on from there.
+    """
+    recipe = adaptation_recipe(request)
+    read_transducer(Path(recipe.train.start_from), recipe.model)  # fails now rather than later
+    folder = request.work_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = asdict(recipe)
+    del settings["name"], settings["folder"]
+    record = _Record(
+        folder,
+        {
+            **settings,
+            "minutes": request.minutes,
+            "templates": _contents(request.commands),
+            "start": _digest(Path(recipe.train.start_from)),
+        },
+    )
+    if record.resumed:
+        tell(f"going on in {folder}, where an adaptation with the same settings was stopped")
+    elif record.changed:
+        tell(f"starting anew in {folder}: {', '.join(record.changed)} changed")
+        _start_anew(folder)
+    record.write()
+    if record.minutes is None:
+        _prepare(recipe, record, progress)
+        record.minutes = training_minutes(request, recipe, spent_s=record.spent_s)
+        record.write()
+    minutes = 0.0 if recipe.train.max_steps else record.minutes
+    recipe = replace(recipe, train=replace(recipe.train, max_minutes=minutes))
+    made = folder / recipe.export.output
+    if not made.is_file():
+        run.run(recipe, stages=_FINISHING, progress=progress, training_bar=False)
+    with made.open("rb") as source, replaced_file(request.output) as out:
+        shutil.copyfileobj(source, out)
+    return request.output
+
+
+def _prepare(recipe: Recipe, record: _Record, progress: Progress) -> None:
+    """Run the stages before training, and keep the time that they take."""
+    before, begun = record.spent_s, time.monotonic()
+    written, whole = begun, False
+
+    def hear(stage: str, done: float, total: float) -> None:
+        nonlocal written, whole
+        progress(stage, done, total)
+        whole = done >= total
+        if time.monotonic() - written > 5:
+            written = time.monotonic()
+            record.spent_s = before + written - begun
+            record.write()
+
+    for stage in _PREPARING:
+        if stage == "corpora" and not recipe.data.recordings:
+            continue
+        hear(stage, 0, 1)
+        run.run(recipe, stages=[stage], progress=hear)
+        if not whole:
+            hear(stage, 1, 1)
+    record.spent_s = before + time.monotonic() - begun
