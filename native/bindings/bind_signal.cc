@@ -2,10 +2,12 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "align.h"
 #include "fbank.h"
 #include "kernels/kernels.h"
+#include "lstm_gradient.h"
 #include "transducer_loss.h"
 
 namespace nb = nanobind;
@@ -87,6 +90,41 @@ double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one
   return earshot::TransducerLoss(z, T, U, V, checked.data(), options, earshot::kernels());
 }
 
+using Bf16 = nb::ndarray<int16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+void RequireShape(bool right, const char* where) {
+  if (!right) throw nb::value_error((std::string(where) + ": the arrays' shapes do not belong together.").c_str());
+}
+
+earshot::LstmShape ShapeOf(const nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>& cells) {
+  return {cells.shape(0), cells.shape(1), cells.shape(2)};
+}
+
+void Gates(InPlace<3> gates, Input<float, 1> bias, Input<float, 2> c0, InPlace<3> cells, InPlace<3> cell_tanh) {
+  const earshot::LstmShape s = ShapeOf(cells);
+  RequireShape(gates.shape(0) == s.frames && gates.shape(1) == s.batch && gates.shape(2) == 4 * s.hidden &&
+                   bias.shape(0) == 4 * s.hidden && c0.shape(0) == s.batch && c0.shape(1) == s.hidden &&
+                   cell_tanh.shape(0) == s.frames && cell_tanh.shape(1) == s.batch && cell_tanh.shape(2) == s.hidden,
+               "lstm_gates");
+  const nb::gil_scoped_release release;
+  earshot::LstmGates(s, bias.data(), c0.data(), gates.data(), cells.data(), cell_tanh.data(), earshot::kernels());
+}
+
+void BackwardFrame(size_t t, Input<float, 3> gates, InPlace<3> cells, Input<float, 3> cell_tanh, Input<float, 2> c0,
+                   Input<float, 3> d_output, std::optional<Input<int16_t, 2>> recurrent, InPlace<2> d_cell, Bf16 d_gates) {
+  const earshot::LstmShape s = ShapeOf(cells);
+  const auto frames = [&](const auto& a, size_t width) {
+    return a.shape(0) == s.frames && a.shape(1) == s.batch && a.shape(2) == width;
+  };
+  const auto rows = [&](const auto& a) { return a.shape(0) == s.batch && a.shape(1) == s.hidden; };
+  RequireShape(t < s.frames && frames(gates, 4 * s.hidden) && frames(cell_tanh, s.hidden) && frames(d_output, s.hidden) &&
+                   frames(d_gates, 4 * s.hidden) && rows(c0) && rows(d_cell) && (!recurrent || rows(*recurrent)),
+               "lstm_backward_frame");
+  const uint16_t* from_next = recurrent ? reinterpret_cast<const uint16_t*>(recurrent->data()) : nullptr;
+  earshot::LstmBackwardFrame(s, t, gates.data(), cells.data(), cell_tanh.data(), c0.data(), d_output.data(), from_next,
+                             d_cell.data(), reinterpret_cast<uint16_t*>(d_gates.data()));
+}
+
 }  // namespace
 
 void bind_signal(nb::module_& m) {
@@ -131,6 +169,12 @@ void bind_signal(nb::module_& m) {
   m.def("transducer_loss", &Loss, "logits"_a.noconvert(), "labels"_a, "blank"_a = 0,
         "one_symbol_per_frame"_a = false, "fastemit_lambda"_a = 0.0,
         "Negative log likelihood of one utterance in nats; overwrites the logits with its gradient.");
+
+  m.def("lstm_gates", &Gates, "gates"_a.noconvert(), "bias"_a, "c0"_a, "cells"_a.noconvert(), "cell_tanh"_a.noconvert(),
+        "Activations and cells of an LSTM layer from the sums of its products; all arrays float32.");
+  m.def("lstm_backward_frame", &BackwardFrame, "t"_a, "gates"_a, "cells"_a.noconvert(), "cell_tanh"_a, "c0"_a, "d_output"_a,
+        "recurrent"_a.none(), "d_cell"_a.noconvert(), "d_gates"_a.noconvert(),
+        "One frame of an LSTM layer's backward pass; bfloat16 arrays are passed as int16.");
 
   m.def("align_counts", [](Input<int32_t, 1> ref, Input<int32_t, 1> hyp) {
     const int32_t *r = ref.data(), *h = hyp.data();

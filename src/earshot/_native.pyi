@@ -28,6 +28,18 @@ def transducer_loss(
     one_symbol_per_frame: bool = False,
     fastemit_lambda: float = 0.0,
 ) -> float: ...
+def lstm_gates(gates: _F32, bias: _F32, c0: _F32, cells: _F32, cell_tanh: _F32) -> None: ...
+def lstm_backward_frame(
+    t: int,
+    gates: _F32,
+    cells: _F32,
+    cell_tanh: _F32,
+    c0: _F32,
+    d_output: _F32,
+    recurrent: npt.NDArray[np.int16] | None,
+    d_cell: _F32,
+    d_gates: npt.NDArray[np.int16],
+) -> None: ...
 def align_counts(ref: _I32, hyp: _I32) -> tuple[int, int, int, int]: ...
 
 class ModelFileError(Exception):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from earshot.modelfile.codecs import ROW_BLOCK, lstm_unit_blocks
 from earshot.models.graph import GraphBuilder, GraphTensor
+from earshot.models.lstm import run_lstm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class LstmEncoder(nn.Module):
         self.register_buffer("inv_std", torch.ones(config.num_bins))
         self.project = nn.Linear(config.num_bins * config.stack, config.hidden)
         self.lstms = nn.ModuleList(
-            nn.LSTM(config.hidden, config.hidden, batch_first=True) for _ in range(config.layers)
+            nn.LSTM(config.hidden, config.hidden) for _ in range(config.layers)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
@@ -119,15 +120,16 @@ class LstmEncoder(nn.Module):
             )
         x = (chunk - self.mean) * self.inv_std
         x = self.project(x.reshape(batch, frames // stack, bins * stack))
+        x = x.transpose(0, 1).contiguous()  # (T, B, hidden): layers go frame by frame
         h, c = [], []
         for index, (lstm, norm) in enumerate(self._layers()):
             start = (state.h[index : index + 1].to(x.dtype), state.c[index : index + 1].to(x.dtype))
-            out, (last_h, last_c) = lstm(x, start)
+            out, last_h, last_c = run_lstm(lstm, x, start)
             # One mask per utterance, not per frame: kinder to recurrence and far cheaper to draw.
-            x = norm(x + out * self.dropout(torch.ones_like(out[:, :1])))
+            x = norm(x + out * self.dropout(torch.ones_like(out[:1])))
             h.append(last_h)
             c.append(last_c)
-        return x, EncoderState(torch.cat(h), torch.cat(c))
+        return x.transpose(0, 1), EncoderState(torch.cat(h), torch.cat(c))
 
     def describe(self, graph: GraphBuilder) -> str:
         """Append this encoder's nodes to `graph` (input `x`); return the hidden value's name."""
