@@ -11,6 +11,7 @@ from earshot.data.scoring import (
     WordCounts,
     count_words,
     relative_change,
+    share,
     word_error_rate,
 )
 
@@ -124,3 +125,33 @@ def test_what_cannot_be_scored(call, message):
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value) == message
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from("uvwxyz")), min_size=1, max_size=40),
+)
+def test_a_share_lies_in_its_interval_and_certainty_is_never_claimed(trials):
+    hits, units = [hit for hit, _ in trials], [unit for _, unit in trials]
+    estimate = share(hits, units, unit="clip")
+    assert estimate.value == pytest.approx(sum(hits) / len(hits))
+    assert estimate.num_units == len(set(units))
+    if len(set(units)) > 1 or estimate.value in (0.0, 1.0):
+        assert 0.0 <= estimate.low <= estimate.value <= estimate.high <= 1.0
+    if estimate.value in (0.0, 1.0):
+        assert estimate.high - estimate.low == pytest.approx(1 - 0.025 ** (1 / len(set(units))))
+
+
+def test_clips_heard_several_times_widen_the_interval():
+    """Ten draws of one clip that always agree are one observation, not ten."""
+    hits = [at % 3 == 0 for at in range(60)]
+    units = [str(at) for at in range(60)]
+    once = share(hits, units, unit="clip")
+    tenfold = share(hits * 10, units * 10, unit="clip")
+    as_if_new = share(hits * 10, [str(at) for at in range(600)], unit="clip")
+    assert (tenfold.low, tenfold.high) == (once.low, once.high)
+    assert as_if_new.high - as_if_new.low < 0.5 * (once.high - once.low)
+
+
+def test_a_share_needs_trials():
+    with pytest.raises(ValueError, match="0 trials"):
+        share([], [], unit="clip")

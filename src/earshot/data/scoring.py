@@ -1,4 +1,4 @@
-"""Word error rates, and how sure one may be of them.
+"""Word error rates and shares, and how sure one may be of them.
 
 Counts come from the engine's alignment; intervals from the bootstrap over speakers, because the
 utterances of one speaker are not independent, or over utterances where speakers are few. A
@@ -94,7 +94,7 @@ class Estimate:
         value: The figure on all the data.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        unit: What was resampled: "speaker" or "utterance".
+        unit: What was resampled: "speaker", "utterance" or as its maker says.
         num_units: How many of them there are.
     """
 
@@ -225,3 +225,53 @@ def relative_change(
     low, high = np.percentile(rates[:, 1] / rates[:, 0] - 1, [2.5, 97.5])
     value = errors[1].sum() / errors[0].sum() - 1
     return Estimate(float(value), float(low), float(high), unit, len(words))
+
+
+def share(
+    hits: Sequence[bool],
+    units: Sequence[str],
+    *,
+    unit: str,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """How often something is so, with a 95 % percentile-bootstrap interval over units.
+
+    Where it is always or never so a bootstrap would claim certainty: the interval is then the
+    exact binomial one, with one trial for each unit.
+
+    Args:
+        hits: One for each trial.
+        units: One for each trial: what it shares with others, a speaker or a clip heard
+            several times.
+        unit: What the units are, for tables.
+        resamples: Number of resampled data sets.
+        seed: Of the resampling.
+
+    Returns:
+        The share (1.0 is always) and its interval.
+
+    Raises:
+        ValueError: The lengths differ, or there are no trials.
+
+    Source:
+        Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case
+        of the binomial", Biometrika 26, 1934.
+    """
+    if len(hits) != len(units) or not hits:
+        raise ValueError(
+            f"scoring: {len(hits)} trials of {len(units)} units; there must be one unit for "
+            "each trial, and at least one trial."
+        )
+    order: dict[str, int] = {}
+    rows = np.array([order.setdefault(name, len(order)) for name in units])
+    found = np.bincount(rows, weights=np.asarray(hits, np.float64)).astype(np.int64)
+    trials = np.bincount(rows)
+    value = float(found.sum() / trials.sum())
+    if value in (0.0, 1.0):
+        bound = 1.0 - 0.025 ** (1.0 / len(order))
+        low, high = (0.0, bound) if value == 0.0 else (1.0 - bound, 1.0)
+        return Estimate(value, low, high, unit, len(order))
+    rates = _resampled_rates(found[None], trials, resamples, seed)[:, 0]
+    low, high = (float(end) for end in np.percentile(rates, [2.5, 97.5]))
+    return Estimate(value, low, high, unit, len(order))
