@@ -76,9 +76,19 @@ class PocketSphinx:
         vocabulary: Words that may be said, in any order and number; empty uses the language
             model that comes with the wheel.
         label: Name in tables.
+        grammar: The sentences that may be said, as JSGF, instead of a vocabulary.
+        dictionary: Pronunciations of the grammar's words, as a dictionary file's text; empty
+            uses the one that comes with the wheel.
     """
 
-    def __init__(self, vocabulary: tuple[str, ...] = (), *, label: str | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: tuple[str, ...] = (),
+        *,
+        label: str | None = None,
+        grammar: str = "",
+        dictionary: str = "",
+    ) -> None:
         try:
             from pocketsphinx import Decoder  # type: ignore[import-untyped]
         except ImportError as err:
@@ -86,15 +96,27 @@ class PocketSphinx:
                 f"error: pocketsphinx is not installed ({err}). Run `pip install pocketsphinx`"
             ) from err
         kind = f"loop of {len(vocabulary)} words" if vocabulary else "default LM"
+        kind = "JSGF" if grammar else kind
         self.name = label or f"pocketsphinx {kind}"
         settings: dict[str, Any] = {"samprate": 16000, "loglevel": "FATAL"}
-        if not vocabulary:
-            self._decoder: Any = Decoder(**settings)
-            return
         with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder) / "loop.arpa"
-            model.write_text(word_loop(vocabulary), encoding="utf-8")
-            self._decoder = Decoder(**settings, lm=str(model))
+            for setting, text in (
+                ("lm", word_loop(vocabulary) if vocabulary else ""),
+                ("jsgf", grammar),
+                ("dict", dictionary),
+            ):
+                if text:
+                    file = Path(folder) / setting
+                    file.write_text(text, encoding="utf-8")
+                    settings[setting] = str(file)
+            self._decoder: Any = Decoder(**settings)
+
+    @staticmethod
+    def own_dictionary() -> Path:
+        """The pronunciations that come with the wheel."""
+        from pocketsphinx import get_model_path
+
+        return Path(get_model_path("en-us/cmudict-en-us.dict"))
 
     def transcribe(self, samples: Samples) -> str:
         pcm = (np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2").tobytes()
