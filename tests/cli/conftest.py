@@ -16,6 +16,7 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from earshot.core.transcript import Transcript, Word
+from earshot.core.understanding import Understanding
 from earshot.session import recognizer as session
 
 WORD_S = 0.5
@@ -54,6 +55,9 @@ class CountingStream:
                 words.append(Word(f"w{i}", start, start + 0.48, 0.75))
         return Transcript(tuple(words), self.decoded_s)
 
+    def understanding(self) -> Understanding | None:
+        return None  # as without commands; the fixture `means` gives it something to understand
+
     def reset(self) -> None:
         self.__init__()  # type: ignore[misc]
 
@@ -79,6 +83,16 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[CountingRecognizer]:
 
     monkeypatch.setattr(session.Recognizer, "load", load)
     return made
+
+
+@pytest.fixture
+def means(monkeypatch: pytest.MonkeyPatch) -> Callable[[Understanding], None]:
+    """Says what every recording is understood as from now on."""
+
+    def set_meaning(meaning: Understanding) -> None:
+        monkeypatch.setattr(CountingStream, "understanding", lambda _: meaning)
+
+    return set_meaning
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Written forms of a transcript: text, JSON, SRT, VTT, CTM.
+"""Written forms of a transcript and of what it asks for: text, JSON, SRT, VTT, CTM.
 
 Pure functions from timed words to strings; the only place that knows how captions are cut.
 Knows nothing of audio, models or where the strings go. Times come in as seconds.
@@ -7,10 +7,15 @@ Knows nothing of audio, models or where the strings go. Times come in as seconds
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from earshot.core.transcript import Transcript, Word
+
+if TYPE_CHECKING:
+    from earshot.core.understanding import Understanding
 
 __all__ = [
     "MAX_CUE_CHARS",
@@ -18,8 +23,10 @@ __all__ = [
     "Cue",
     "ctm",
     "cues",
+    "in_figures",
     "json_line",
     "srt",
+    "text_line",
     "transcript_object",
     "vtt",
 ]
@@ -109,8 +116,52 @@ def ctm(words: Sequence[Word], *, recording: str, channel: int = 0) -> str:
     return "".join(lines)
 
 
+def in_figures(transcript: Transcript) -> Transcript:
+    """The transcript in its written form: numbers, times and amounts in figures.
+
+    Args:
+        transcript: In the recogniser's spelling.
+
+    Returns:
+        Words that may stand for several spoken ones: from the start of the first to the end of
+        the last, with the geometric mean of their confidences.
+    """
+    from earshot.understand.written import written_words
+
+    words = []
+    for written in written_words([word.word for word in transcript.words]):
+        spoken = transcript.words[written.first : written.last + 1]
+        confidence = math.prod(word.confidence for word in spoken) ** (1 / len(spoken))
+        words.append(Word(written.text, spoken[0].start_s, spoken[-1].end_s, confidence))
+    return Transcript(tuple(words), transcript.duration_s)
+
+
+def text_line(text: str, understanding: Understanding | None = None) -> str:
+    """One transcript on one line, with commands followed by intent and slots.
+
+    Args:
+        text: What was said.
+        understanding: What it asks for; None where no commands were given.
+
+    Returns:
+        The text; then, each after a tab, the intent and every `slot=value`, or `-` where no
+        command was accepted. Ended by a newline.
+    """
+    fields = [text]
+    if understanding is not None:
+        fields.append(understanding.intent or "-")
+        fields += [
+            f"{name}={_plain_value(slot.value)}" for name, slot in understanding.slots.items()
+        ]
+    return "\t".join(fields) + "\n"
+
+
 def transcript_object(
-    transcript: Transcript, *, processing_s: float, model: str
+    transcript: Transcript,
+    *,
+    processing_s: float,
+    model: str,
+    understanding: Understanding | None = None,
 ) -> dict[str, object]:
     """The JSON object of one transcript.
 
@@ -118,17 +169,33 @@ def transcript_object(
         transcript: What was said.
         processing_s: Wall seconds it took, reading included.
         model: Name of the model.
+        understanding: What it asks for; None where no commands were given.
 
     Returns:
         `text`, `words` (each `word, start_s, end_s, confidence`), `duration_s`, `processing_s`,
-        `model`, in that order; times to the millisecond.
+        `model`, in that order; times to the millisecond. With commands, `intent`, `slots`
+        (`{name: {"value", "spoken"}}`) and `confidence` follow `text`.
     """
-    return {**transcript.as_dict(), "processing_s": round(processing_s, 3), "model": model}
+    value = transcript.as_dict()
+    return {
+        "text": value.pop("text"),
+        **({} if understanding is None else understanding.as_dict()),
+        **value,
+        "processing_s": round(processing_s, 3),
+        "model": model,
+    }
 
 
 def json_line(value: dict[str, object]) -> str:
     """One JSON object on one line, letters of every script as themselves."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain_value(value: object) -> str:
+    """Text as it is, but on one line and without tabs; everything else as in JSON."""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _fits(words: Sequence[Word]) -> bool:

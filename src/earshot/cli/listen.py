@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from earshot.cli.console import LiveLine, note, reported, say
-from earshot.cli.transcribe import Method
+from earshot.cli.transcribe import (
+    CommandsOption,
+    CommandThresholdOption,
+    Method,
+    check_command_options,
+    loaded,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,21 +50,27 @@ def listen(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for every partial and final text.")
     ] = False,
+    commands: CommandsOption = None,
+    command_threshold: CommandThresholdOption = None,
     method: Annotated[Method, typer.Option(help="How to search.")] = Method.BEAM,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Stop after this much audio; else at Ctrl-C.")
     ] = None,
 ) -> None:
     """Recognise what the microphone hears, with words as they are spoken. Ctrl-C ends it."""
+    check_command_options(commands, command_threshold)
     with reported():
         if list_devices:
             for line in _input_devices():
                 say(line)
             return
         with _microphone(device) as (rate, blocks):
-            from earshot.session.recognizer import Recognizer
-
-            recognizer = Recognizer.load(model, method=method.value)
+            recognizer = loaded(
+                model,
+                commands=commands,
+                command_threshold=command_threshold,
+                method=method.value,
+            )
             note(f"listening with {recognizer.name} at {rate} Hz; Ctrl-C ends it")
             _show(recognizer, rate, blocks, as_json=as_json, seconds=seconds)
 
@@ -105,12 +117,14 @@ def _show(
 
 
 def _finish(stream: Stream, live: LiveLine, begun_s: float, *, as_json: bool) -> None:
-    transcript = stream.result()
+    transcript, understanding = stream.result(), stream.understanding()
     live.clear()
     if not transcript.words:
         return
     if not as_json:
-        say(transcript.text)
+        from earshot.cli.formats import text_line
+
+        say(text_line(transcript.text, understanding).rstrip("\n"))
         return
     words = [
         {
@@ -121,7 +135,10 @@ def _finish(stream: Stream, live: LiveLine, begun_s: float, *, as_json: bool) ->
         }
         for word in transcript.words
     ]
-    _say_event("final", begun_s + transcript.duration_s, text=transcript.text, words=words)
+    meaning = {} if understanding is None else understanding.as_dict()
+    _say_event(
+        "final", begun_s + transcript.duration_s, text=transcript.text, words=words, **meaning
+    )
 
 
 def _say_event(kind: str, t_s: float, **fields: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from earshot.cli.destination import Destination
     from earshot.core.transcript import Transcript
+    from earshot.core.understanding import Understanding
     from earshot.data.audio import AudioFile, Samples
     from earshot.data.pipe import AudioPipe
     from earshot.session.recognizer import Recognizer, Stream
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 PARTIAL_CHUNK_S = 0.1  # how often --stream looks for new words, in seconds of audio
 WORDS_PER_LOOK_S = 10_000  # so many words delay the next look by a second
+SLOW_TO_COMPILE_S = 1.0  # commands that take longer say so
 
 
 class Form(StrEnum):
@@ -53,6 +55,25 @@ class Method(StrEnum):
 
     GREEDY = "greedy_search"
     BEAM = "modified_beam_search"
+
+
+CommandsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE_OR_FOLDER",
+        help="Listen for these command templates and say what is asked for; repeatable.",
+        show_default=False,
+    ),
+]
+CommandThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Accept a command from this confidence on; default: as calibrated.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +122,11 @@ def transcribe(
         Path | None,
         typer.Option("--model", "-m", help="A .ear file; without it, the embedded model."),
     ] = None,
+    commands: CommandsOption = None,
+    command_threshold: CommandThresholdOption = None,
+    written: Annotated[
+        bool, typer.Option("--written", help="Write numbers, times and amounts in figures.")
+    ] = False,
     stream: Annotated[
         bool, typer.Option("--stream", help="Show the words while they are being recognised.")
     ] = False,
@@ -112,6 +138,7 @@ def transcribe(
     """Turn recordings into text, JSON, captions (srt, vtt) or ctm.
 
     Reads WAV, FLAC, MP3, Ogg and whatever else libsndfile knows, at any rate and channel count.
+    With --commands, text lines end in the intent and its slots, and JSON objects carry them.
     Results go to stdout (or --output), everything else to stderr.
     """
     if as_json and form not in (None, Form.JSON):
@@ -121,6 +148,7 @@ def transcribe(
             "transcribe: needs audio files or --manifest, one of the two. "
             "See `earshot transcribe --help`."
         )
+    check_command_options(commands, command_threshold)
     if files and files.count(STDIN) > 1:
         raise usage_error("transcribe: - stands for standard input and can be given only once.")
     if form is None:
@@ -139,9 +167,14 @@ def transcribe(
 
     with reported():
         from earshot.cli.destination import opened
-        from earshot.session.recognizer import Recognizer
 
-        recognizer = Recognizer.load(model, method=method.value, max_active_paths=max_active_paths)
+        recognizer = loaded(
+            model,
+            commands=commands,
+            command_threshold=command_threshold,
+            method=method.value,
+            max_active_paths=max_active_paths,
+        )
         tally = _Tally()
         with (
             Display(len(jobs), bar=not stream) as display,
@@ -157,7 +190,7 @@ def transcribe(
                 label = None  # the file's name says it
             writer = _Writer(form, place, label=label, model=recognizer.name)
             for job in jobs:
-                _do(job, recognizer, writer, tally, display, stream=stream)
+                _do(job, recognizer, writer, tally, display, stream=stream, written=written)
             if not tally.done:
                 # Leaves through `opened`, so that an output file keeps what it held.
                 display.close()
@@ -165,6 +198,48 @@ def transcribe(
     if tally.failed:
         raise _failed(tally, len(jobs))
     note(tally.summary(len(jobs)))
+
+
+def check_command_options(commands: Sequence[str] | None, threshold: float | None) -> None:
+    """Refuse a threshold without commands.
+
+    Raises:
+        typer.Exit: With code 2, after a line on stderr.
+    """
+    if threshold is not None and not commands:
+        raise usage_error("--command-threshold: needs --commands, which it is the threshold of.")
+
+
+def loaded(
+    model: Path | None,
+    *,
+    commands: Sequence[str] | None,
+    command_threshold: float | None,
+    **search: Any,
+) -> Recognizer:
+    """The recogniser that options ask for; says once on stderr how much it listens for.
+
+    Args:
+        model: A `.ear` file; None takes the embedded model.
+        commands: Files or folders of command templates.
+        command_threshold: Confidence from which on a command is accepted; None: as calibrated.
+        **search: Other arguments of `Recognizer.load`.
+    """
+    from earshot.session.recognizer import Recognizer
+
+    if not commands:
+        return Recognizer.load(model, **search)
+    from earshot.understand.templates import load_commands
+
+    started = time.perf_counter()
+    templates = load_commands(commands)
+    recognizer = Recognizer.load(
+        model, commands=templates, command_threshold=command_threshold, **search
+    )
+    seconds = time.perf_counter() - started
+    ready = f", ready after {seconds:.1f} s" if seconds > SLOW_TO_COMPILE_S else ""
+    note(f"commands: {templates.count_sentences():,} sentences{ready}")
+    return recognizer
 
 
 def _failed(tally: _Tally, total: int) -> typer.Exit:
@@ -199,8 +274,16 @@ class _Writer:
     def __init__(self, form: Form, place: Destination, *, label: str | None, model: str) -> None:
         self._form, self._place, self._label, self._model = form, place, label, model
 
-    def write(self, job: Job, transcript: Transcript, *, processing_s: float) -> None:
-        self._place.write(job.recording, self._rendered(job, transcript, processing_s))
+    def write(
+        self,
+        job: Job,
+        transcript: Transcript,
+        understanding: Understanding | None,
+        *,
+        processing_s: float,
+    ) -> None:
+        rendered = self._rendered(job, transcript, understanding, processing_s)
+        self._place.write(job.recording, rendered)
 
     def partial(self, job: Job, text: str, *, t_s: float) -> None:
         """Only JSON has partial results: any other form is a document."""
@@ -208,7 +291,13 @@ class _Writer:
             value = {"type": "partial", "t_s": round(t_s, 3), "text": text}
             self._place.write_partial(self._json(job, value))
 
-    def _rendered(self, job: Job, transcript: Transcript, processing_s: float) -> str:
+    def _rendered(
+        self,
+        job: Job,
+        transcript: Transcript,
+        understanding: Understanding | None,
+        processing_s: float,
+    ) -> str:
         from earshot.cli import formats
 
         if self._form is Form.SRT:
@@ -218,8 +307,14 @@ class _Writer:
         if self._form is Form.CTM:
             return formats.ctm(transcript.words, recording=job.recording)
         if self._form is Form.TEXT:
-            return f"{job.name}: {transcript.text}\n" if self._label else f"{transcript.text}\n"
-        value = formats.transcript_object(transcript, processing_s=processing_s, model=self._model)
+            text = f"{job.name}: {transcript.text}" if self._label else transcript.text
+            return formats.text_line(text, understanding)
+        value = formats.transcript_object(
+            transcript,
+            processing_s=processing_s,
+            model=self._model,
+            understanding=understanding,
+        )
         return self._json(job, value)
 
     def _json(self, job: Job, value: dict[str, object]) -> str:
@@ -236,9 +331,15 @@ def _do(
     display: Display,
     *,
     stream: bool,
+    written: bool,
 ) -> None:
     """Transcribe one recording; a recording that cannot be used is reported and counted."""
     from earshot.core.errors import EarshotError
+
+    def words_of(stream: Stream) -> Transcript:
+        from earshot.cli.formats import in_figures
+
+        return in_figures(stream.result()) if written else stream.result()
 
     started = time.perf_counter()
     shown, next_look_s = "", 0.0
@@ -252,7 +353,7 @@ def _do(
                 real_time_factor=wall_s / audio_s if audio_s else 0.0,
             )
             if stream and heard.audio_s >= next_look_s:
-                so_far = heard.stream.result()
+                so_far = words_of(heard.stream)
                 # A result holds all words since the start: look at a long one less often, so
                 # that the work stays in proportion to the audio.
                 next_look_s = heard.audio_s + len(so_far.words) / WORDS_PER_LOOK_S
@@ -260,13 +361,14 @@ def _do(
                     shown = so_far.text
                     display.partial(heard.audio_s, shown)
                     writer.partial(job, shown, t_s=heard.audio_s)
-        transcript = heard.stream.result()
+        transcript = words_of(heard.stream)
+        understanding = heard.stream.understanding()
     except EarshotError as err:
         tally.failed += 1
         display.error(err)
         return
     processing_s = time.perf_counter() - started
-    writer.write(job, transcript, processing_s=processing_s)
+    writer.write(job, transcript, understanding, processing_s=processing_s)
     tally.done += 1
     tally.audio_s += transcript.duration_s
     tally.wall_s += processing_s

@@ -1,25 +1,37 @@
-"""The recogniser: audio of any rate in, transcripts out.
+"""The recogniser: audio of any rate in, transcripts out, and with commands what they ask for.
 
 `Recognizer` is immutable and may serve many streams; a `Stream` holds everything about one
 signal. All searching happens in the engine, so results are the same however audio is cut into
-chunks. Knows nothing of servers, commands or files of results.
+chunks. Knows nothing of servers, of what commands mean, or of files of results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from earshot import _native
-from earshot.core.errors import AudioError, ModelFileError
+from earshot.core.errors import AudioError, ConfigError, ModelFileError
 from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
+from earshot.data.tokenizer import Tokenizer
 from earshot.decode.result import to_transcript
 from earshot.decode.search import SearchConfig
-from earshot.modelfile.reader import engine_errors
+from earshot.modelfile.reader import ModelFile, engine_errors
 from earshot.runtime.session import open_model
+
+if TYPE_CHECKING:
+    from earshot.core.understanding import Understanding
+    from earshot.understand.confidence import CommandConfig
+    from earshot.understand.decision import Decision
+    from earshot.understand.graph import CommandGraph
+    from earshot.understand.templates import Commands
+
+    CommandSource = str | Path | Sequence[str | Path] | Commands
 
 EMBEDDED_MODEL = "assistant-en.ear"
 
@@ -44,6 +56,28 @@ def embedded_model_path() -> Path:
     return path
 
 
+def tokenizer_of(path: Path) -> Tokenizer:
+    """The word pieces of a model as something that spells words.
+
+    Args:
+        path: A `.ear` file.
+
+    Returns:
+        The tokenizer that the file carries.
+
+    Raises:
+        ModelFileError: The file is no model, or carries no tokenizer.
+    """
+    file = ModelFile(path)
+    if not any(tensor.name == "tokenizer" for tensor in file.tensors):
+        raise ModelFileError(
+            path,
+            "it carries no tokenizer, which commands are spelled with",
+            remedy="Export the model again with `earshot train export`",
+        )
+    return Tokenizer(file.tensor_bytes("tokenizer"))
+
+
 class Stream:
     """One signal on its way to words; made by `Recognizer.create_stream`.
 
@@ -51,9 +85,13 @@ class Stream:
     many together with `Recognizer.decode_streams`), and ask for the `result` at any time.
     """
 
-    def __init__(self, engine: _native.Recognizer) -> None:
+    def __init__(
+        self, engine: _native.Recognizer, grammar: tuple[CommandGraph, CommandConfig] | None
+    ) -> None:
         self._engine = engine
         self._native = engine.create_stream()
+        self._grammar = grammar
+        self._decided: tuple[int, Decision] | None = None  # at so many frames
         self._resampler: StreamingResampler | None = None
         self._num_samples = 0
         self._finished = False
@@ -101,8 +139,40 @@ class Stream:
         self._engine.decode_streams([self._native])
 
     def result(self) -> Transcript:
-        """The words found so far; before the input is finished they may still change."""
-        return to_transcript(self._native.result(), duration_s=self.duration_s)
+        """The words found so far; before the input is finished they may still change.
+
+        With commands they are those of the command where one is accepted, else those of free
+        speech.
+        """
+        found = self._native.result()
+        decision = self._decide(found)
+        if decision is not None and decision.words is not None:
+            found = {**found, "words": list(decision.words)}
+        return to_transcript(found, duration_s=self.duration_s)
+
+    def understanding(self) -> Understanding | None:
+        """What the speaker wants, going by what was decoded so far.
+
+        Returns:
+            Intent, slots and confidence; intent None where no command is accepted, and then the
+            confidence is that of the likeliest one. None for a recogniser without commands.
+        """
+        decision = self._decide(self._native.result())
+        return None if decision is None else decision.understanding
+
+    def _decide(self, free: _native.StreamResult) -> Decision | None:
+        if self._grammar is None:
+            return None
+        # Only decoding changes what was found, and every decoded frame counts.
+        if self._decided is None or self._decided[0] != free["num_frames"]:
+            from earshot.understand.decision import decide
+
+            graph, config = self._grammar
+            found = self._native.command_result()
+            if found is None:
+                return None
+            self._decided = free["num_frames"], decide(found, free, graph, config=config)
+        return self._decided[1]
 
     @property
     def duration_s(self) -> float:
@@ -114,6 +184,7 @@ class Stream:
     def reset(self) -> None:
         """Forget everything; the stream is as if new, and may have another rate."""
         self._native.reset()
+        self._decided = None
         self._resampler = None
         self._num_samples = 0
         self._finished = False
@@ -128,17 +199,43 @@ class Recognizer:
     | transcribe a file of any length | `transcribe_file(path)` |
     | follow a live signal | `create_stream()` |
     | follow many signals | `decode_streams(streams)` |
+    | hear commands | `load(commands="commands.yaml")`, then `Stream.understanding()` |
 
     Args:
         model: From `runtime.session.open_model`.
         search: How to search.
+        commands: What may be asked for, compiled for this model's word pieces; None recognises
+            free speech only.
+        command_config: How commands are searched for and when one is believed.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
     """
 
-    def __init__(self, model: _native.Model, search: SearchConfig) -> None:
+    def __init__(
+        self,
+        model: _native.Model,
+        search: SearchConfig,
+        *,
+        commands: CommandGraph | None = None,
+        command_config: CommandConfig | None = None,
+    ) -> None:
         self._model = model
+        self._grammar: tuple[CommandGraph, CommandConfig] | None = None
+        grammar_search: dict[str, Any] = {}
+        if commands is not None:
+            if command_config is None:
+                from earshot.understand.confidence import CommandConfig
+
+                command_config = CommandConfig()
+            self._grammar = (commands, command_config)
+            grammar_search = {
+                "word_graph": commands.word_graph.compiled(vocabulary=len(model.pieces)),
+                "grammar_paths": command_config.grammar_paths,
+                "ctc_weight": command_config.ctc_weight,
+                "grammar_blank_penalty": command_config.grammar_blank_penalty,
+                "word_penalty": command_config.word_penalty,
+            }
         with engine_errors():
             self._engine = _native.Recognizer(
                 model,
@@ -146,6 +243,7 @@ class Recognizer:
                 max_active_paths=search.max_active_paths,
                 max_symbols_per_frame=search.max_symbols_per_frame,
                 blank_penalty=search.blank_penalty,
+                **grammar_search,
             )
 
     @classmethod
@@ -153,6 +251,8 @@ class Recognizer:
         cls,
         path: str | Path | None = None,
         *,
+        commands: CommandSource | None = None,
+        command_threshold: float | None = None,
         method: str = "modified_beam_search",
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
@@ -162,6 +262,10 @@ class Recognizer:
 
         Args:
             path: A `.ear` file; None takes the model that comes with the package.
+            commands: Command templates to listen for: a file, a folder, a list of them, or
+                `understand.templates.Commands`. None recognises free speech only.
+            command_threshold: Confidence from which on a command is accepted, 0..1; 0 accepts
+                any that fits best. None takes the one that was chosen on development data.
             method: "greedy_search" or "modified_beam_search".
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
@@ -172,7 +276,8 @@ class Recognizer:
 
         Raises:
             ModelFileError: The model is absent, broken, or not a recogniser's.
-            ConfigError: A search setting is out of its range.
+            CommandsError: The templates cannot be used; it names every problem at once.
+            ConfigError: A search setting or the threshold is out of its range.
         """
         search = SearchConfig(
             method=method,
@@ -180,7 +285,28 @@ class Recognizer:
             max_symbols_per_frame=max_symbols_per_frame,
             blank_penalty=blank_penalty,
         )
-        return cls(open_model(embedded_model_path() if path is None else Path(path)), search)
+        file = embedded_model_path() if path is None else Path(path)
+        if commands is None:
+            if command_threshold is not None:
+                raise ConfigError(
+                    f"command_threshold is {command_threshold}; there are no commands to accept. "
+                    "Give `commands` too, or leave it out."
+                )
+            return cls(open_model(file), search)
+        # Imported here: a recogniser of free speech needs none of it.
+        from earshot.understand.confidence import CommandConfig
+        from earshot.understand.graph import compile_commands
+        from earshot.understand.templates import Commands, load_commands
+
+        config = CommandConfig()
+        if command_threshold is not None:
+            config = replace(config, threshold=command_threshold)
+        if not isinstance(commands, Commands):
+            single = isinstance(commands, str | Path)
+            commands = load_commands([commands] if single else list(commands))
+        model = open_model(file)
+        graph = compile_commands(commands, tokenizer_of(file))
+        return cls(model, search, commands=graph, command_config=config)
 
     @property
     def name(self) -> str:
@@ -194,7 +320,7 @@ class Recognizer:
 
     def create_stream(self) -> Stream:
         """A new stream, independent of all others."""
-        return Stream(self._engine)
+        return Stream(self._engine, self._grammar)
 
     def decode_stream(self, stream: Stream) -> None:
         """Search all audio that one stream holds.

@@ -1,0 +1,152 @@
+"""How sure it is that a command was spoken and understood right.
+
+Speech that is no command also has a best path through a grammar. What tells the two apart is how
+much worse that path is than free speech, how far the next interpretation is behind, and whether
+the free words look alike. Knows numbers only; see `understand.decision` for who takes them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from earshot.core.errors import ConfigError
+
+__all__ = ["CommandConfig", "Evidence", "NearEvidence", "command_confidence", "near_confidence"]
+
+MAX_MARGIN = 10.0  # nats; also the margin where there is no other interpretation
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for and against the best interpretation of a grammar search.
+
+    Args:
+        transducer_gap: Log-probability of the best free path less that of the command, nats.
+        ctc_gap: The same of CTC, whose free score is a bound; 0 where the model has no CTC head.
+        margin: Score of the interpretation less that of the next other one, nats, >= 0.
+        num_words: Words of the command, >= 1.
+        num_pieces: Word pieces of the command, >= 1.
+        likeness: Of the letters of the free words and of the command, 0..1.
+        least_confidence: Of the command's words, in [0, 1].
+    """
+
+    transducer_gap: float
+    ctc_gap: float
+    margin: float
+    num_words: int
+    num_pieces: int
+    likeness: float
+    least_confidence: float
+
+    def features(self) -> tuple[float, ...]:
+        """The numbers that `CommandConfig.weights` weigh, in that order, each of order one.
+
+        Gaps grow with the length of what was not in the grammar, so they count as a whole and
+        for each piece; roots and bounds keep one bad word from outweighing all the rest.
+        """
+        transducer, ctc = max(0.0, self.transducer_gap), max(0.0, self.ctc_gap)
+        return (
+            math.sqrt(transducer) / 4,
+            min(transducer / self.num_pieces, 8.0) / 4,
+            math.sqrt(ctc) / 4,
+            min(ctc / self.num_pieces, 8.0) / 4,
+            math.log1p(min(max(0.0, self.margin), MAX_MARGIN)),
+            math.log(self.num_words),
+            self.likeness,
+            self.least_confidence,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NearEvidence:
+    """What speaks for a command that is like the free words.
+
+    Args:
+        similarity: Of the free words and the command, 0..1.
+        num_words: Free words, >= 1.
+        word_confidence: Mean of the free words' confidences, in [0, 1].
+    """
+
+    similarity: float
+    num_words: int
+    word_confidence: float
+
+    def features(self) -> tuple[float, ...]:
+        """The numbers that `CommandConfig.near_weights` weigh, in that order."""
+        return (self.similarity, math.log(self.num_words), self.word_confidence)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandConfig:
+    """How commands are searched for, and when one is believed.
+
+    Args:
+        ctc_weight: Share of CTC in the score of a path, 0..1; the rest is the transducer's.
+        grammar_blank_penalty: Nats taken off the blank's score in the grammar search.
+        word_penalty: Nats taken off for every word of a command.
+        grammar_paths: Histories that the grammar search keeps, 1..64.
+        threshold: A command is accepted from this confidence on, 0..1.
+        bias: Of the logistic function over `Evidence.features`.
+        weights: Of the same, one for each feature.
+        near_bias: Of the logistic function over `NearEvidence.features`.
+        near_weights: Of the same, one for each feature.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+
+    # Chosen by `python benchmarks/calibrate_commands.py`, on development data only.
+    ctc_weight: float = 0.5
+    grammar_blank_penalty: float = 0.0
+    word_penalty: float = 0.0
+    grammar_paths: int = 8
+    threshold: float = 0.5
+    bias: float = 0.0
+    weights: tuple[float, ...] = (-2.0, -2.0, -1.0, -1.0, 0.5, 0.5, 3.0, 1.0)
+    near_bias: float = -6.0
+    near_weights: tuple[float, ...] = (6.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("ctc_weight", 0.0, 1.0),
+            ("grammar_blank_penalty", -100.0, 100.0),
+            ("word_penalty", -100.0, 100.0),
+            ("grammar_paths", 1, 64),
+            ("threshold", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"commands.{name} is {value}; it must lie in {low}..{high}.")
+
+
+def command_confidence(evidence: Evidence, config: CommandConfig) -> float:
+    """Probability that intent and all slots are right and that it was a command at all.
+
+    Args:
+        evidence: Of the best interpretation.
+        config: Bias and weights.
+
+    Returns:
+        In [0, 1].
+    """
+    return _logistic(evidence.features(), config.weights, config.bias)
+
+
+def near_confidence(evidence: NearEvidence, config: CommandConfig) -> float:
+    """The same for a command that was found by its likeness to the free words.
+
+    Args:
+        evidence: Of the nearest command.
+        config: Bias and weights.
+
+    Returns:
+        In [0, 1].
+    """
+    return _logistic(evidence.features(), config.near_weights, config.near_bias)
+
+
+def _logistic(features: tuple[float, ...], weights: tuple[float, ...], bias: float) -> float:
+    total = bias + sum(w * x for w, x in zip(weights, features, strict=True))
+    # Beyond 700 the exponential overflows.
+    return 1.0 / (1.0 + math.exp(-min(max(total, -700.0), 700.0)))

@@ -1,0 +1,175 @@
+"""From what the searches found to one understanding: which command, how sure, or none.
+
+The paths of the grammar search are parsed; those that mean the same add up, and the best meaning
+wins. Where no path is believed, the command nearest to the free words may be. Knows nothing of
+audio, and nothing of how paths or commands are found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from rapidfuzz import fuzz
+
+from earshot.core.understanding import Understanding
+from earshot.understand.confidence import (
+    MAX_MARGIN,
+    CommandConfig,
+    Evidence,
+    NearEvidence,
+    command_confidence,
+    near_confidence,
+)
+
+if TYPE_CHECKING:
+    from earshot._native import CommandPath, CommandResult, StreamResult, WordResult
+
+__all__ = ["Decision", "Interpreter", "Reading", "decide", "read_nearest", "read_paths"]
+
+
+class Interpreter(Protocol):
+    """What a decision asks of compiled commands; `understand.graph.CommandGraph` has it."""
+
+    def interpret(self, words: Sequence[str]) -> Understanding | None:
+        """What exactly these words mean, or None."""
+        ...
+
+    def nearest(self, text: str) -> Understanding | None:
+        """The command most like a text, its confidence the likeness; or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the paths of a grammar search mean.
+
+    Args:
+        understanding: The best meaning; its confidence is the interpreter's.
+        words: Of the best path that has this meaning.
+        evidence: What the confidence is computed from.
+    """
+
+    understanding: Understanding
+    words: tuple[WordResult, ...]
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is believed.
+
+    Args:
+        understanding: Intent None and no slots where nothing is believed; the confidence is
+            that of the likeliest command then, too, and 0 where there is none.
+        words: Of the command; None where the free words stand.
+    """
+
+    understanding: Understanding
+    words: tuple[WordResult, ...] | None
+
+
+def decide(
+    result: CommandResult, free: StreamResult, commands: Interpreter, *, config: CommandConfig
+) -> Decision:
+    """Choose between the command of the grammar search, the one nearest to free speech, and none.
+
+    Which of the two is likelier does not depend on the threshold, which only accepts or rejects.
+
+    Args:
+        result: Of the grammar search.
+        free: Of the free search over the same sound.
+        commands: What words mean.
+        config: Weights and threshold.
+
+    Returns:
+        The decision.
+    """
+    best: Understanding | None = None
+    words: tuple[WordResult, ...] | None = None
+    confidence = 0.0
+    reading = read_paths(result, free, commands)
+    if reading is not None:
+        best, words = reading.understanding, reading.words
+        confidence = command_confidence(reading.evidence, config)
+    if words is None or [w["word"] for w in words] != [w["word"] for w in free["words"]]:
+        near = read_nearest(free, commands)
+        if near is not None and near_confidence(near[1], config) > confidence:
+            best, words = near[0], None
+            confidence = near_confidence(near[1], config)
+    if best is None or confidence < config.threshold:
+        return Decision(Understanding(None, {}, confidence), None)
+    return Decision(replace(best, confidence=confidence), words)
+
+
+def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter) -> Reading | None:
+    """The likeliest meaning of the complete paths, and what speaks for it.
+
+    Args:
+        result: Of the grammar search.
+        free: Of the free search over the same sound.
+        commands: What words mean.
+
+    Returns:
+        The reading; None where no path is complete.
+    """
+    by_meaning: dict[str, list[tuple[CommandPath, Understanding]]] = {}
+    for path in result["paths"]:
+        meaning = commands.interpret([word["word"] for word in path["words"]])
+        if path["words"] and meaning is not None:
+            by_meaning.setdefault(_key(meaning), []).append((path, meaning))
+    if not by_meaning:
+        return None
+    totals = {
+        key: float(np.logaddexp.reduce([path["score"] for path, _ in members]))
+        for key, members in by_meaning.items()
+    }
+    ranked = sorted(totals, key=lambda key: totals[key], reverse=True)
+    path, meaning = by_meaning[ranked[0]][0]  # paths come best first
+    words = path["words"]
+    margin = totals[ranked[0]] - totals[ranked[1]] if len(ranked) > 1 else MAX_MARGIN
+    spoken = " ".join(word["word"] for word in words)
+    evidence = Evidence(
+        transducer_gap=result["free_transducer"] - path["transducer"],
+        ctc_gap=result["free_ctc"] - path["ctc"],
+        margin=margin,
+        num_words=len(words),
+        num_pieces=len(path["tokens"]),
+        likeness=fuzz.ratio(spoken, free["text"]) / 100,
+        least_confidence=min(word["confidence"] for word in words),
+    )
+    return Reading(meaning, tuple(words), evidence)
+
+
+def read_nearest(
+    free: StreamResult, commands: Interpreter
+) -> tuple[Understanding, NearEvidence] | None:
+    """The command most like the free words, and what speaks for it.
+
+    Args:
+        free: Of the free search.
+        commands: What words mean.
+
+    Returns:
+        The command with its evidence; None where nothing was heard or nothing is near.
+    """
+    if not free["words"]:
+        return None
+    nearest = commands.nearest(free["text"])
+    if nearest is None:
+        return None
+    confidences = [word["confidence"] for word in free["words"]]
+    return nearest, NearEvidence(
+        similarity=nearest.confidence,
+        num_words=len(confidences),
+        word_confidence=sum(confidences) / len(confidences),
+    )
+
+
+def _key(meaning: Understanding) -> str:
+    """Equal for equal intents and values, however they were said."""
+    values = {name: slot.value for name, slot in meaning.slots.items()}
+    return json.dumps([meaning.intent, values], sort_keys=True, default=repr)
