@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import earshot
-from earshot.cli import listen, model, train, transcribe
+from earshot.cli import adapt, listen, model, train, transcribe
 
 app = typer.Typer(
     name="earshot",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("transcribe")(transcribe.transcribe)
 app.command("listen")(listen.listen)
+app.command("adapt")(adapt.adapt)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
 

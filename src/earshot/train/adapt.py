@@ -19,15 +19,25 @@ from pathlib import Path
 from typing import Any, cast
 
 from earshot.compress.export import read_transducer
-from earshot.core.errors import ConfigError
+from earshot.core.errors import ConfigError, ModelFileError
 from earshot.data.atomic import replaced_file
 from earshot.modelfile.reader import ModelFile
-from earshot.session.recognizer import embedded_model_path
+from earshot.session.recognizer import Recognizer, embedded_model_path
 from earshot.train import run
-from earshot.train.cuts import write_json
+from earshot.train.cuts import read_cuts, write_json
+from earshot.train.measure import Figures, make_clips, measure
 from earshot.train.recipe import Recipe, load_recipe
+from earshot.train.synthesis import HELD_OUT_VOICES, installed_voices
+from earshot.understand.templates import Commands, load_commands
 
-__all__ = ["DEFAULT_MINUTES", "Adaptation", "adapt", "adaptation_recipe", "training_minutes"]
+__all__ = [
+    "DEFAULT_MINUTES",
+    "Adaptation",
+    "Adapted",
+    "adapt",
+    "adaptation_recipe",
+    "training_minutes",
+]
 
 
 DEFAULT_MINUTES = 24.0
@@ -189,6 +199,23 @@ def training_minutes(request: Adaptation, recipe: Recipe, *, spent_s: float) -> 
     return max(min(wanted, left), _LEAST_SHARE * request.minutes)
 
 
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A finished adaptation.
+
+    Args:
+        output: The model file.
+        minutes: Of training.
+        before: Figures of the model that it started from; None without held-out voices.
+        after: Figures of the new model.
+    """
+
+    output: Path
+    minutes: float
+    before: Figures | None
+    after: Figures | None
+
+
 class _Record:
     """What was asked and how far it is, in the working folder.
 
@@ -219,17 +246,9 @@ class _Record:
 
 
 def _digest(path: Path) -> str:
+    if not path.is_file():
+        return "built in"
     return hashlib.blake2b(path.read_bytes(), digest_size=10).hexdigest()
-
-
-def _contents(commands: Sequence[str]) -> dict[str, str]:
-    """Digest of every template file, so that an edited one counts as another request."""
-    out = {}
-    for name in commands:
-        path = Path(name)
-        for file in sorted(path.rglob("*.y*ml")) if path.is_dir() else [path]:
-            out[str(file)] = _digest(file) if file.is_file() else "built in"
-    return out
 
 
 def _start_anew(folder: Path) -> None:
@@ -245,7 +264,7 @@ def adapt(
     *,
     progress: Progress = lambda *_: None,
     tell: Callable[[str], None] = lambda _: None,
-) -> Path:
+) -> Adapted:
     """Make the model, or go on making it.
 
     Args:
@@ -254,7 +273,7 @@ def adapt(
         tell: Called with a line about what is going on: whether a run is resumed.
 
     Returns:
-        `request.output`.
+        The model and what it gained.
 
     Raises:
         CommandsError: The templates cannot be used.
@@ -264,6 +283,7 @@ def adapt(
         KeyboardInterrupt: Stopped by Ctrl-C; the same request goes on from there.
     """
     recipe = adaptation_recipe(request)
+    commands = load_commands(request.commands)
     read_transducer(Path(recipe.train.start_from), recipe.model)  # fails now rather than later
     folder = request.work_dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +294,7 @@ def adapt(
         {
             **settings,
             "minutes": request.minutes,
-            "templates": _contents(request.commands),
+            "templates": {name: _digest(Path(name)) for name in commands.sources},
             "start": _digest(Path(recipe.train.start_from)),
         },
     )
@@ -293,9 +313,53 @@ def adapt(
     made = folder / recipe.export.output
     if not made.is_file():
         run.run(recipe, stages=_FINISHING, progress=progress, training_bar=False)
+    _verify(made, folder / "cuts" / "commands_dev.jsonl.gz")
     with made.open("rb") as source, replaced_file(request.output) as out:
         shutil.copyfileobj(source, out)
-    return request.output
+    before, after = _measure(recipe, commands, made, progress)
+    return Adapted(request.output, record.minutes, before, after)
+
+
+def _measure(
+    recipe: Recipe, commands: Commands, made: Path, progress: Progress
+) -> tuple[Figures, Figures] | tuple[None, None]:
+    """Figures of the model started from and of the one made; None without held-out voices."""
+    installed = {voice.id for voice in installed_voices()[0]}
+    if not installed.issuperset(HELD_OUT_VOICES):
+        return None, None
+    folder = Path(recipe.folder)
+    progress("measure", 0, 1)
+    clips = make_clips(
+        folder / "measured",
+        commands,
+        heldout_texts=folder / "text" / "heldout.jsonl",
+        seed=recipe.train.seed,
+        processes=recipe.synthesis.processes,
+    )
+    figures = []
+    for n, model in enumerate((Path(recipe.train.start_from), made)):
+
+        def hear(done: float, total: float, *, before: int = n) -> None:
+            progress("measure", before * total + done, 2 * total)
+
+        figures.append(measure(model, commands, clips, progress=hear))
+    return figures[0], figures[1]
+
+
+def _verify(model: Path, cuts: Path) -> None:
+    """Open the model as a user will and hear some clips with it.
+
+    Raises:
+        ModelFileError: It hears no word in any of them.
+    """
+    recognizer = Recognizer.load(model)
+    paths = [cut["recording"]["sources"][0]["source"] for cut in read_cuts(cuts)[:10]]
+    if not any(recognizer.transcribe_file(path).text for path in paths):
+        raise ModelFileError(
+            model,
+            f"the adapted model hears no word in {len(paths)} clips of the commands",
+            remedy="Train longer with `--minutes`, or from another model with `--model`",
+        )
 
 
 def _prepare(recipe: Recipe, record: _Record, progress: Progress) -> None:

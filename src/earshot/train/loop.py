@@ -7,8 +7,10 @@ came to be.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
+import platform
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -214,6 +216,7 @@ def train(
         KeyboardInterrupt: Stopped by Ctrl-C, after a checkpoint was written.
     """
     config = recipe.train
+    _keep_freed_memory()
     torch.set_num_threads(config.threads)
     lightning.seed_everything(config.seed, verbose=False)
     share = Progress()
@@ -280,6 +283,27 @@ def train(
         raise
     trainer.save_checkpoint(last)
     return last
+
+
+# Of glibc's <malloc.h>, with what they are set to.
+_MALLOC_OPTIONS = (
+    (-4, 0),  # M_MMAP_MAX: large blocks come from the heap, too
+    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: the heap does not shrink
+    (-2, 256 << 20),  # M_TOP_PAD: it grows in steps of 256 MB
+)
+
+
+def _keep_freed_memory() -> None:
+    """Keep what a step frees for the next one.
+
+    By default glibc gives large blocks back to the system, which clears them when they are asked
+    for again: 30,000 page faults and 3 % of the time of six steps of the shipped network, against
+    a handful of faults with this, at the same peak of memory.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in _MALLOC_OPTIONS:
+            libc.mallopt(option, value)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -47,6 +47,7 @@ __all__ = [
     "SynthesisConfig",
     "Voice",
     "installed_voices",
+    "make_command_test",
     "make_heldout_test",
     "prepare",
     "speak",
@@ -864,20 +865,24 @@ def _test_clips(
             continue
         item = by_kind[kind][said[kind]]
         said[kind] += 1
-        clips.append(
-            Clip(
-                text=item.text,
-                kind=kind,
-                template=item.template,
-                voice=voices[len(clips) % len(voices)],
-                rate=_log_uniform(rng, (0.9, 1.15)),
-                pitch=_log_uniform(rng, (0.95, 1.05)),
-                level_db=round(rng.uniform(-25.0, -20.0), 1),
-                lead_s=0.2,
-                tail_s=0.4,
-            )
-        )
+        voice = voices[len(clips) % len(voices)]
+        clips.append(_test_clip(item.text, kind, item.template, voice, rng))
     return clips
+
+
+def _test_clip(text: str, kind: str, template: str, voice: Voice, rng: random.Random) -> Clip:
+    """A clip of a test: voices are bent a little only, so that they stay what they are."""
+    return Clip(
+        text=text,
+        kind=kind,
+        template=template,
+        voice=voice,
+        rate=_log_uniform(rng, (0.9, 1.15)),
+        pitch=_log_uniform(rng, (0.95, 1.05)),
+        level_db=round(rng.uniform(-25.0, -20.0), 1),
+        lead_s=0.2,
+        tail_s=0.4,
+    )
 
 
 def make_heldout_test(
@@ -921,22 +926,16 @@ def make_heldout_test(
     Raises:
         SynthesisError: flite or one of its voices awb and rms is missing.
     """
-    manifest, summary_path = folder / "manifest.jsonl", folder / "summary.json"
     settings: dict[str, Any] = {"version": _TEST_VERSION, "count": count, "seed": seed}
     if texts is None:
         folder_of_texts = (root or text_stage.data_root()) / "text"
         settings["corpora"] = sorted(path.name for path in folder_of_texts.glob("*.gz"))
     else:
         settings["texts"] = hashlib.blake2b(texts.read_bytes(), digest_size=10).hexdigest()
-    recorded = json.loads(summary_path.read_text()) if summary_path.is_file() else {}
-    if manifest.is_file() and recorded.get("settings") == settings:
+    manifest = folder / "manifest.jsonl"
+    if _is_made(folder, settings):
         return manifest
-    voices = [v for v in installed_voices()[0] if v.id in HELD_OUT_VOICES]
-    if len(voices) != len(HELD_OUT_VOICES):
-        raise SynthesisError(
-            f"synthetic test: flite has {len(voices)} of the voices {HELD_OUT_VOICES}; the test "
-            "needs both. Run: apt-get install flite"
-        )
+    voices = _held_out_voices()
     if texts is None:
         with tempfile.TemporaryDirectory(prefix="earshot-text-") as name:
             text_stage.prepare(Path(name), seed=seed, root=root)
@@ -944,10 +943,82 @@ def make_heldout_test(
     else:
         items = text_stage.load_texts(texts)
     clips = _test_clips(items, voices, count, seed=seed)
-    audio = folder / "audio"
+    labels = [{"text": c.text, "kind": c.kind, "template": c.template} for c in clips]
+    _write_test(clips, labels, folder, settings, processes=processes, progress=progress)
+    return manifest
+
+
+def make_command_test(
+    folder: Path,
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    seed: int = 1,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """A test of labelled sentences in the two held-out voices of flite.
+
+    Deterministic: the same engines and samples give the same bytes. Makes nothing that is there.
+
+    Args:
+        folder: Gets `manifest.jsonl`, `audio/*.wav` and `summary.json`.
+        samples: `text` each, and whatever else is to stand in the manifest.
+        seed: Of speaking rate, pitch and level.
+        processes: Parallel speakers.
+        progress: Called with (clips done, clips) now and then.
+
+    Returns:
+        Path of the manifest: `id, audio, duration, speaker, split` and the sample's own a line.
+
+    Raises:
+        SynthesisError: flite or one of its voices awb and rms is missing.
+    """
+    labels = [dict(sample) for sample in samples]
+    settings = json.loads(json.dumps({"seed": seed, "samples": labels}))
+    manifest = folder / "manifest.jsonl"
+    if _is_made(folder, settings):
+        return manifest
+    voices = _held_out_voices()
+    rng = random.Random(f"{seed}:commands")
+    clips = [
+        _test_clip(label["text"], "command", "commands", voices[n % len(voices)], rng)
+        for n, label in enumerate(labels)
+    ]
+    _write_test(clips, labels, folder, settings, processes=processes, progress=progress)
+    return manifest
+
+
+def _held_out_voices() -> list[Voice]:
+    voices = [v for v in installed_voices()[0] if v.id in HELD_OUT_VOICES]
+    if len(voices) != len(HELD_OUT_VOICES):
+        raise SynthesisError(
+            f"synthetic test: flite has {len(voices)} of the voices {HELD_OUT_VOICES}; the test "
+            "needs both. Run: apt-get install flite"
+        )
+    return voices
+
+
+def _is_made(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a test of these settings is in the folder."""
+    summary = folder / "summary.json"
+    recorded = json.loads(summary.read_text()) if summary.is_file() else {}
+    return (folder / "manifest.jsonl").is_file() and recorded.get("settings") == settings
+
+
+def _write_test(
+    clips: Sequence[Clip],
+    labels: Sequence[Mapping[str, Any]],
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    processes: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Speak the clips of a test and write its manifest, in place of any other test's."""
+    manifest, audio = folder / "manifest.jsonl", folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
     for path in (manifest, *audio.glob("heldout-*.wav")):
-        path.unlink(missing_ok=True)  # of another choice
+        path.unlink(missing_ok=True)
     done = 0
 
     def hear(spoken: int) -> None:
@@ -959,23 +1030,22 @@ def make_heldout_test(
     with tempfile.TemporaryDirectory(prefix="earshot-test-", dir=folder) as name:
         frames = _speak_to_files(clips, Path(name), processes=processes, niceness=0, finished=hear)
         lines = []
-        for n, (clip, samples) in enumerate(zip(clips, frames, strict=True)):
+        for n, (clip, label, samples) in enumerate(zip(clips, labels, frames, strict=True)):
             if not samples:
                 continue
             clip_id = f"heldout-{n:04d}-{clip.voice.name}"
-            (Path(name) / clip.key[:2] / f"{clip.key}.wav").replace(audio / f"{clip_id}.wav")
+            # Copied: two sentences that are said in the same way share one file.
+            spoken_path = Path(name) / clip.key[:2] / f"{clip.key}.wav"
+            shutil.copyfile(spoken_path, audio / f"{clip_id}.wav")
             row = {
                 "id": clip_id,
                 "audio": f"audio/{clip_id}.wav",
-                "text": clip.text,
                 "duration": samples / SAMPLE_RATE_HZ,
                 "speaker": clip.voice.id,
-                "kind": clip.kind,
-                "template": clip.template,
+                **label,
                 "split": "test",
             }
             lines.append(json.dumps(row) + "\n")
     with replaced_file(manifest) as out:
         out.write("".join(lines).encode())
-    write_json({"settings": settings, "clips": len(lines)}, summary_path)
-    return manifest
+    write_json({"settings": settings, "clips": len(lines)}, folder / "summary.json")
