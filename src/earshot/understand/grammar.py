@@ -1,0 +1,866 @@
+"""The network of words that says exactly the sentences of some commands.
+
+Built by walking hassil's expressions, never by listing sentences. Lists, and rules that are long,
+become graphs of their own that many places call, so that 20,000 values are there once. Templates
+put words together from letters ("light[s]"), so each is first a small network of fragments and
+blanks; its words are what fragments between two blanks spell.
+
+Every graph ends in a node of its own kind and its arcs go to higher nodes, which rules out loops.
+Knows no tokenizer; see `understand.graph` for what the search is given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from earshot.data.spoken import DIGIT_WORDS, number_words, spoken_form
+from earshot.understand.templates import Block, ListValue, RangeList, TextList
+
+if TYPE_CHECKING:
+    from hassil.expression import Expression, ListReference, Permutation
+
+    from earshot.understand.templates import Commands, Template
+
+__all__ = [
+    "CALL",
+    "EPSILON",
+    "TAG",
+    "WORD",
+    "Arc",
+    "Meaning",
+    "Slot",
+    "WordNetwork",
+    "build_network",
+    "carried_context",
+    "fits_context",
+]
+
+WORD, EPSILON, CALL, TAG = range(4)  # kinds of arcs, numbered as `decode.word_graph` does
+
+INLINE_RULE_ARCS = 24  # a shorter rule is copied to where it is used, a longer one is called
+MAX_SPELLINGS = 10_000  # of one word of a template
+_LETTER_OR_DIGIT = re.compile(r"[\w']")
+
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    """One step of the network.
+
+    Args:
+        kind: WORD, EPSILON, CALL or TAG.
+        label: Word id; 0; the first node of the called graph; index into `meanings`.
+        dest: The node after it.
+        slot: For a CALL: index into `slots`; -1 where the graph fills none.
+    """
+
+    kind: int
+    label: int
+    dest: int
+    slot: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a TAG says: an intent with its fixed slots, or the value of a list.
+
+    Args:
+        intent: Name of the intent; None for a value.
+        slots: Fixed slots of the intent.
+        value: What the list's value gives; None where its words are the value.
+    """
+
+    intent: str | None = None
+    slots: Mapping[str, object] = field(default_factory=dict)
+    value: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a CALL fills.
+
+    Args:
+        name: Of the slot.
+        numbers: The list, where the value is the number that the words say.
+    """
+
+    name: str
+    numbers: RangeList | None = None
+
+
+@dataclass(frozen=True)
+class WordNetwork:
+    """Nodes and arcs; see the module.
+
+    Args:
+        arcs: Leaving arcs by node.
+        final: Whether a node ends its graph.
+        start: Where sentences start.
+        words: Word table.
+        meanings: What TAGs say.
+        slots: What CALLs fill.
+        core_start: As `start`, but without the skip words around sentences.
+    """
+
+    arcs: tuple[tuple[Arc, ...], ...]
+    final: tuple[bool, ...]
+    start: int
+    words: tuple[str, ...]
+    meanings: tuple[Meaning, ...]
+    slots: tuple[Slot, ...]
+    core_start: int
+
+    @cached_property
+    def word_ids(self) -> dict[str, int]:
+        """The id of every word."""
+        return {word: index for index, word in enumerate(self.words)}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no sentence."""
+        return not self.arcs[self.core_start]
+
+    def count(self) -> int:
+        """Number of ways through the network without skip words."""
+        return self._ways[self.core_start]
+
+    @cached_property
+    def _ways(self) -> list[int]:
+        ways = [0] * len(self.arcs)
+        for start in self._graphs_inner_first():
+            for node in reversed(self._nodes_of(start)):
+                total = int(self.final[node])
+                for arc in self.arcs[node]:
+                    inner = ways[arc.label] if arc.kind == CALL else 1
+                    total += inner * ways[arc.dest]
+                ways[node] = total
+        return ways
+
+    def _nodes_of(self, start: int) -> list[int]:
+        """Nodes of one graph, ascending, without those of graphs that it calls."""
+        seen = {start}
+        stack = [start]
+        while stack:
+            for arc in self.arcs[stack.pop()]:
+                if arc.dest not in seen:
+                    seen.add(arc.dest)
+                    stack.append(arc.dest)
+        return sorted(seen)
+
+    def _graphs_inner_first(self) -> list[int]:
+        """Starts of graphs; a graph comes after all that it calls."""
+        order: list[int] = []
+        done: set[int] = set()
+
+        def visit(start: int) -> None:
+            if start in done:
+                return
+            done.add(start)
+            for node in self._nodes_of(start):
+                for arc in self.arcs[node]:
+                    if arc.kind == CALL:
+                        visit(arc.label)
+            order.append(start)
+
+        visit(self.start)
+        visit(self.core_start)
+        return order
+
+
+def build_network(commands: Commands) -> WordNetwork:
+    """Build the network of some commands.
+
+    Args:
+        commands: Checked, from `load_commands`.
+
+    Returns:
+        The network. It may have no sentence at all when everything uses wildcard lists.
+    """
+    return _Builder().build(commands)
+
+
+# ---------------------------------------------------------------- fragments of one template
+
+_LETTERS, _BLANK, _NOTHING, _CALLED = range(4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """A graph to be called: a list or a rule under the context of a block, or part of a template.
+
+    `prefix` and `suffix` are letters that a template glues to it, as in "{area}'s".
+    """
+
+    kind: str  # "list", "rule" or "part"
+    name: str
+    scope: tuple[object, ...]
+    slot: str | None = None
+    part: int = 0
+    prefix: str = ""
+    suffix: str = ""
+
+    def glued(self, prefix: str, suffix: str) -> _Called:
+        return _Called(
+            self.kind, self.name, self.scope, self.slot, self.part,
+            prefix + self.prefix, self.suffix + suffix,
+        )  # fmt: skip
+
+
+@dataclass
+class _Fragments:
+    """A network whose arcs carry letters, a blank, nothing, or a call."""
+
+    arcs: list[list[tuple[int, str | _Called, int]]] = field(default_factory=list)
+
+    def node(self) -> int:
+        self.arcs.append([])
+        return len(self.arcs) - 1
+
+    def add(self, source: int, kind: int, label: str | _Called, dest: int | None = None) -> int:
+        dest = self.node() if dest is None else dest
+        self.arcs[source].append((kind, label, dest))
+        return dest
+
+    def text(self, source: int, text: str) -> int:
+        """Letters and blanks of a text; returns the node after it."""
+        for part in re.findall(r"\s+|\S+", text):
+            if part.isspace():
+                source = self.add(source, _BLANK, "")
+            else:
+                source = self.add(source, _LETTERS, part)
+        return source
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Whose lists and rules a template means, and which values of lists its context allows."""
+
+    block: Block
+    key: tuple[object, ...]
+
+
+# ---------------------------------------------------------------- building
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self._arcs: list[list[Arc]] = []
+        self._final: list[bool] = []
+        self._words: dict[str, int] = {}
+        self._meanings: list[Meaning] = []
+        self._slots: dict[tuple[str, int], int] = {}
+        self._slot_table: list[Slot] = []
+        self._graphs: dict[_Called, int | None] = {}
+        self._parts: dict[int, Expression] = {}
+        self._scopes: dict[tuple[object, ...], _Scope] = {}
+        self._rule_sizes: dict[int, int] = {}
+        self._has_context = False
+
+    def build(self, commands: Commands) -> WordNetwork:
+        self._has_context = any(
+            value.context
+            for block in commands.blocks
+            for found in block.lists.values()
+            if isinstance(found, TextList)
+            for value in found.values
+        )
+        core = self._node()
+        end = self._node(final=True)
+        for block in commands.blocks:
+            scope = self._scope(block)
+            tag = self._tag(Meaning(block.intent, block.slots))
+            for template in block.templates:
+                self._sentence(template, scope, tag, core, end)
+        start = core
+        if commands.skip_words:
+            start = self._with_skip_words(commands.skip_words, core)
+        return self._finished(start, core)
+
+    # -- nodes and arcs
+
+    def _node(self, *, final: bool = False) -> int:
+        self._arcs.append([])
+        self._final.append(final)
+        return len(self._arcs) - 1
+
+    def _arc(self, source: int, kind: int, label: int, dest: int, slot: int = -1) -> None:
+        arc = Arc(kind, label, dest, slot)
+        if arc not in self._arcs[source]:
+            self._arcs[source].append(arc)
+
+    def _word(self, word: str) -> int:
+        return self._words.setdefault(word, len(self._words))
+
+    def _tag(self, meaning: Meaning) -> int:
+        self._meanings.append(meaning)
+        return len(self._meanings) - 1
+
+    def _slot(self, name: str, numbers: RangeList | None) -> int:
+        key = (name, id(numbers) if numbers else 0)
+        if key not in self._slots:
+            self._slots[key] = len(self._slot_table)
+            self._slot_table.append(Slot(name, numbers))
+        return self._slots[key]
+
+    def _say(self, source: int, words: Sequence[str], dest: int) -> None:
+        """A chain of words; no words are an epsilon arc."""
+        if not words:
+            self._arc(source, EPSILON, 0, dest)
+            return
+        for word in words[:-1]:
+            after = self._node()
+            self._arc(source, WORD, self._word(word), after)
+            source = after
+        self._arc(source, WORD, self._word(words[-1]), dest)
+
+    # -- sentences
+
+    def _scope(self, block: Block) -> _Scope:
+        own = id(block) if block.is_local else 0
+        context: tuple[object, ...] = ()
+        if self._has_context and (block.requires or block.excludes):
+            context = (repr(block.requires), repr(block.excludes))
+        key = (own, *context)
+        return self._scopes.setdefault(key, _Scope(block, key))
+
+    def _sentence(self, template: Template, scope: _Scope, tag: int, start: int, end: int) -> None:
+        first = self._node()
+        last = self._node()
+        self._spell(template.expression, scope, first, last)
+        self._arc(start, EPSILON, 0, first)
+        self._arc(last, TAG, tag, end)
+
+    def _with_skip_words(self, phrases: Sequence[str], core: int) -> int:
+        skipped, skipped_end = self._node(), self._node(final=True)
+        for phrase in phrases:
+            self._say(skipped, phrase.split(), skipped_end)
+        start, before, after = self._node(), self._node(), self._node()
+        end = self._node(final=True)
+        for source, label, dest in ((start, skipped, before), (before, core, after)):
+            self._arc(source, CALL, label, dest)
+        self._arc(start, EPSILON, 0, before)
+        self._arc(after, CALL, skipped, end)
+        self._arc(after, EPSILON, 0, end)
+        return start
+
+    def _spell(
+        self,
+        expression: Expression,
+        scope: _Scope,
+        first: int,
+        last: int,
+        prefix: str = "",
+        suffix: str = "",
+    ) -> None:
+        """Words of a template from node `first` to node `last`."""
+        net = _Fragments()
+        start = net.text(net.node(), prefix)
+        end = net.text(self._fragments(net, expression, scope, start), suffix)
+        if end == 0:  # nothing at all
+            self._arc(first, EPSILON, 0, last)
+            return
+        _Assembly(self, net, end, first, last).run()
+
+    # -- expressions to fragments
+
+    def _fragments(self, net: _Fragments, node: Expression, scope: _Scope, source: int) -> int:
+        """Add an expression to a network; returns the node after it."""
+        from hassil import expression as ex
+
+        if isinstance(node, ex.TextChunk):
+            return net.text(source, node.original_text)
+        if isinstance(node, ex.Alternative):
+            dest = net.node()
+            for item in node.items:
+                net.add(self._fragments(net, item, scope, source), _NOTHING, "", dest)
+            return dest
+        if isinstance(node, ex.Permutation):
+            return self._permutation(net, node, scope, source)
+        if isinstance(node, ex.Group):
+            for item in node.items:
+                source = self._fragments(net, item, scope, source)
+            return source
+        if isinstance(node, ex.RuleReference):
+            rule = scope.block.rules[node.rule_name]
+            if self._rule_size(rule, scope) <= INLINE_RULE_ARCS:
+                return self._fragments(net, rule.expression, scope, source)
+            return net.add(source, _CALLED, _Called("rule", node.rule_name, scope.key))
+        if isinstance(node, ex.ListReference):
+            called = _Called("list", node.list_name, self._list_scope(node, scope), node.slot_name)
+            return net.add(source, _CALLED, called)
+        raise TypeError(f"grammar: hassil has an expression {type(node).__name__}")
+
+    def _list_scope(self, node: ListReference, scope: _Scope) -> tuple[object, ...]:
+        """The scope's key, without the context where that does not choose among the values."""
+        found = scope.block.list_named(node.list_name)
+        if len(scope.key) > 1 and not (isinstance(found, TextList) and carried_context(found)):
+            own = scope.key[:1]
+            self._scopes.setdefault(own, _Scope(scope.block, own))
+            return own
+        return scope.key
+
+    def _rule_size(self, rule: Template, scope: _Scope) -> int:
+        """Arcs that a copy of a rule would have."""
+        key = id(rule.expression)
+        if key not in self._rule_sizes:
+            net = _Fragments()
+            self._fragments(net, rule.expression, scope, net.node())
+            self._rule_sizes[key] = sum(map(len, net.arcs))
+        return self._rule_sizes[key]
+
+    def _permutation(self, net: _Fragments, node: Permutation, scope: _Scope, source: int) -> int:
+        """All orders of some items, as a network over the sets of items that have been said.
+
+        Items that may be left out are said at least by a word where they are said, and may be
+        missing at the end: else each order of silent items would be another way to say the same.
+        """
+        items = [self._part(item, scope) for item in node.items]
+        full = (1 << len(items)) - 1
+        silent = sum(1 << i for i, (_, is_optional) in enumerate(items) if is_optional)
+        nodes = {0: net.add(source, _BLANK, "")}
+        dest = net.node()
+        for said in range(full + 1):
+            if said not in nodes:
+                continue
+            for i, (called, _) in enumerate(items):
+                if said & 1 << i:
+                    continue
+                after = net.add(nodes[said], _CALLED, called)
+                target = said | 1 << i
+                nodes[target] = net.add(after, _BLANK, "", nodes.get(target))
+            if said | silent == full:
+                net.add(nodes[said], _NOTHING, "", dest)
+        return dest
+
+    def _part(self, item: Expression, scope: _Scope) -> tuple[_Called, bool]:
+        """An item of a permutation as a graph of its own, and whether it may be left out."""
+        from hassil import expression as ex
+
+        is_optional = False
+        inner = item
+        while isinstance(inner, ex.Group):
+            full = [i for i in inner.items if not _is_blank(i)]
+            if len(full) == 1 and not (isinstance(inner, ex.Alternative) and not inner.is_optional):
+                is_optional = is_optional or isinstance(inner, ex.Alternative)
+                inner = full[0]
+            elif isinstance(inner, ex.Alternative) and inner.is_optional:
+                is_optional = True
+                inner = ex.Alternative(items=full)
+                break
+            else:
+                break
+        chosen = inner if is_optional else item
+        self._parts[id(chosen)] = chosen
+        return _Called("part", "", scope.key, part=id(chosen)), is_optional
+
+    # -- graphs that are called
+
+    def call(self, source: int, called: _Called, dest: int) -> None:
+        """An arc to a graph, which is built the first time; none where it says nothing."""
+        start = self._graph(called)
+        if start is None:
+            return
+        slot = -1
+        if called.kind == "list" and called.slot is not None:
+            found = self._scopes[called.scope].block.list_named(called.name)
+            slot = self._slot(called.slot, found if isinstance(found, RangeList) else None)
+        self._arc(source, CALL, start, dest, slot)
+
+    def _graph(self, called: _Called) -> int | None:
+        key = _Called(
+            called.kind, called.name, called.scope, None, called.part, called.prefix, called.suffix
+        )
+        if key not in self._graphs:
+            self._graphs[key] = self._new_graph(key)
+        return self._graphs[key]
+
+    def _new_graph(self, called: _Called) -> int | None:
+        scope = self._scopes[called.scope]
+        if called.kind == "list":
+            found = scope.block.list_named(called.name)
+            if isinstance(found, TextList):
+                return self._text_list(found, scope, called.prefix, called.suffix)
+            if isinstance(found, RangeList):
+                return self._range(found, called.prefix, called.suffix)
+            return None  # a wildcard, or a list that the house did not give
+        start, end = self._node(), self._node(final=True)
+        expression = (
+            scope.block.rules[called.name].expression
+            if called.kind == "rule"
+            else self._parts[called.part]
+        )
+        self._spell(expression, scope, start, end, called.prefix, called.suffix)
+        return start
+
+    def _text_list(self, found: TextList, scope: _Scope, prefix: str, suffix: str) -> int | None:
+        """Values that share their first words share nodes."""
+        start, end = self._node(), self._node(final=True)
+        known: dict[tuple[int, int], int] = {}
+        carried = carried_context(found)
+        for value in found.values:
+            if not fits_context(value, carried, scope.block):
+                continue
+            tag = self._tag(Meaning(value=value.out))
+            if value.expression is not None:
+                first, last = self._node(), self._node()
+                self._spell(value.expression, scope, first, last, prefix, suffix)
+                self._arc(start, EPSILON, 0, first)
+                self._arc(last, TAG, tag, end)
+                continue
+            node = start
+            for word in _spoken_words(f"{prefix}{value.text}{suffix}"):
+                step = (node, self._word(word))
+                if step not in known:
+                    known[step] = self._node()
+                    # Not `_arc`: looking for a twin among 20,000 arcs is slow, and `known` tells.
+                    self._arcs[node].append(Arc(WORD, step[1], known[step]))
+                node = known[step]
+            self._arc(node, TAG, tag, end)
+        return start if self._arcs[start] else None
+
+    # -- numbers
+
+    def _range(self, found: RangeList, prefix: str, suffix: str) -> int | None:
+        start, end = self._node(), self._node(final=True)
+        before = start
+        if _spoken_words(prefix):
+            before = self._node()
+            self._say(start, _spoken_words(prefix), before)
+        last = end
+        if _spoken_words(suffix):
+            last = self._node()
+            self._say(last, _spoken_words(suffix), end)
+        whole = last
+        if found.fractions:
+            whole = self._node()
+            self._arc(whole, EPSILON, 0, last)
+            point = self._node()
+            self._arc(whole, WORD, self._word("point"), point)
+            for tenth in found.fractions:
+                self._arc(point, WORD, self._word(DIGIT_WORDS[tenth]), last)
+            if 5 in found.fractions:
+                self._say(whole, ("and", "a", "half"), last)
+        if found.start < 0:
+            minus = self._node()
+            for word in ("minus", "negative"):
+                self._arc(before, WORD, self._word(word), minus)
+            low = max(1, -found.stop)
+            self._numbers(minus, whole, low, -found.start, found.step, -found.start % found.step)
+        if found.stop >= 0:
+            low = max(0, found.start)
+            self._numbers(before, whole, low, found.stop, found.step, found.start % found.step)
+        return start
+
+    def _numbers(self, source: int, dest: int, low: int, high: int, step: int, phase: int) -> None:
+        """Words of the numbers of `low`..`high` that are `phase` modulo `step`."""
+        if low == 0:
+            if phase == 0:
+                self._arc(source, WORD, self._word("zero"), dest)
+            low = 1
+        self._positive(source, dest, low, high, step, phase, is_first=True)
+
+    def _listed(self, source: int, dest: int, low: int, high: int, step: int, phase: int) -> None:
+        first = low + (phase - low) % step
+        known: dict[tuple[int, str], int] = {}
+        for number in range(first, high + 1, step):
+            spellings = {number_words(number), number_words(number, with_and=True)}
+            for words in sorted(spellings):
+                *head, tail = words.split()
+                node = source
+                for word in head:
+                    if (node, word) not in known:
+                        known[node, word] = self._node()
+                        self._arc(node, WORD, self._word(word), known[node, word])
+                    node = known[node, word]
+                self._arc(node, WORD, self._word(tail), dest)
+
+    def _positive(
+        self,
+        source: int,
+        dest: int,
+        low: int,
+        high: int,
+        step: int,
+        phase: int,
+        *,
+        is_first: bool = False,
+    ) -> None:
+        """As `_numbers`, from 1: the largest size that there is, how often, and the rest."""
+        if low > high:
+            return
+        for size, name in ((10**9, "billion"), (10**6, "million"), (1000, "thousand"),
+                           (100, "hundred")):  # fmt: skip
+            if high < size:
+                continue
+            if size % step and step % size:
+                self._listed(source, dest, low, high, step, phase)
+                return
+            self._sized(source, dest, (low, high), (step, phase), (size, name), is_first=is_first)
+            high = size - 1
+        self._listed(source, dest, low, min(high, 99), step, phase)
+
+    def _sized(
+        self,
+        source: int,
+        dest: int,
+        bounds: tuple[int, int],
+        stride: tuple[int, int],
+        unit: tuple[int, str],
+        *,
+        is_first: bool,
+    ) -> None:
+        """Numbers of `bounds` from one size on: heads with a full rest share what follows."""
+        (size, name), (step, phase) = unit, stride
+        low, high = max(bounds[0], size), bounds[1]
+        if low > high:
+            return
+        first, last = low // size, high // size
+        groups: list[tuple[int, int, int, int]] = []  # heads from, to; rest from, to
+        if first == last:
+            groups.append((first, first, low % size, high % size))
+        else:
+            groups.append((first, first, low % size, size - 1))
+            if first + 1 < last:
+                groups.append((first + 1, last - 1, 0, size - 1))
+            groups.append((last, last, 0, high % size))
+        head_step, head_phase = (1, 0) if size % step == 0 else (step // size, phase // size)
+        for head_from, head_to, rest_from, rest_to in groups:
+            said = self._node()
+            before = self._node()
+            self._positive(before, said, head_from, head_to, head_step, head_phase % head_step)
+            if is_first and head_from == 1 and (1 - head_phase) % head_step == 0:
+                self._arc(before, WORD, self._word("a"), said)
+            if not self._arcs[before]:
+                continue
+            self._arc(source, EPSILON, 0, before)
+            after = self._node()
+            self._arc(said, WORD, self._word(name), after)
+            rest_step = step if size % step == 0 else size
+            rest_phase = phase % rest_step
+            if rest_from == 0 and rest_phase == 0:
+                self._arc(after, EPSILON, 0, dest)
+            self._positive(after, dest, max(rest_from, 1), rest_to, rest_step, rest_phase)
+            if rest_from < 100 and rest_to > 0:
+                joined = self._node()
+                self._positive(
+                    joined, dest, max(rest_from, 1), min(rest_to, 99), rest_step, rest_phase
+                )
+                if self._arcs[joined]:
+                    self._arc(after, WORD, self._word("and"), joined)
+
+    # -- the end
+
+    def _finished(self, start: int, core: int) -> WordNetwork:
+        """Drop what leads nowhere or is never reached; number nodes so that arcs ascend."""
+        alive = self._alive()
+        self._shorten()
+        order: list[int] = []
+        state: dict[int, int] = {}
+        calls: list[int] = [start, core]
+        while calls:
+            root = calls.pop()
+            if root in state:
+                continue
+            part: list[int] = []
+            # Depth first without recursion, last arcs first: a node is placed after all that follow
+            # it, so that the reverse has nodes ascending, and those of earlier templates first.
+            stack: list[tuple[int, Iterator[Arc]]] = [(root, reversed(self._arcs[root]))]
+            state[root] = 1
+            while stack:
+                node, rest = stack[-1]
+                for arc in rest:
+                    if not alive[arc.dest] or (arc.kind == CALL and not alive[arc.label]):
+                        continue
+                    if arc.kind == CALL:
+                        calls.append(arc.label)
+                    if arc.dest not in state:
+                        state[arc.dest] = 1
+                        stack.append((arc.dest, reversed(self._arcs[arc.dest])))
+                        break
+                else:
+                    part.append(node)
+                    stack.pop()
+            order.extend(reversed(part))
+        number = {node: index for index, node in enumerate(order)}
+        arcs = tuple(
+            tuple(
+                Arc(
+                    arc.kind,
+                    number[arc.label] if arc.kind == CALL else arc.label,
+                    number[arc.dest],
+                    arc.slot,
+                )
+                for arc in self._arcs[node]
+                if alive[arc.dest] and (arc.kind != CALL or alive[arc.label])
+            )
+            for node in order
+        )
+        return WordNetwork(
+            arcs,
+            tuple(self._final[node] for node in order),
+            number[start],
+            tuple(self._words),
+            tuple(self._meanings),
+            tuple(self._slot_table),
+            number[core],
+        )
+
+    def _shorten(self) -> None:
+        """Lead arcs past nodes from which there is one step only, and that a silent one."""
+
+        def beyond(node: int) -> int:
+            while not self._final[node] and len(self._arcs[node]) == 1:
+                (arc,) = self._arcs[node]
+                if arc.kind != EPSILON:
+                    break
+                node = arc.dest
+            return node
+
+        for arcs in self._arcs:
+            arcs[:] = [Arc(arc.kind, arc.label, beyond(arc.dest), arc.slot) for arc in arcs]
+
+    def _alive(self) -> list[bool]:
+        """Nodes from which the end of their graph can be reached."""
+        alive = list(self._final)
+        sources: dict[int, list[int]] = defaultdict(list)
+        for node, arcs in enumerate(self._arcs):
+            for arc in arcs:
+                sources[arc.dest].append(node)
+                if arc.kind == CALL:
+                    sources[arc.label].append(node)
+        stack = [node for node, is_final in enumerate(alive) if is_final]
+        while stack:
+            for node in sources[stack.pop()]:
+                if not alive[node] and any(
+                    alive[arc.dest] and (arc.kind != CALL or alive[arc.label])
+                    for arc in self._arcs[node]
+                ):
+                    alive[node] = True
+                    stack.append(node)
+        return alive
+
+
+class _Assembly:
+    """Puts the words of one template together from its fragments."""
+
+    def __init__(self, builder: _Builder, net: _Fragments, end: int, first: int, last: int) -> None:
+        self._builder = builder
+        self._net = net
+        self._end = end
+        self._nodes = {0: first}  # nodes between words, by fragment node
+        self._last = last
+        self._todo = [0]
+        self._spellings = 0
+        self._singles: dict[tuple[int, str | _Called, int], int] = {}
+
+    def run(self) -> None:
+        while self._todo:
+            self._spellings = 0
+            source = self._todo.pop()
+            self._walk(source, self._nodes[source], "")
+
+    def _at(self, fragment: int) -> int:
+        """The node between words that stands for a fragment node."""
+        if fragment not in self._nodes:
+            self._nodes[fragment] = self._builder._node()
+            self._todo.append(fragment)
+        return self._nodes[fragment]
+
+    def _walk(self, at: int, source: int, letters: str) -> None:
+        """Follow everything that can come after some letters of a word."""
+        self._spellings += 1
+        if self._spellings > MAX_SPELLINGS:
+            raise RuntimeError(
+                f"grammar: one word of a template has more than {MAX_SPELLINGS} spellings, such "
+                f"as '{letters}'. Write blanks between its parts."
+            )
+        if at == self._end:
+            self._builder._say(source, _spoken_words(letters), self._last)
+        for kind, label, dest in self._net.arcs[at]:
+            if kind == _NOTHING:
+                self._walk(dest, source, letters)
+            elif kind == _LETTERS:
+                self._walk(dest, source, letters + str(label))
+            elif kind == _BLANK:
+                self._builder._say(source, _spoken_words(letters), self._at(dest))
+            elif isinstance(label, _Called):
+                self._call(source, letters, label, dest)
+
+    def _call(self, source: int, letters: str, called: _Called, dest: int) -> None:
+        if letters and not _LETTER_OR_DIGIT.match(letters[-1]):
+            # A sign is no part of a word: "({name}" or "-{degrees}".
+            before = self._builder._node()
+            self._builder._say(source, _spoken_words(letters), before)
+            source, letters = before, ""
+        for suffix, after in dict.fromkeys(self._suffixes(dest, "")):
+            self._builder.call(source, called.glued(letters, suffix), after)
+
+    def _suffixes(self, at: int, letters: str) -> Iterator[tuple[str, int]]:
+        """Letters that are glued to the end of a call, and the node between words after them."""
+        if at == self._end:
+            yield letters, self._last
+        for kind, label, dest in self._net.arcs[at]:
+            if kind == _NOTHING:
+                yield from self._suffixes(dest, letters)
+            elif kind == _LETTERS and _LETTER_OR_DIGIT.match(str(label)):
+                yield from self._suffixes(dest, letters + str(label))
+            elif kind == _BLANK:
+                yield letters, self._at(dest)
+            else:  # a sign or another call starts a new word
+                yield letters, self._only(kind, label, dest)
+
+    def _only(self, kind: int, label: str | _Called, dest: int) -> int:
+        """A node between words that goes on with one arc only."""
+        key = (kind, label, dest)
+        if key not in self._singles:
+            fragment = self._net.node()
+            self._net.arcs[fragment].append(key)
+            self._singles[key] = self._at(fragment)
+        return self._singles[key]
+
+
+# ---------------------------------------------------------------- words and values
+
+
+@lru_cache(maxsize=1 << 16)
+def _spoken_words(letters: str) -> tuple[str, ...]:
+    """The words that a run of letters and signs is said as: "20%" is "twenty percent"."""
+    return tuple(spoken_form(letters).split())
+
+
+def _is_blank(node: Expression) -> bool:
+    from hassil import expression as ex
+
+    return isinstance(node, ex.TextChunk) and not node.original_text.strip()
+
+
+def carried_context(found: TextList) -> frozenset[str]:
+    """Fields of context that some value of a list has."""
+    return frozenset(name for value in found.values for name in value.context)
+
+
+def fits_context(value: ListValue, carried: frozenset[str], block: Block) -> bool:
+    """Whether a value's context is what the block wants, in the fields that its list carries.
+
+    Fields that no value of the list carries come from the world, such as the room of the
+    microphone; they are not known here and hold back nothing.
+    """
+    for name, wanted in block.requires.items():
+        if name in carried and not _agrees(value.context.get(name), wanted):
+            return False
+    return not any(
+        name in value.context and _agrees(value.context[name], unwanted)
+        for name, unwanted in block.excludes.items()
+    )
+
+
+def _agrees(found: object, wanted: object) -> bool:
+    if isinstance(wanted, Mapping):
+        wanted = wanted.get("value")
+    if found is None or wanted is None:
+        return found is not None
+    return found in wanted if isinstance(wanted, list | tuple) else found == wanted

@@ -1,0 +1,132 @@
+"""Commands compiled for a recogniser: the graph that guides its search, and what its words mean.
+
+A word is spelled in the pieces of the recogniser's own tokenizer, each distinct word once. Knows
+no audio; see `decode.word_graph` for the graph's form and `understand.matching` for meanings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from earshot.core.errors import CommandsError, CommandsProblem
+from earshot.core.understanding import Understanding
+from earshot.data.tokenizer import UNK_ID, Tokenizer
+from earshot.understand.grammar import WordNetwork
+from earshot.understand.matching import Matcher
+from earshot.understand.templates import Commands
+
+if TYPE_CHECKING:
+    from earshot.decode.word_graph import WordGraph
+
+__all__ = ["CommandGraph", "compile_commands"]
+
+MIN_LIKENESS = 0.65  # of what `nearest` returns, unless it is told another
+
+
+class CommandGraph:
+    """Commands as a recogniser needs them; made by `compile_commands`.
+
+    Args:
+        commands: What can be commanded.
+        pieces: Word-piece ids of every word of `commands.network`.
+    """
+
+    def __init__(self, commands: Commands, pieces: tuple[tuple[int, ...], ...]) -> None:
+        self.commands = commands
+        self._pieces = pieces
+        self._matcher = Matcher(commands.network)
+
+    @cached_property
+    def word_graph(self) -> WordGraph:
+        """The graph that guides the search."""
+        return _flat(self.commands.network, self._pieces)
+
+    def interpret(self, words: Sequence[str]) -> Understanding | None:
+        """What exactly these words mean.
+
+        Of several meanings the one whose slots cover most words is taken, then the one with
+        fewest slots, then the one whose template comes first in the files.
+
+        Args:
+            words: As the recogniser spells them.
+
+        Returns:
+            With confidence 1; None if no template says them.
+        """
+        return self._matcher.exact(words)
+
+    def nearest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
+        """The command that a text is most like: "lights on in live in room".
+
+        Words may differ in letters and sounds, may be joined or split, lost or added; each at a
+        price. Nothing is listed: the network is searched.
+
+        Args:
+            text: What a recogniser understood; any English text.
+            min_confidence: Of what is returned, in (0, 1).
+
+        Returns:
+            With the share of the text's letters that agree as its confidence, 1 for a text
+            that is a command; None where no command is that like.
+        """
+        exact = self._matcher.exact(text.split())
+        return exact or self._matcher.nearest(text, min_confidence=min_confidence)
+
+
+def compile_commands(commands: Commands, tokenizer: Tokenizer) -> CommandGraph:
+    """Get commands ready for a recogniser.
+
+    Args:
+        commands: From `load_commands`.
+        tokenizer: The recogniser's own.
+
+    Returns:
+        The graph.
+
+    Raises:
+        CommandsError: The pieces cannot spell a word, or there is no sentence at all.
+    """
+    network = commands.network
+    pieces = tuple(tuple(tokenizer.encode(word)) for word in network.words)
+    problems = [
+        CommandsProblem(
+            commands.where(word),
+            f"the word '{word}' cannot be spelled in the recogniser's pieces",
+            "write it in letters that the recogniser knows",
+        )
+        for word, ids in zip(network.words, pieces, strict=True)
+        if UNK_ID in ids or not ids
+    ]
+    if network.is_empty:
+        problems.append(
+            CommandsProblem(
+                commands.sources[0],
+                "every sentence was left out; nothing can be said",
+                "give the lists that the sentences need",
+            )
+        )
+    if problems:
+        raise CommandsError(problems)
+    return CommandGraph(commands, pieces)
+
+
+def _flat(network: WordNetwork, pieces: tuple[tuple[int, ...], ...]) -> WordGraph:
+    from earshot.decode.word_graph import WordGraph
+
+    counts = [len(arcs) for arcs in network.arcs]
+    flat = [arc for arcs in network.arcs for arc in arcs]
+    return WordGraph(
+        words=network.words,
+        pieces=pieces,
+        arc_begin=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        arc_kind=np.array([arc.kind for arc in flat], np.uint8),
+        arc_label=np.array([arc.label for arc in flat], np.int32),
+        arc_dest=np.array([arc.dest for arc in flat], np.int32),
+        arc_weight=np.zeros(len(flat), np.float32),
+        final=np.array(network.final, np.uint8),
+        start=network.start,
+    )

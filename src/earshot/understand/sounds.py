@@ -1,0 +1,102 @@
+"""How alike words sound, roughly: a key of consonants for English spelling.
+
+Letters that recognisers confuse share a sign, voiced with voiceless among them; vowels count only
+at the start. A key is for finding what may be meant, never for deciding alone. Knows no grammar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+__all__ = ["alike_pairs", "sound_key"]
+
+# In order; later rules see what earlier ones left. Capitals are signs that later rules leave.
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), sign)
+    for pattern, sign in (
+        (r"[^a-z]", ""),
+        (r"^(?:kn|gn|pn)", "n"),
+        (r"^wr", "r"),
+        (r"^wh", "w"),
+        (r"mb$", "m"),
+        (r"ing", "in"),
+        (r"tion|sion", "Xn"),
+        (r"igh", "i"),
+        (r"gh$|gh(?=t)", ""),
+        (r"ph", "f"),
+        (r"sch", "sk"),
+        (r"tch|ch|sh", "X"),
+        (r"th", "T"),
+        (r"ck|q", "k"),
+        (r"x", "ks"),
+        (r"dge|dj", "J"),
+        (r"c(?=[eiy])", "s"),
+        (r"g(?=[eiy])", "J"),
+        (r"[cg]", "k"),
+        (r"j", "J"),
+        (r"v", "f"),
+        (r"z", "s"),
+        (r"d", "t"),
+        (r"b", "p"),
+        (r"(?<=.)[hw]", ""),
+        (r"^[aeiouy]+", "A"),
+        (r"[aeiouy]", ""),
+        (r"(.)\1+", r"\1"),
+    )
+)
+
+
+@lru_cache(maxsize=1 << 16)
+def sound_key(text: str) -> str:
+    """The consonants of a text as signs; texts that sound alike have the same or a near one.
+
+    Args:
+        text: Letters; blanks do not count, so that joined and split words have one key.
+
+    Returns:
+        Signs, possibly none.
+    """
+    key = text
+    for pattern, sign in _RULES:
+        key = pattern.sub(sign, key)
+    return key
+
+
+MAX_ALL_PAIRS = 2000  # phrases; among more only equal keys are looked for
+
+
+def alike_pairs(phrases: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of different phrases that a recogniser may take for each other.
+
+    Args:
+        phrases: In the recogniser's spelling.
+
+    Returns:
+        Pairs whose keys are equal, or, of up to 2000 phrases, one sign apart in five or more,
+        in the order of the phrases.
+    """
+    from rapidfuzz.distance import Levenshtein
+    from rapidfuzz.process import cdist
+
+    unique = list(dict.fromkeys(phrases))
+    keys = [sound_key(phrase) for phrase in unique]
+    groups: dict[str, list[int]] = {}
+    for index, key in enumerate(keys):
+        if len(key) > 1:
+            groups.setdefault(key, []).append(index)
+    pairs = {
+        (first, second)
+        for group in groups.values()
+        for at, first in enumerate(group)
+        for second in group[at + 1 :]
+    }
+    if len(unique) <= MAX_ALL_PAIRS:
+        distances = cdist(keys, keys, scorer=Levenshtein.distance, score_cutoff=1)
+        for first, second in zip(*(distances <= 1).nonzero(), strict=True):
+            short = min(len(keys[first]), len(keys[second]))
+            letters = Levenshtein.normalized_distance(unique[first], unique[second])
+            if first < second and short >= 5 and letters < 0.25:
+                pairs.add((int(first), int(second)))
+    return [(unique[first], unique[second]) for first, second in sorted(pairs)]
