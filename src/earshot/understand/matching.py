@@ -139,7 +139,7 @@ class Matcher:
     def _new_step(self, node: int) -> _Step:
         step = _Step()
         stack: list[tuple[int, tuple[int, ...]]] = [(node, ())]
-        seen = {(node, ())}
+        seen: set[tuple[int, tuple[int, ...]]] = {(node, ())}
         while stack:
             at, tags = stack.pop()
             if self._network.final[at] and step.final is None:

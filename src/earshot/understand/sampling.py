@@ -24,7 +24,7 @@ from earshot.understand.templates import (
 )
 
 if TYPE_CHECKING:
-    from hassil.expression import Expression
+    from hassil.expression import Alternative, Expression
 
 __all__ = ["sample_commands"]
 
@@ -93,7 +93,7 @@ class _Sampler:
             return self._value(node.list_name, node.slot_name, block, slots)
         raise TypeError(f"sampling: hassil has an expression {type(node).__name__}")
 
-    def _either(self, node: Expression, block: Block, slots: dict[str, object]) -> str:
+    def _either(self, node: Alternative, block: Block, slots: dict[str, object]) -> str:
         items = list(node.items)
         self._rng.shuffle(items)
         if node.is_optional and self._rng.random() < 0.5:
