@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import Result
+
+from earshot.core.understanding import SlotValue, Understanding
 
 Earshot = Callable[..., Result]
 RATE_HZ = 44100
@@ -105,6 +108,28 @@ def test_json_events_carry_stream_times(earshot: Earshot, plug_in: Callable[...,
     # The second line began when the first had ended; its words count from the very start.
     assert last["words"][0]["start_s"] >= first["t_s"]
     assert last["t_s"] == pytest.approx(4.0, abs=0.01)
+
+
+@pytest.mark.usefixtures("loaded")
+def test_commands_are_told_at_the_end_of_a_line(
+    earshot: Earshot,
+    plug_in: Callable[..., None],
+    means: Callable[[Understanding], None],
+    tmp_path: Path,
+) -> None:
+    stop = tmp_path / "stop.yaml"
+    stop.write_text("language: en\nintents:\n  Stop:\n    data:\n      - sentences: [stop]\n")
+    means(Understanding("Stop", {"where": SlotValue("kitchen", "in the kitchen")}, 0.75))
+    plug_in(microphone(blocks((1.0, 0.1)), devices=DEVICES))
+    text = earshot("listen", "--seconds", 1, "--commands", stop)
+    assert text.stdout == "w0 w1\tStop\twhere=kitchen\n"
+    assert "commands: 1 sentence\n" in text.stderr
+    plug_in(microphone(blocks((1.0, 0.1)), devices=DEVICES))
+    events = earshot("listen", "--json", "--seconds", 1, "--commands", stop).stdout.splitlines()
+    final = json.loads(events[-1])
+    assert (final["type"], final["intent"], final["confidence"]) == ("final", "Stop", 0.75)
+    assert final["slots"] == {"where": {"value": "kitchen", "spoken": "in the kitchen"}}
+    assert all("intent" not in json.loads(event) for event in events[:-1])
 
 
 def test_no_microphone_is_one_line(earshot: Earshot, plug_in: Callable[..., None]) -> None:

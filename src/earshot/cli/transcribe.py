@@ -238,7 +238,8 @@ def loaded(
     )
     seconds = time.perf_counter() - started
     ready = f", ready after {seconds:.1f} s" if seconds > SLOW_TO_COMPILE_S else ""
-    note(f"commands: {templates.count_sentences():,} sentences{ready}")
+    count = templates.count_sentences()
+    note(f"commands: {count:,} sentence{'' if count == 1 else 's'}{ready}")
     return recognizer
 
 
