@@ -101,7 +101,7 @@ class Noise:
             [NOISE_SEED, draw, round(100 * snr_db) + 100_000, zlib.crc32(clip_id.encode())]
         )
         for at in rng.permutation(len(self.recordings)):
-            recording = self.recordings[at]()
+            recording: Samples = self.recordings[at]()
             if len(recording) >= samples:
                 start = int(rng.integers(len(recording) - samples + 1))
                 return recording[start : start + samples]
