@@ -111,12 +111,12 @@ def _show(
                 break
     except KeyboardInterrupt:
         pass
-    stream.input_finished()
-    stream.decode()
     _finish(stream, live, begun / rate_hz, as_json=as_json)
 
 
 def _finish(stream: Stream, live: LiveLine, begun_s: float, *, as_json: bool) -> None:
+    stream.input_finished()
+    stream.decode()
     transcript, understanding = stream.result(), stream.understanding()
     live.clear()
     if not transcript.words:

@@ -91,7 +91,7 @@ class Stream:
         self._engine = engine
         self._native = engine.create_stream()
         self._grammar = grammar
-        self._decided: tuple[int, Decision] | None = None  # at so many frames
+        self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._resampler: StreamingResampler | None = None
         self._num_samples = 0
         self._finished = False
@@ -153,6 +153,8 @@ class Stream:
     def understanding(self) -> Understanding | None:
         """What the speaker wants, going by what was decoded so far.
 
+        Commands that were only nearly said are looked for once the input is finished.
+
         Returns:
             Intent, slots and confidence; intent None where no command is accepted, and then the
             confidence is that of the likeliest one. None for a recogniser without commands.
@@ -163,15 +165,16 @@ class Stream:
     def _decide(self, free: _native.StreamResult) -> Decision | None:
         if self._grammar is None:
             return None
-        # Only decoding changes what was found, and every decoded frame counts.
-        if self._decided is None or self._decided[0] != free["num_frames"]:
+        # Nothing else changes what is found: every frame that was decoded counts.
+        basis = (free["num_frames"], self._finished)
+        if self._decided is None or self._decided[0] != basis:
             from earshot.understand.decision import decide
 
             graph, config = self._grammar
             found = self._native.command_result()
-            if found is None:
-                return None
-            self._decided = free["num_frames"], decide(found, free, graph, config=config)
+            assert found is not None  # the engine has the graph
+            decision = decide(found, free, graph, config=config, nearest=self._finished)
+            self._decided = (basis, decision)
         return self._decided[1]
 
     @property
@@ -230,7 +233,7 @@ class Recognizer:
                 command_config = CommandConfig()
             self._grammar = (commands, command_config)
             grammar_search = {
-                "word_graph": commands.word_graph.compiled(vocabulary=len(model.pieces)),
+                "word_graph": commands.word_graph.to_native(vocabulary=len(model.pieces)),
                 "grammar_paths": command_config.grammar_paths,
                 "ctc_weight": command_config.ctc_weight,
                 "grammar_blank_penalty": command_config.grammar_blank_penalty,

@@ -73,7 +73,12 @@ class Decision:
 
 
 def decide(
-    result: CommandResult, free: StreamResult, commands: Interpreter, *, config: CommandConfig
+    result: CommandResult,
+    free: StreamResult,
+    commands: Interpreter,
+    *,
+    config: CommandConfig,
+    nearest: bool = True,
 ) -> Decision:
     """Choose between the command of the grammar search, the one nearest to free speech, and none.
 
@@ -84,6 +89,8 @@ def decide(
         free: Of the free search over the same sound.
         commands: What words mean.
         config: Weights and threshold.
+        nearest: Whether to ask for the nearest command at all: it takes a while, and while
+            someone still speaks the words are not all there.
 
     Returns:
         The decision.
@@ -95,7 +102,8 @@ def decide(
     if reading is not None:
         best, words = reading.understanding, reading.words
         confidence = command_confidence(reading.evidence, config)
-    if words is None or [w["word"] for w in words] != [w["word"] for w in free["words"]]:
+    heard = [word["word"] for word in free["words"]]
+    if nearest and (words is None or [word["word"] for word in words] != heard):
         near = read_nearest(free, commands)
         if near is not None and near_confidence(near[1], config) > confidence:
             best, words = near[0], None
