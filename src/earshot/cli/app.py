@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import earshot
-from earshot.cli import adapt, listen, model, train, transcribe
+from earshot.cli import adapt, listen, model, train, transcribe, understand
 
 app = typer.Typer(
     name="earshot",
@@ -24,6 +24,7 @@ app.command("listen")(listen.listen)
 app.command("adapt")(adapt.adapt)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
+app.add_typer(understand.app, name="understand")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value

@@ -124,9 +124,18 @@ class WordNetwork:
         """Whether there is no sentence."""
         return not self.arcs[self.core_start]
 
-    def count(self) -> int:
-        """Number of ways through the network without skip words."""
-        return self._ways[self.core_start]
+    def count_by_intent(self) -> dict[str, int]:
+        """Number of ways through the network by intent, without skip words."""
+        reached = {self.core_start: 1}  # ways from the start to a node
+        counts: dict[str, int] = {}
+        for node in self._nodes_of(self.core_start):
+            for arc in self.arcs[node]:
+                ways = reached[node] * (self._ways[arc.label] if arc.kind == CALL else 1)
+                reached[arc.dest] = reached.get(arc.dest, 0) + ways
+                intent = self.meanings[arc.label].intent if arc.kind == TAG else None
+                if intent is not None:  # its tag is the last arc of a sentence
+                    counts[intent] = counts.get(intent, 0) + ways
+        return counts
 
     @cached_property
     def _ways(self) -> list[int]:
@@ -152,7 +161,7 @@ class WordNetwork:
         return sorted(seen)
 
     def _graphs_inner_first(self) -> list[int]:
-        """Starts of graphs; a graph comes after all that it calls."""
+        """Starts of graphs below the sentences; a graph comes after all that it calls."""
         order: list[int] = []
         done: set[int] = set()
 
@@ -166,7 +175,6 @@ class WordNetwork:
                         visit(arc.label)
             order.append(start)
 
-        visit(self.start)
         visit(self.core_start)
         return order
 

@@ -16,15 +16,13 @@ from earshot.core.errors import CommandsError, CommandsProblem
 from earshot.core.understanding import Understanding
 from earshot.data.tokenizer import UNK_ID, Tokenizer
 from earshot.understand.grammar import WordNetwork
-from earshot.understand.matching import Matcher
+from earshot.understand.matching import MIN_LIKENESS, Matcher
 from earshot.understand.templates import Commands
 
 if TYPE_CHECKING:
     from earshot.decode.word_graph import WordGraph
 
 __all__ = ["CommandGraph", "compile_commands"]
-
-MIN_LIKENESS = 0.65  # of what `nearest` returns, unless it is told another
 
 
 class CommandGraph:

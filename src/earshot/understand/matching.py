@@ -28,7 +28,7 @@ from earshot.understand.sounds import sound_key
 if TYPE_CHECKING:
     from earshot.understand.grammar import WordNetwork
 
-__all__ = ["Matcher"]
+__all__ = ["MIN_LIKENESS", "Matcher"]
 
 # Prices are in letters: a lost letter costs one.
 MAX_SPAN = 3  # words of the text that may stand for one word
@@ -39,6 +39,7 @@ SMALL_WORDS = {"a", "an", "the", "my", "our", "your", "please", "some", "of", "t
 SMALL_WORDS |= {"at", "for", "and", "is", "it", "uh", "um"}
 SMALL_WORD_PRICE = 0.35  # of its letters
 MAX_SKIPPABLE_ARCS = 16  # words of a longer choice are not passed over
+MIN_LIKENESS = 0.65  # share of a text's letters that agree with the nearest command
 MAX_WORDS = 40  # a longer text is no command
 
 _Score = tuple[float, int, int]  # price, minus words covered by slots, slots
@@ -111,7 +112,7 @@ class Matcher:
         spans = _Spans(words, list(range(count + 1)), [*edges, {}], [None] * (count + 1), 0.0)
         return self._best(spans, letters=1)
 
-    def nearest(self, text: str, *, min_confidence: float) -> Understanding | None:
+    def nearest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
         """The command most like a text; None if none is like enough."""
         words = spoken_form(text).split()
         letters = sum(map(len, words))

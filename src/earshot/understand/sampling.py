@@ -26,7 +26,7 @@ from earshot.understand.templates import (
 if TYPE_CHECKING:
     from hassil.expression import Alternative, Expression
 
-__all__ = ["sample_commands"]
+__all__ = ["sample_commands", "sample_phrases"]
 
 _Item = TypeVar("_Item")
 
@@ -74,6 +74,12 @@ class _Sampler:
         text = self._speak(template.expression, block, slots)
         words = (spoken_form(token) for token in text.split())
         return Sample(" ".join(word for word in words if word), block.intent, slots)
+
+    def phrase(self, value: ListValue, block: Block) -> str:
+        """One way to say a value of a list."""
+        if value.expression is None:
+            return spoken_form(value.text)
+        return spoken_form(self._speak(value.expression, block, {}))
 
     def _speak(self, node: Expression, block: Block, slots: dict[str, object]) -> str:
         from hassil import expression as ex
@@ -178,3 +184,21 @@ def sample_commands(commands: Commands, count: int, *, seed: int) -> list[Sample
         except _Unspeakable:
             decks[intent].remove(choice)
     return samples
+
+
+def sample_phrases(value: ListValue, block: Block, *, tries: int = 8) -> tuple[str, ...]:
+    """Ways to say a value of a list: its words, or some of what its template makes.
+
+    Args:
+        value: The value.
+        block: Whose lists and rules its template means.
+        tries: How often the template is spoken.
+
+    Returns:
+        Different phrases; none where nobody knows the words.
+    """
+    sampler = _Sampler(0)
+    try:
+        return tuple(dict.fromkeys(sampler.phrase(value, block) for _ in range(tries)))
+    except _Unspeakable:
+        return ()

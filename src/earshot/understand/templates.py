@@ -240,7 +240,7 @@ class Commands:
             Exact, of any size. A sentence that two templates make, or that one makes in two
             ways, counts twice; skip words are not counted.
         """
-        return self.network.count()
+        return sum(self.network.count_by_intent().values())
 
     def sample(self, count: int, *, seed: int) -> list[Sample]:
         """Sentences at random, balanced over intents, templates and the values of lists.
