@@ -19,6 +19,7 @@
 #include "model.h"
 #include "model_file.h"
 #include "recognizer.h"
+#include "word_graph.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -270,6 +271,35 @@ class PyGraph {
   std::vector<std::unique_ptr<earshot::Executor>> pool_;
 };
 
+using ByteArray = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IndexArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using WeightArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+class PyWordGraph {
+ public:
+  PyWordGraph(const IndexArray& arc_begin, const ByteArray& arc_kind, const IndexArray& arc_label, const IndexArray& arc_dest,
+              const WeightArray& arc_weight, const ByteArray& final, int32_t start, const IndexArray& piece_begin,
+              const IndexArray& piece_ids, size_t vocabulary) {
+    const auto copy = [](const auto& array, auto* out) { out->assign(array.data(), array.data() + array.shape(0)); };
+    earshot::WordGraph::Arrays arrays;
+    copy(arc_begin, &arrays.arc_begin);
+    copy(arc_kind, &arrays.arc_kind);
+    copy(arc_label, &arrays.arc_label);
+    copy(arc_dest, &arrays.arc_dest);
+    copy(arc_weight, &arrays.arc_weight);
+    copy(final, &arrays.final);
+    arrays.start = start;
+    copy(piece_begin, &arrays.piece_begin);
+    copy(piece_ids, &arrays.piece_ids);
+    const nb::gil_scoped_release release;
+    graph_ = earshot::WordGraph::Create(std::move(arrays), vocabulary);
+  }
+  const std::shared_ptr<const earshot::WordGraph>& shared() const { return graph_; }
+
+ private:
+  std::shared_ptr<const earshot::WordGraph> graph_;
+};
+
 class PyStream {
  public:
   explicit PyStream(std::unique_ptr<earshot::Stream> stream) : stream_(std::move(stream)) {}
@@ -282,7 +312,8 @@ class PyStream {
 class PyRecognizer {
  public:
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
-               float blank_penalty) {
+               float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float ctc_weight,
+               float grammar_blank_penalty, float word_penalty) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -290,9 +321,17 @@ class PyRecognizer {
     config.max_active_paths = method == "greedy_search" ? 1 : max_active_paths;
     config.max_symbols_per_frame = max_symbols_per_frame;
     config.blank_penalty = blank_penalty;
-    recognizer_ = earshot::Recognizer::Create(model.shared(), config);
+    earshot::GrammarConfig grammar;
+    grammar.max_active_paths = grammar_paths;
+    grammar.ctc_weight = ctc_weight;
+    grammar.blank_penalty = grammar_blank_penalty;
+    grammar.word_penalty = word_penalty;
+    recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar,
+                                              word_graph != nullptr ? word_graph->shared() : nullptr);
   }
-  std::unique_ptr<PyStream> CreateStream() const { return std::make_unique<PyStream>(recognizer_->CreateStream()); }
+  PyStream* CreateStream(const PyWordGraph* word_graph) const {
+    return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared()) : recognizer_->CreateStream());
+  }
   void DecodeStreams(const nb::list& streams) const {
     // The list may be emptied while the lock is released; its streams are kept until the end.
     std::vector<nb::object> kept;
@@ -317,15 +356,8 @@ nb::list ToList(const std::vector<T>& values) {
   return out;
 }
 
-nb::dict Result(const PyStream& self) {
-  const auto read = [&] {
-    const nb::gil_scoped_release release;
-    return self.stream().Result();
-  };
-  const earshot::Transcript transcript = read();
-  const std::vector<std::string>& names = self.stream().recognizer().model().pieces();
-  nb::list pieces, words;
-  for (const int32_t token : transcript.path.tokens) pieces.append(Text(names[static_cast<size_t>(token)]));
+nb::list Words(const earshot::Transcript& transcript) {
+  nb::list words;
   for (const earshot::Word& word : transcript.words) {
     nb::dict item;
     item["word"] = Text(word.text);
@@ -334,9 +366,50 @@ nb::dict Result(const PyStream& self) {
     item["confidence"] = word.confidence;
     words.append(item);
   }
+  return words;
+}
+
+nb::object CommandResult(const PyStream& self) {
+  if (!self.stream().HasGraph()) return nb::none();
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Commands();
+  };
+  const earshot::CommandResult result = read();
+  nb::list paths;
+  for (const earshot::CommandResult::Path& path : result.paths) {
+    nb::dict item;
+    item["words"] = Words(path.transcript);
+    item["tokens"] = ToList(path.transcript.path.tokens);
+    item["frames"] = ToList(path.transcript.path.frames);
+    item["score"] = path.transcript.score;
+    item["transducer"] = path.transducer;
+    item["ctc"] = path.ctc;
+    item["prior"] = path.prior;
+    paths.append(item);
+  }
+  nb::dict out;
+  out["paths"] = paths;
+  out["free_transducer"] = result.free_transducer;
+  out["free_ctc"] = result.free_ctc;
+  out["num_frames"] = result.num_frames;
+  out["alive"] = result.alive;
+  out["can_continue"] = result.can_continue;
+  return out;
+}
+
+nb::dict Result(const PyStream& self) {
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Result();
+  };
+  const earshot::Transcript transcript = read();
+  const std::vector<std::string>& names = self.stream().recognizer().model().pieces();
+  nb::list pieces;
+  for (const int32_t token : transcript.path.tokens) pieces.append(Text(names[static_cast<size_t>(token)]));
   nb::dict out;
   out["text"] = Text(transcript.text);
-  out["words"] = words;
+  out["words"] = Words(transcript);
   out["tokens"] = ToList(transcript.path.tokens);
   out["pieces"] = pieces;
   out["frames"] = ToList(transcript.path.frames);
@@ -471,11 +544,21 @@ void bind_model(nb::module_& m) {
         const nb::gil_scoped_release release;
         self.stream().Reset();
       })
-      .def("result", &Result);
+      .def("result", &Result)
+      .def("command_result", &CommandResult);
+
+  nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")
+      .def(nb::init<const IndexArray&, const ByteArray&, const IndexArray&, const IndexArray&, const WeightArray&, const ByteArray&,
+                    int32_t, const IndexArray&, const IndexArray&, size_t>(),
+           "arc_begin"_a, "arc_kind"_a, "arc_label"_a, "arc_dest"_a, "arc_weight"_a, "final"_a, "start"_a, "piece_begin"_a,
+           "piece_ids"_a, nb::kw_only(), "vocabulary"_a);
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
-      .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float>(), "model"_a, "method"_a = "greedy_search",
-           nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0, "blank_penalty"_a = 0.0f)
-      .def("create_stream", [](const PyRecognizer& self) { return self.CreateStream().release(); }, nb::rv_policy::take_ownership)
+      .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float>(),
+           "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
+           "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "ctc_weight"_a = 0.5f,
+           "grammar_blank_penalty"_a = 0.0f, "word_penalty"_a = 0.0f)
+      .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
+           nb::rv_policy::take_ownership)
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);
 }

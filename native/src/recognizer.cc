@@ -18,23 +18,36 @@ constexpr size_t kBlockStreams = 32;
 }  // namespace
 
 struct Recognizer::Scratch {
-  explicit Scratch(const Model& model) : encoder(model.FindGraph("encoder")), search(model) {}
+  explicit Scratch(const Model& model) : encoder(model.FindGraph("encoder")), scorer(model) {
+    if (auto graph = model.FindGraph("ctc")) ctc = std::make_unique<Executor>(std::move(graph));
+  }
+  // A stream's part of a block.
+  struct Part {
+    Stream* stream;
+    const float* encoded;   // rows of the joiner's width
+    const float* ctc;       // rows of log-probabilities; null: none
+    size_t frames;
+    size_t first_row;       // in the current round
+  };
   Executor encoder;
+  std::unique_ptr<Executor> ctc;
+  ScorerScratch scorer;
   SearchScratch search;
+  GrammarSearchScratch grammar_search;
   std::vector<float> features;
   std::vector<std::array<const void*, 1>> inputs;
   std::vector<Executor::Item> items;
-  std::vector<SearchState*> states;
-  std::vector<const float*> encoded;
-  std::vector<size_t> frames;
+  std::vector<Part> parts;
 };
 
 void Recognizer::ScratchDeleter::operator()(Scratch* scratch) const { delete scratch; }
 
-Stream::Stream(std::shared_ptr<const Recognizer> recognizer)
+Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph)
     : recognizer_(std::move(recognizer)),
       fbank_(recognizer_->model_->num_bins()),
-      encoder_state_(recognizer_->encoder_) {}
+      encoder_state_(recognizer_->encoder_) {
+  commands_.graph = std::move(graph);
+}
 
 void Stream::AcceptWaveform(const float* samples, size_t count) {
   const size_t bad = FirstNonFinite(samples, count);
@@ -72,25 +85,55 @@ Transcript Stream::Result() const {
   return MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, score);
 }
 
+CommandResult Stream::Commands() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  CommandResult out;
+  for (GrammarPath& path : recognizer_->grammar_search_.Best(commands_, &out.can_continue)) {
+    out.paths.push_back({MakeTranscript(std::move(path.path), *recognizer_->model_, commands_.num_frames, path.score),
+                         path.alpha, path.ctc, path.prior});
+  }
+  if (!search_.paths.empty()) out.free_transducer = search_.paths.front().score;
+  out.free_ctc = commands_.best_ctc;
+  out.num_frames = commands_.num_frames;
+  out.alive = commands_.num_frames == 0 || !commands_.paths.empty();
+  return out;
+}
+
 void Stream::Reset() {
   const std::lock_guard<std::mutex> lock(mutex_);
   fbank_.Reset();
   encoder_state_.Reset();
   search_.Reset();
+  commands_.Reset();
   finished_ = flushed_ = false;
 }
 
-Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config)
-    : model_(std::move(model)), search_(model_, config) {
+Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
+                       std::shared_ptr<const WordGraph> graph)
+    : model_(std::move(model)),
+      scorer_(model_, config.blank_penalty),
+      search_(*model_, &scorer_, config),
+      grammar_search_(*model_, &scorer_, config.blank_penalty, grammar),
+      graph_(std::move(graph)) {
   encoder_ = model_->FindGraph("encoder");
   encoder_out_ = static_cast<size_t>(encoder_->FindOutput("encoder_out"));
+  ctc_ = model_->FindGraph("ctc");
+  if (ctc_ != nullptr) {
+    hidden_ = static_cast<size_t>(encoder_->FindOutput("hidden"));
+    log_probs_ = static_cast<size_t>(ctc_->FindOutput("log_probs"));
+  }
+  if (graph_ != nullptr) grammar_search_.CheckGraph(*graph_);
 }
 
-std::shared_ptr<const Recognizer> Recognizer::Create(std::shared_ptr<const Model> model, const SearchConfig& config) {
-  return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config));
+std::shared_ptr<const Recognizer> Recognizer::Create(std::shared_ptr<const Model> model, const SearchConfig& config,
+                                                     const GrammarConfig& grammar, std::shared_ptr<const WordGraph> graph) {
+  return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, std::move(graph)));
 }
 
-std::unique_ptr<Stream> Recognizer::CreateStream() const { return std::make_unique<Stream>(shared_from_this()); }
+std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph) const {
+  if (graph != nullptr && graph != graph_) grammar_search_.CheckGraph(*graph);
+  return std::make_unique<Stream>(shared_from_this(), std::move(graph));
+}
 
 void Recognizer::DecodeStreams(Stream* const* streams, size_t count) const {
   std::vector<Stream*> order(streams, streams + count);
@@ -131,7 +174,7 @@ bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scra
   Scratch& s = *scratch;
   s.features.resize(kBlockStreams * kBlockFrames * bins);
   s.items.clear();
-  s.states.clear();
+  s.parts.clear();
   s.inputs.resize(count);
   for (size_t i = 0; i < count; ++i) {
     Stream& stream = *streams[i];
@@ -148,18 +191,79 @@ bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scra
     item.inputs = s.inputs[i].data();
     item.state = &stream.encoder_state_;
     s.items.push_back(item);
-    s.states.push_back(&stream.search_);
+    s.parts.push_back({&stream, nullptr, nullptr, 0, 0});
   }
   if (s.items.empty()) return false;
   s.encoder.Step(s.items.data(), s.items.size());
-  s.encoded.resize(s.items.size());
-  s.frames.resize(s.items.size());
-  for (size_t i = 0; i < s.items.size(); ++i) {
-    s.encoded[i] = s.encoder.output(encoder_out_, i);
-    s.frames[i] = s.encoder.output_frames(encoder_out_, i);
+  for (size_t i = 0; i < s.parts.size(); ++i) {
+    s.parts[i].encoded = s.encoder.output(encoder_out_, i);
+    s.parts[i].frames = s.encoder.output_frames(encoder_out_, i);
   }
-  search_.Decode(s.states.data(), s.encoded.data(), s.frames.data(), s.items.size(), &s.search);
+  if (ctc_ != nullptr) ComputeCtc(scratch);
+  SearchBlock(scratch);
   return true;
+}
+
+// CTC log-probabilities for the streams that search a graph.
+void Recognizer::ComputeCtc(Scratch* scratch) const {
+  Scratch& s = *scratch;
+  s.items.clear();
+  for (size_t i = 0; i < s.parts.size(); ++i) {
+    if (!s.parts[i].stream->HasGraph()) continue;
+    s.inputs[s.items.size()] = {s.encoder.output(hidden_, i)};
+    s.items.emplace_back();
+    s.items.back().inputs = s.inputs[s.items.size() - 1].data();
+    s.items.back().frames = s.parts[i].frames;
+  }
+  if (s.items.empty()) return;
+  s.ctc->Step(s.items.data(), s.items.size());
+  size_t item = 0;
+  for (Scratch::Part& part : s.parts) {
+    if (part.stream->HasGraph()) part.ctc = s.ctc->output(log_probs_, item++);
+  }
+}
+
+// Both searches go through the frames together, so that one batch scores what
+// all hypotheses of all streams ask for.
+void Recognizer::SearchBlock(Scratch* scratch) const {
+  Scratch& s = *scratch;
+  size_t longest = 0;
+  for (const Scratch::Part& part : s.parts) {
+    if (part.stream->HasGraph()) grammar_search_.Begin(&part.stream->commands_);
+    longest = std::max(longest, part.frames);
+  }
+  for (size_t frame = 0; frame < longest; ++frame) {
+    for (const Scratch::Part& part : s.parts) {
+      if (frame < part.frames) search_.BeginFrame(&part.stream->search_);
+    }
+    for (size_t round = 0;; ++round) {
+      s.scorer.Clear();
+      for (Scratch::Part& part : s.parts) {
+        part.first_row = s.scorer.size();
+        if (frame >= part.frames) continue;
+        const float* encoded = part.encoded + frame * scorer_.width();
+        search_.Request(&part.stream->search_, encoded, &s.scorer);
+        if (round == 0 && part.stream->HasGraph()) grammar_search_.Request(&part.stream->commands_, encoded, &s.scorer);
+      }
+      if (s.scorer.size() == 0) break;
+      scorer_.Score(&s.scorer);
+      for (const Scratch::Part& part : s.parts) {
+        if (frame >= part.frames) continue;
+        const float* const* rows = s.scorer.rows() + part.first_row;
+        rows += search_.Advance(&part.stream->search_, rows, round, &s.search);
+        if (round > 0 || !part.stream->HasGraph()) continue;
+        const float* ctc = part.ctc != nullptr ? part.ctc + frame * scorer_.vocabulary() : nullptr;
+        grammar_search_.Advance(&part.stream->commands_, rows, ctc, &s.grammar_search);
+      }
+    }
+    for (const Scratch::Part& part : s.parts) {
+      if (frame < part.frames) search_.EndFrame(&part.stream->search_);
+    }
+  }
+  for (const Scratch::Part& part : s.parts) {
+    search_.Settle(&part.stream->search_, &s.search);
+    if (part.stream->HasGraph()) grammar_search_.Settle(&part.stream->commands_, &s.grammar_search);
+  }
 }
 
 }  // namespace earshot

@@ -12,19 +12,37 @@
 
 #include "executor.h"
 #include "fbank.h"
+#include "grammar_search.h"
 #include "model.h"
+#include "scorer.h"
 #include "search.h"
 #include "transcript.h"
+#include "word_graph.h"
 
 namespace earshot {
 
 class Recognizer;
 
+// What the search of a word graph has found so far.
+struct CommandResult {
+  struct Path {
+    Transcript transcript;
+    double transducer = 0, ctc = 0, prior = 0;  // its `score` is made of these
+  };
+  std::vector<Path> paths;      // complete sentences, best first
+  double free_transducer = 0;   // log-probability of the best path of the free search
+  double free_ctc = 0;          // no path can have more; 0, as all of CTC, if the model has none
+  size_t num_frames = 0;
+  bool alive = false;           // some sentence can still be completed
+  bool can_continue = false;    // the best sentence is also the beginning of another
+};
+
 // One recording in progress. Calls on one stream take turns by a lock, so a
 // result may be read while another thread decodes.
 class Stream {
  public:
-  explicit Stream(std::shared_ptr<const Recognizer> recognizer);
+  // `graph` may be null: then there is the free search only.
+  Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph);
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -38,6 +56,9 @@ class Stream {
   bool IsReady() const;
   // What has been decoded so far; also in the middle of a recording.
   Transcript Result() const;
+  bool HasGraph() const { return commands_.graph != nullptr; }
+  // The same for the sentences of the graph, which there must be.
+  CommandResult Commands() const;
   // As good as new: neither text nor acoustic state of the recording stays.
   void Reset();
   const Recognizer& recognizer() const { return *recognizer_; }
@@ -51,6 +72,7 @@ class Stream {
   Fbank fbank_;
   GraphState encoder_state_;
   SearchState search_;
+  GrammarSearchState commands_;
   bool finished_ = false;
   bool flushed_ = false;
 };
@@ -58,10 +80,14 @@ class Stream {
 class Recognizer : public std::enable_shared_from_this<Recognizer> {
  public:
   // Throws ModelFileError if the file is no recogniser, std::invalid_argument for
-  // a setting out of range.
-  static std::shared_ptr<const Recognizer> Create(std::shared_ptr<const Model> model, const SearchConfig& config);
+  // a setting out of range or a graph of other pieces. `graph` may be null.
+  static std::shared_ptr<const Recognizer> Create(std::shared_ptr<const Model> model, const SearchConfig& config,
+                                                  const GrammarConfig& grammar = {},
+                                                  std::shared_ptr<const WordGraph> graph = nullptr);
 
-  std::unique_ptr<Stream> CreateStream() const;
+  std::unique_ptr<Stream> CreateStream() const { return CreateStream(graph_); }
+  // For a graph of its own; throws std::invalid_argument if it is of other pieces.
+  std::unique_ptr<Stream> CreateStream(std::shared_ptr<const WordGraph> graph) const;
 
   // Decodes all that is ready, over all streams together. No stream may be in
   // the list twice, all must be of this recogniser: else std::invalid_argument.
@@ -79,13 +105,19 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   };
   using ScratchPointer = std::unique_ptr<Scratch, ScratchDeleter>;
 
-  Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config);
+  Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
+             std::shared_ptr<const WordGraph> graph);
   bool DecodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const;
+  void ComputeCtc(Scratch* scratch) const;
+  void SearchBlock(Scratch* scratch) const;
 
   std::shared_ptr<const Model> model_;
-  std::shared_ptr<const Graph> encoder_;
-  size_t encoder_out_;
+  std::shared_ptr<const Graph> encoder_, ctc_;  // `ctc_` may be null
+  size_t encoder_out_, hidden_ = 0, log_probs_ = 0;  // positions in the graphs' lists
+  Scorer scorer_;
   Search search_;
+  GrammarSearch grammar_search_;
+  std::shared_ptr<const WordGraph> graph_;
   mutable std::mutex pool_mutex_;
   mutable std::vector<ScratchPointer> pool_;
 };

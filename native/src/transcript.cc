@@ -55,6 +55,8 @@ std::string List(const std::vector<T>& values) {
 
 }  // namespace
 
+bool StartsWord(const std::string& piece) { return piece.compare(0, kWordStartBytes, kWordStart) == 0; }
+
 Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames, double score) {
   Transcript out;
   out.num_frames = num_frames;
@@ -73,8 +75,7 @@ Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames,
   };
   for (size_t i = 0; i < path.tokens.size(); ++i) {
     const std::string& piece = model.pieces()[static_cast<size_t>(path.tokens[i])];
-    const bool starts = piece.compare(0, kWordStartBytes, kWordStart) == 0;
-    if (starts || pieces == 0) {
+    if (StartsWord(piece) || pieces == 0) {
       finish();
       Word word;
       word.start_frame = path.frames[i];

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "model.h"
-#include "search.h"
+#include "token_tree.h"
 
 namespace earshot {
 
@@ -27,6 +27,9 @@ struct Transcript {
   size_t num_frames = 0;    // encoder frames searched
   double score = 0;         // log-probability of the path
 };
+
+// Does the piece begin with U+2581?
+bool StartsWord(const std::string& piece);
 
 // A piece that begins with U+2581 starts a word. A word lasts from its first
 // piece to one frame past its last, but not into the next word, and at least

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
+_Bf16 = npt.NDArray[np.int16]  # the bits of bfloat16, which numpy lacks
 
 __version__: str
 
@@ -28,6 +29,20 @@ def transducer_loss(
     one_symbol_per_frame: bool = False,
     fastemit_lambda: float = 0.0,
 ) -> float: ...
+def transducer_loss_bf16(
+    logits: _Bf16,
+    bias: _F32,
+    labels: _I32,
+    frames: int,
+    d_bias: _F32,
+    blank: int = 0,
+    one_symbol_per_frame: bool = False,
+    fastemit_lambda: float = 0.0,
+) -> float: ...
+def join_tanh(encoded: _F32, predicted: _F32, joint: _Bf16) -> None: ...
+def join_tanh_backward(
+    d_joint: _Bf16, joint: _Bf16, d_encoded: _F32, d_predicted: _F32
+) -> None: ...
 def lstm_gates(gates: _F32, bias: _F32, c0: _F32, cells: _F32, cell_tanh: _F32) -> None: ...
 def lstm_backward_frame(
     t: int,
@@ -36,9 +51,9 @@ def lstm_backward_frame(
     cell_tanh: _F32,
     c0: _F32,
     d_output: _F32,
-    recurrent: npt.NDArray[np.int16] | None,
+    recurrent: _Bf16 | None,
     d_cell: _F32,
-    d_gates: npt.NDArray[np.int16],
+    d_gates: _Bf16,
 ) -> None: ...
 def align_counts(ref: _I32, hyp: _I32) -> tuple[int, int, int, int]: ...
 
@@ -132,12 +147,46 @@ class StreamResult(TypedDict):
     num_frames: int
     score: float
 
+class CommandPath(TypedDict):
+    words: list[WordResult]
+    tokens: list[int]
+    frames: list[int]
+    score: float
+    transducer: float
+    ctc: float
+    prior: float
+
+class CommandResult(TypedDict):
+    paths: list[CommandPath]
+    free_transducer: float
+    free_ctc: float
+    num_frames: int
+    alive: bool
+    can_continue: bool
+
+class WordGraph:
+    def __init__(
+        self,
+        arc_begin: _I32,
+        arc_kind: npt.NDArray[np.uint8],
+        arc_label: _I32,
+        arc_dest: _I32,
+        arc_weight: _F32,
+        final: npt.NDArray[np.uint8],
+        start: int,
+        piece_begin: _I32,
+        piece_ids: _I32,
+        *,
+        vocabulary: int,
+    ) -> None: ...
+
 class Stream:
     def accept_waveform(self, samples: _F32) -> None: ...
     def input_finished(self) -> None: ...
     def is_ready(self) -> bool: ...
     def reset(self) -> None: ...
     def result(self) -> StreamResult: ...
+    def command_result(self) -> CommandResult | None: ...
 
 class Recognizer:
     def __init__(
@@ -148,6 +197,11 @@ class Recognizer:
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
+        word_graph: WordGraph | None = None,
+        grammar_paths: int = 8,
+        ctc_weight: float = 0.5,
+        grammar_blank_penalty: float = 0.0,
+        word_penalty: float = 0.0,
     ) -> None: ...
-    def create_stream(self) -> Stream: ...
+    def create_stream(self, *, word_graph: WordGraph | None = None) -> Stream: ...
     def decode_streams(self, streams: list[Stream]) -> None: ...

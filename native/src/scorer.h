@@ -1,0 +1,86 @@
+// scorer.h: log-probabilities of pieces after a history in a frame: predictor and joiner.
+//
+// Knows the two networks and when two histories look the same to them; knows
+// nothing of beams. What searches ask for in one frame is computed together and
+// once: rows of histories that the predictor cannot tell apart are one row.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "executor.h"
+#include "model.h"
+
+namespace earshot {
+
+constexpr size_t kMaxContext = 8;
+
+// A history as the predictor sees it. Made by Scorer; copies share what is computed.
+struct PredictorContext {
+  std::array<int32_t, kMaxContext> ids{};  // the last `context_size` ids, the newest last
+  std::shared_ptr<const std::vector<float>> out;  // null: not computed yet
+  std::shared_ptr<GraphState> state;  // stateful: before `ids` is taken in; never changed once shared
+};
+
+// Requests of one frame, their answers, and buffers. Serves one call at a time.
+class ScorerScratch {
+ public:
+  explicit ScorerScratch(const Model& model);
+
+  void Clear() { requests_.clear(); }
+  // `context` must stay where it is until Score has run; it gets its `out`.
+  void Request(PredictorContext* context, const float* encoder_row) { requests_.push_back({context, encoder_row}); }
+  size_t size() const { return requests_.size(); }
+  // After Score: one per request, each `pieces` wide, until the next Score.
+  const float* const* rows() const { return answers_.data(); }
+
+ private:
+  friend class Scorer;
+  struct Question {
+    PredictorContext* context;
+    const float* encoder_row;
+  };
+  struct ContextHash {
+    size_t operator()(const std::array<int32_t, kMaxContext>& ids) const;
+  };
+  Executor predictor_, joiner_;
+  std::unordered_map<std::array<int32_t, kMaxContext>, std::shared_ptr<const std::vector<float>>, ContextHash> cache_;
+  std::vector<Question> requests_;
+  std::vector<size_t> row_of_;      // one per request
+  std::vector<size_t> distinct_;    // the first request of each row
+  std::vector<const float*> answers_;
+  std::vector<float> encoder_rows_, predictor_rows_, log_probs_;
+  std::vector<PredictorContext*> waiting_, late_;
+  std::vector<Executor::Item> items_;
+  std::vector<std::array<const void*, 1>> item_inputs_;
+};
+
+class Scorer {
+ public:
+  // `blank_penalty` is taken off the logit of blank.
+  Scorer(std::shared_ptr<const Model> model, float blank_penalty);
+
+  PredictorContext Start() const;
+  // Takes one more piece in.
+  void Extend(PredictorContext* context, int32_t piece) const;
+  // Answers all requests. The unknown piece gets minus infinity: it is never put out.
+  void Score(ScorerScratch* scratch) const;
+
+  size_t vocabulary() const { return vocabulary_; }
+  size_t width() const { return width_; }  // of an encoder row
+
+ private:
+  void ComputePredictors(ScorerScratch* scratch) const;
+
+  std::shared_ptr<const Graph> predictor_, joiner_;
+  SearchSettings settings_;
+  float blank_penalty_;
+  size_t vocabulary_, width_;
+  size_t encoder_input_, predictor_input_, logits_, predictor_out_;  // positions in the graphs' lists
+};
+
+}  // namespace earshot
