@@ -88,11 +88,12 @@ def made_up_names(count: int, *, seed: int = 1) -> list[str]:
     tails = ["", "", "", "n", "l", "r", "s", "m", "t"]
     found: dict[str, None] = {}
     while len(found) < count:
-        syllables = rng.integers(2, 5)
-        found[
-            "".join(f"{rng.choice(heads)}{rng.choice(middles)}" for _ in range(syllables))
-            + str(rng.choice(tails))
-        ] = None
+        picked = rng.integers(0, 1 << 30, size=9).tolist()
+        syllables = [
+            heads[picked[at] % len(heads)] + middles[picked[at + 1] % len(middles)]
+            for at in range(0, 2 * (2 + picked[8] % 3), 2)
+        ]
+        found["".join(syllables) + tails[picked[0] // len(heads) % len(tails)]] = None
     return list(found)
 
 
@@ -102,7 +103,7 @@ def big_grammars(folder: Path) -> list[Grammar]:
     Args:
         folder: Gets the files that are not in the repository.
     """
-    rooms = made_up_names(40, seed=2)
+    rooms = made_up_names(20, seed=2)
     million = {
         "language": "en",
         "intents": {
@@ -120,7 +121,7 @@ def big_grammars(folder: Path) -> list[Grammar]:
         },
         "lists": {
             "state": {"values": ["on", "off"]},
-            "device": {"values": [f"{name} lamp" for name in made_up_names(60, seed=3)]},
+            "device": {"values": [f"{name} lamp" for name in made_up_names(30, seed=3)]},
             "room": {"values": [f"{name} room" for name in rooms]},
             "level": {"range": {"from": 0, "to": 100}},
         },
