@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from earshot.core.errors import CommandsError, EarshotError
+from earshot.core.errors import CommandsError, EarshotError, LabelledTextError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,12 +47,12 @@ def reported() -> Iterator[None]:
 
     Raises:
         typer.Exit: With code 1, after an `EarshotError`, an `OSError` or an `ImportError` of the
-            engine was printed; with code 2 after every problem of command templates was, a line
-            each.
+            engine was printed; with code 2 after every problem of command templates or labelled
+            sentences was, a line each.
     """
     try:
         yield
-    except CommandsError as err:
+    except (CommandsError, LabelledTextError) as err:
         for problem in err.problems:
             complain(str(problem))
         raise typer.Exit(USAGE_ERROR) from None

@@ -91,15 +91,21 @@ def _print_summary(summary: Mapping[str, Any], *, list_tensors: bool) -> None:
         f"{size:,} bytes (.ear version {summary['version']}); by codec: {codecs}",
         soft_wrap=True,
     )
-    search = ", ".join(f"{key} {value}" for key, value in summary["search"].items())
-    console.print(f"{summary['num_pieces']} word pieces; search: {search}", soft_wrap=True)
+    if summary["search"]:
+        search = ", ".join(f"{key} {value}" for key, value in summary["search"].items())
+        console.print(f"{summary['num_pieces']} word pieces; search: {search}", soft_wrap=True)
+    if summary["understanding"]:
+        words = summary["understanding"]
+        intents, slots = len(words.get("intents", [])), len(words.get("slots", []))
+        console.print(f"understands {intents} intents and {slots} slots", soft_wrap=True)
 
-    graphs = Table("graph", "inputs", "outputs", "layers", box=None, pad_edge=False)
-    for name, graph in summary["graphs"].items():
-        layers = ", ".join(f"{count} {op}" for op, count in graph["ops"].items())
-        graphs.add_row(name, " ".join(graph["inputs"]), " ".join(graph["outputs"]), layers)
-    console.print()
-    console.print(graphs)
+    if summary["graphs"]:
+        graphs = Table("graph", "inputs", "outputs", "layers", box=None, pad_edge=False)
+        for name, graph in summary["graphs"].items():
+            layers = ", ".join(f"{count} {op}" for op, count in graph["ops"].items())
+            graphs.add_row(name, " ".join(graph["inputs"]), " ".join(graph["outputs"]), layers)
+        console.print()
+        console.print(graphs)
 
     if list_tensors:
         table = Table("tensor", "codec", "shape", box=None, pad_edge=False)

@@ -5,13 +5,14 @@
     ├── AudioError               sound that cannot be read or is not sound
     ├── ManifestError            a list of utterances that cannot be read
     ├── CommandsError            command templates that cannot be used, all problems at once
+    ├── LabelledTextError        rows of labelled text that cannot be used, all problems at once
     ├── ConfigError              a setting, option or recipe value out of its range
     ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
 
 A message is always `<where>: <what is, with numbers>. <what to do>.` on one line, so that a
-command can print it as it is; `CommandsError` has a line a problem. Knows nothing of who raises
-what.
+command can print it as it is; `CommandsError` and `LabelledTextError` have a line a problem.
+Knows nothing of who raises what.
 """
 
 import os
@@ -69,7 +70,7 @@ class ManifestError(_LocatedError):
 
 @dataclass(frozen=True, slots=True)
 class CommandsProblem:
-    """One thing that is wrong, or doubtful, in a file of command templates.
+    """One thing that is wrong, or doubtful, in command templates or labelled sentences.
 
     Args:
         where: `file:line`, or the file alone.
@@ -98,6 +99,21 @@ class CommandsError(EarshotError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (CommandsError, (self.problems,))
+
+
+class LabelledTextError(EarshotError):
+    """Labelled sentences cannot be used; the message has one line for every problem.
+
+    Args:
+        problems: At least one, in the order of the file.
+    """
+
+    def __init__(self, problems: Sequence[CommandsProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (LabelledTextError, (self.problems,))
 
 
 class ConfigError(EarshotError):

@@ -155,9 +155,9 @@ class ModelFile:
 
         Returns:
             JSON-ready: `path, name, version, size_bytes, num_pieces, search, features, graphs,
-            tensors, bytes_by_codec, metadata`. A graph is `{"inputs", "outputs", "nodes",
-            "ops"}` with `ops` counting nodes by kind; a tensor is `{"name", "codec", "shape",
-            "offset", "bytes", "crc32"}`.
+            understanding, tensors, bytes_by_codec, metadata`; what a file does not have is
+            empty. A graph is `{"inputs", "outputs", "nodes", "ops"}` with `ops` counting nodes
+            by kind; a tensor is `{"name", "codec", "shape", "offset", "bytes", "crc32"}`.
         """
         graphs = cast("dict[str, dict[str, list[dict[str, str]]]]", self.header["graphs"])
         by_codec: dict[str, int] = {}
@@ -168,10 +168,11 @@ class ModelFile:
             "name": self.header["name"],
             "version": 1,
             "size_bytes": self.size_bytes,
-            "num_pieces": len(cast("list[str]", self.header["pieces"])),
-            "search": self.header["search"],
-            "features": self.header["features"],
+            "num_pieces": len(cast("list[str]", self.header.get("pieces", []))),
+            "search": self.header.get("search", {}),
+            "features": self.header.get("features", {}),
             "graphs": {name: _graph_summary(graph) for name, graph in graphs.items()},
+            "understanding": self.header.get("understanding", {}),
             "tensors": [
                 {
                     "name": tensor.name,

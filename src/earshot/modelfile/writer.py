@@ -93,9 +93,10 @@ def write_model(
     name: str,
     graphs: Mapping[str, object],
     tensors: Mapping[str, EncodedTensor],
-    pieces: Sequence[str],
-    search: Mapping[str, object],
+    pieces: Sequence[str] | None = None,
+    search: Mapping[str, object] | None = None,
     num_bins: int = 80,
+    understanding: Mapping[str, object] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model file, checked by the reader before it takes its name.
@@ -105,23 +106,24 @@ def write_model(
         name: Model name, at most 128 bytes.
         graphs: Graph name to graph, as in section 4 of the specification.
         tensors: Tensor name to packed tensor; sections lie in this order.
-        pieces: The word piece of every id.
-        search: The `search` object of section 2.
-        num_bins: Mel bins of the features, 1..256.
+        pieces: The word piece of every id; only a recogniser has them.
+        search: The `search` object of section 2; only a recogniser has one.
+        num_bins: Mel bins of the features, 1..256; said in a recogniser's file only.
+        understanding: The `understanding` object of section 6, for a model over words.
         metadata: Licence, description, recipe and so on.
 
     Raises:
         ModelFileError: The parts do not make a valid file.
         OSError: The file cannot be written.
     """
-    header: dict[str, object] = {
-        "name": name,
-        "features": feature_settings(num_bins),
-        "search": dict(search),
-        "pieces": list(pieces),
-        "graphs": dict(graphs),
-        "metadata": dict(metadata or {}),
-    }
+    header: dict[str, object] = {"name": name}
+    if search is not None:
+        header |= {"features": feature_settings(num_bins), "search": dict(search)}
+    if pieces is not None:
+        header["pieces"] = list(pieces)
+    header |= {"graphs": dict(graphs), "metadata": dict(metadata or {})}
+    if understanding is not None:
+        header["understanding"] = dict(understanding)
     text, offsets = _placed(header, tensors)
     if len(text) > MAX_HEADER_BYTES:
         raise ModelFileError(
