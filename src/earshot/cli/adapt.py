@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ _STAGES = {
     "export": "export",
     "measure": "measuring",
 }
+_LINE_EVERY_S = 30.0
 
 
 def adapt(
@@ -180,12 +182,12 @@ def _quieten_training() -> None:
 
 
 class _Stages:
-    """Shows where an adaptation is: a bar on a terminal, elsewhere a line for every quarter."""
+    """Shows where an adaptation is: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self) -> None:
         self._bars = StageBars()
         self._is_terminal = sys.stderr.isatty()
-        self._stage, self._shown = "", -1
+        self._stage, self._shown_at = "", 0.0
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         """Show that so much of a stage is done."""
@@ -193,12 +195,13 @@ class _Stages:
         self._bars(label, done, total)
         if self._is_terminal:
             return
-        quarter = int(4 * done / total)
+        now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._shown = stage, -1
-        if quarter > self._shown:
-            self._shown = quarter
-            note(f"{label} {25 * quarter} %")
+            note(label)
+            self._stage, self._shown_at = stage, now
+        elif now - self._shown_at > _LINE_EVERY_S:
+            note(f"{label} {100 * done / total:.0f} %")
+            self._shown_at = now
 
     def close(self) -> None:
         """Leave the bar as it stands."""
