@@ -31,10 +31,8 @@ T = TypeVar("T")
 class DataConfig:
     """Where recordings come from."""
 
-    # Which preparation fills `cuts/`; `commands` is `assistant` and a user's own templates.
-    source: Literal["assistant", "librispeech", "commands"] = "assistant"
-    # Folder of recordings; EARSHOT_DATA overrides, except for `commands`, where "" is none.
-    recordings: str = "../shared/data"
+    source: Literal["assistant", "librispeech", "commands"] = "assistant"  # what fills `cuts/`
+    recordings: str = "../shared/data"  # folder; EARSHOT_DATA overrides, but not for `commands`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
