@@ -247,6 +247,10 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
 )
 
 
+# Most words of command lists are: no rule has anything to do with them.
+_PLAIN = re.compile(r"(?:(?!mrs?\b)[a-z]+)(?: (?!mrs?\b)[a-z]+)*")
+
+
 def spoken_form(text: str) -> str:
     """The recogniser's spelling of a sentence: a-z, apostrophe and single blanks.
 
@@ -260,6 +264,8 @@ def spoken_form(text: str) -> str:
         Possibly empty. Runs of five or six digits are read as a number, longer ones and those with
         a leading zero digit by digit.
     """
+    if _PLAIN.fullmatch(text):
+        return text
     text = text.replace("’", "'").replace("‘", "'").replace("°", "\u00b0")
     kept = "".join(c if c in "£€°" else unicodedata.normalize("NFKD", c) for c in text.lower())
     text = "".join(c for c in kept if not unicodedata.combining(c))

@@ -16,7 +16,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from earshot.data.spoken import DIGIT_WORDS, number_words, spoken_form
 from earshot.understand.templates import Block, ListValue, RangeList, TextList
@@ -47,21 +51,10 @@ MAX_SPELLINGS = 10_000  # of one word of a template
 _LETTER_OR_DIGIT = re.compile(r"[\w']")
 
 
-@dataclass(frozen=True, slots=True)
-class Arc:
-    """One step of the network.
-
-    Args:
-        kind: WORD, EPSILON, CALL or TAG.
-        label: Word id; 0; the first node of the called graph; index into `meanings`.
-        dest: The node after it.
-        slot: For a CALL: index into `slots`; -1 where the graph fills none.
-    """
-
-    kind: int
-    label: int
-    dest: int
-    slot: int = -1
+# Kind; label: word id, 0, first node of the called graph, or index into `meanings`; the node after
+# it; for a CALL the index into `slots`, or -1 where it fills none.
+Arc = tuple[int, int, int, int]
+_NO_SLOTS: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +68,7 @@ class Meaning:
     """
 
     intent: str | None = None
-    slots: Mapping[str, object] = field(default_factory=dict)
+    slots: Mapping[str, object] = field(default_factory=lambda: _NO_SLOTS)
     value: object = None
 
 
@@ -97,56 +90,77 @@ class WordNetwork:
     """Nodes and arcs; see the module.
 
     Args:
-        arcs: Leaving arcs by node.
-        final: Whether a node ends its graph.
+        arc_begin: Shape (N + 1,): where the arcs of each node begin; they end where the next
+            ones begin.
+        arc_kind: Shape (A,): WORD, EPSILON, CALL or TAG.
+        arc_label: Shape (A,): word id; 0; the first node of the called graph; index into
+            `meanings`.
+        arc_dest: Shape (A,): the node after it, higher than the one before it.
+        arc_slot: Shape (A,): for a CALL the index into `slots`, -1 where it fills none.
+        final: Shape (N,): whether a node ends its graph.
         start: Where sentences start.
+        core_start: Likewise, without the skip words around sentences.
         words: Word table.
         meanings: What TAGs say.
         slots: What CALLs fill.
-        core_start: As `start`, but without the skip words around sentences.
     """
 
-    arcs: tuple[tuple[Arc, ...], ...]
-    final: tuple[bool, ...]
+    arc_begin: npt.NDArray[np.int32]
+    arc_kind: npt.NDArray[np.uint8]
+    arc_label: npt.NDArray[np.int32]
+    arc_dest: npt.NDArray[np.int32]
+    arc_slot: npt.NDArray[np.int32]
+    final: npt.NDArray[np.uint8]
     start: int
+    core_start: int
     words: tuple[str, ...]
     meanings: tuple[Meaning, ...]
     slots: tuple[Slot, ...]
-    core_start: int
+
+    def arcs(self, node: int) -> Iterator[Arc]:
+        """The arcs that leave a node, those of earlier templates first."""
+        part = slice(self.arc_begin[node], self.arc_begin[node + 1])
+        return zip(
+            self.arc_kind[part].tolist(),
+            self.arc_label[part].tolist(),
+            self.arc_dest[part].tolist(),
+            self.arc_slot[part].tolist(),
+            strict=True,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no sentence."""
+        return bool(self.arc_begin[self.core_start] == self.arc_begin[self.core_start + 1])
 
     @cached_property
     def word_ids(self) -> dict[str, int]:
         """The id of every word."""
         return {word: index for index, word in enumerate(self.words)}
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no sentence."""
-        return not self.arcs[self.core_start]
-
     def count_by_intent(self) -> dict[str, int]:
         """Number of ways through the network by intent, without skip words."""
+        ways = self._ways()
         reached = {self.core_start: 1}  # ways from the start to a node
         counts: dict[str, int] = {}
         for node in self._nodes_of(self.core_start):
-            for arc in self.arcs[node]:
-                ways = reached[node] * (self._ways[arc.label] if arc.kind == CALL else 1)
-                reached[arc.dest] = reached.get(arc.dest, 0) + ways
-                intent = self.meanings[arc.label].intent if arc.kind == TAG else None
+            for kind, label, dest, _ in self.arcs(node):
+                through = reached[node] * (ways[label] if kind == CALL else 1)
+                reached[dest] = reached.get(dest, 0) + through
+                intent = self.meanings[label].intent if kind == TAG else None
                 if intent is not None:  # its tag is the last arc of a sentence
-                    counts[intent] = counts.get(intent, 0) + ways
+                    counts[intent] = counts.get(intent, 0) + through
         return counts
 
-    @cached_property
-    def _ways(self) -> list[int]:
-        ways = [0] * len(self.arcs)
+    def _ways(self) -> dict[int, int]:
+        """Ways from each node to the end of its graph."""
+        ways: dict[int, int] = {}
         for start in self._graphs_inner_first():
             for node in reversed(self._nodes_of(start)):
-                total = int(self.final[node])
-                for arc in self.arcs[node]:
-                    inner = ways[arc.label] if arc.kind == CALL else 1
-                    total += inner * ways[arc.dest]
-                ways[node] = total
+                ways[node] = int(self.final[node]) + sum(
+                    (ways[label] if kind == CALL else 1) * ways[dest]
+                    for kind, label, dest, _ in self.arcs(node)
+                )
         return ways
 
     def _nodes_of(self, start: int) -> list[int]:
@@ -154,29 +168,30 @@ class WordNetwork:
         seen = {start}
         stack = [start]
         while stack:
-            for arc in self.arcs[stack.pop()]:
-                if arc.dest not in seen:
-                    seen.add(arc.dest)
-                    stack.append(arc.dest)
+            for _, _, dest, _ in self.arcs(stack.pop()):
+                if dest not in seen:
+                    seen.add(dest)
+                    stack.append(dest)
         return sorted(seen)
 
     def _graphs_inner_first(self) -> list[int]:
         """Starts of graphs below the sentences; a graph comes after all that it calls."""
-        order: list[int] = []
-        done: set[int] = set()
+        order: dict[int, None] = {}
 
         def visit(start: int) -> None:
-            if start in done:
-                return
-            done.add(start)
-            for node in self._nodes_of(start):
-                for arc in self.arcs[node]:
-                    if arc.kind == CALL:
-                        visit(arc.label)
-            order.append(start)
+            called = {
+                label
+                for node in self._nodes_of(start)
+                for kind, label, _, _ in self.arcs(node)
+                if kind == CALL
+            }
+            for inner in sorted(called - order.keys()):
+                if inner not in order:
+                    visit(inner)
+            order[start] = None
 
         visit(self.core_start)
-        return order
+        return list(order)
 
 
 def build_network(commands: Commands) -> WordNetwork:
@@ -296,7 +311,7 @@ class _Builder:
         return len(self._arcs) - 1
 
     def _arc(self, source: int, kind: int, label: int, dest: int, slot: int = -1) -> None:
-        arc = Arc(kind, label, dest, slot)
+        arc = (kind, label, dest, slot)
         if arc not in self._arcs[source]:
             self._arcs[source].append(arc)
 
@@ -520,12 +535,12 @@ class _Builder:
                 self._arc(last, TAG, tag, end)
                 continue
             node = start
-            for word in _spoken_words(f"{prefix}{value.text}{suffix}"):
+            for word in spoken_form(f"{prefix}{value.text}{suffix}").split():
                 step = (node, self._word(word))
                 if step not in known:
                     known[step] = self._node()
                     # Not `_arc`: looking for a twin among 20,000 arcs is slow, and `known` tells.
-                    self._arcs[node].append(Arc(WORD, step[1], known[step]))
+                    self._arcs[node].append((WORD, step[1], known[step], -1))
                 node = known[step]
             self._arc(node, TAG, tag, end)
         return start if self._arcs[start] else None
@@ -664,92 +679,93 @@ class _Builder:
 
     def _finished(self, start: int, core: int) -> WordNetwork:
         """Drop what leads nowhere or is never reached; number nodes so that arcs ascend."""
-        alive = self._alive()
         self._shorten()
+        self._drop_dead_ends()
+        order = self._ascending(start, core)
+        number = np.full(len(self._arcs), -1, np.int32)
+        number[order] = np.arange(len(order), dtype=np.int32)
+        flat = np.array([arc for node in order for arc in self._arcs[node]], np.int32)
+        kind, label, dest, slot = flat.reshape(-1, 4).T
+        return WordNetwork(
+            np.concatenate([[0], np.cumsum([len(self._arcs[node]) for node in order])]).astype(
+                np.int32
+            ),
+            kind.astype(np.uint8),
+            np.where(kind == CALL, number[np.where(kind == CALL, label, 0)], label),
+            number[dest],
+            slot.copy(),
+            np.array([self._final[node] for node in order], np.uint8),
+            int(number[start]),
+            int(number[core]),
+            tuple(self._words),
+            tuple(self._meanings),
+            tuple(self._slot_table),
+        )
+
+    def _shorten(self) -> None:
+        """Lead arcs past nodes from which there is one step only, and that a silent one."""
+        beyond: dict[int, int] = {}
+        for node, arcs in enumerate(self._arcs):
+            if len(arcs) == 1 and arcs[0][0] == EPSILON and not self._final[node]:
+                beyond[node] = arcs[0][2]
+        for arcs in self._arcs:
+            for at, (kind, label, dest, slot) in enumerate(arcs):
+                if dest in beyond:
+                    while dest in beyond:
+                        dest = beyond[dest]
+                    arcs[at] = (kind, label, dest, slot)
+
+    def _drop_dead_ends(self) -> None:
+        """Take out arcs from which the end of their graph cannot be reached."""
+        alive = list(self._final)
+        # Node, and what else must be alive for its arc: -1 is nothing.
+        waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for node, arcs in enumerate(self._arcs):
+            for kind, label, dest, _ in arcs:
+                if kind == CALL:
+                    waiting[dest].append((node, label))
+                    waiting[label].append((node, dest))
+                else:
+                    waiting[dest].append((node, -1))
+        stack = [node for node, is_final in enumerate(alive) if is_final]
+        while stack:
+            for node, other in waiting[stack.pop()]:
+                if not alive[node] and (other < 0 or alive[other]):
+                    alive[node] = True
+                    stack.append(node)
+        if all(alive):
+            return
+        for arcs in self._arcs:
+            arcs[:] = [arc for arc in arcs if alive[arc[2]] and (arc[0] != CALL or alive[arc[1]])]
+
+    def _ascending(self, *starts: int) -> list[int]:
+        """Nodes that can be reached, in an order in which every arc goes up in its graph."""
         order: list[int] = []
-        state: dict[int, int] = {}
-        calls: list[int] = [start, core]
-        while calls:
-            root = calls.pop()
-            if root in state:
+        seen: set[int] = set()
+        roots = list(starts)
+        while roots:
+            root = roots.pop()
+            if root in seen:
                 continue
+            # Depth first without recursion, last arcs first: a node is placed after all that
+            # follow it, so that in the reverse nodes ascend, those of earlier templates first.
             part: list[int] = []
-            # Depth first without recursion, last arcs first: a node is placed after all that follow
-            # it, so that the reverse has nodes ascending, and those of earlier templates first.
+            seen.add(root)
             stack: list[tuple[int, Iterator[Arc]]] = [(root, reversed(self._arcs[root]))]
-            state[root] = 1
             while stack:
                 node, rest = stack[-1]
-                for arc in rest:
-                    if not alive[arc.dest] or (arc.kind == CALL and not alive[arc.label]):
-                        continue
-                    if arc.kind == CALL:
-                        calls.append(arc.label)
-                    if arc.dest not in state:
-                        state[arc.dest] = 1
-                        stack.append((arc.dest, reversed(self._arcs[arc.dest])))
+                for kind, label, dest, _ in rest:
+                    if kind == CALL:
+                        roots.append(label)
+                    if dest not in seen:
+                        seen.add(dest)
+                        stack.append((dest, reversed(self._arcs[dest])))
                         break
                 else:
                     part.append(node)
                     stack.pop()
             order.extend(reversed(part))
-        number = {node: index for index, node in enumerate(order)}
-        arcs = tuple(
-            tuple(
-                Arc(
-                    arc.kind,
-                    number[arc.label] if arc.kind == CALL else arc.label,
-                    number[arc.dest],
-                    arc.slot,
-                )
-                for arc in self._arcs[node]
-                if alive[arc.dest] and (arc.kind != CALL or alive[arc.label])
-            )
-            for node in order
-        )
-        return WordNetwork(
-            arcs,
-            tuple(self._final[node] for node in order),
-            number[start],
-            tuple(self._words),
-            tuple(self._meanings),
-            tuple(self._slot_table),
-            number[core],
-        )
-
-    def _shorten(self) -> None:
-        """Lead arcs past nodes from which there is one step only, and that a silent one."""
-
-        def beyond(node: int) -> int:
-            while not self._final[node] and len(self._arcs[node]) == 1:
-                (arc,) = self._arcs[node]
-                if arc.kind != EPSILON:
-                    break
-                node = arc.dest
-            return node
-
-        for arcs in self._arcs:
-            arcs[:] = [Arc(arc.kind, arc.label, beyond(arc.dest), arc.slot) for arc in arcs]
-
-    def _alive(self) -> list[bool]:
-        """Nodes from which the end of their graph can be reached."""
-        alive = list(self._final)
-        sources: dict[int, list[int]] = defaultdict(list)
-        for node, arcs in enumerate(self._arcs):
-            for arc in arcs:
-                sources[arc.dest].append(node)
-                if arc.kind == CALL:
-                    sources[arc.label].append(node)
-        stack = [node for node, is_final in enumerate(alive) if is_final]
-        while stack:
-            for node in sources[stack.pop()]:
-                if not alive[node] and any(
-                    alive[arc.dest] and (arc.kind != CALL or alive[arc.label])
-                    for arc in self._arcs[node]
-                ):
-                    alive[node] = True
-                    stack.append(node)
-        return alive
+        return order
 
 
 class _Assembly:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from earshot.core.errors import CommandsError, CommandsProblem
 from earshot.core.understanding import Understanding
 from earshot.data.tokenizer import UNK_ID, Tokenizer
+from earshot.decode.word_graph import WordGraph
 from earshot.understand.grammar import WordNetwork
 from earshot.understand.matching import MIN_LIKENESS, Matcher
 from earshot.understand.templates import Commands
-
-if TYPE_CHECKING:
-    from earshot.decode.word_graph import WordGraph
 
 __all__ = ["CommandGraph", "compile_commands"]
 
@@ -113,18 +110,14 @@ def compile_commands(commands: Commands, tokenizer: Tokenizer) -> CommandGraph:
 
 
 def _flat(network: WordNetwork, pieces: tuple[tuple[int, ...], ...]) -> WordGraph:
-    from earshot.decode.word_graph import WordGraph
-
-    counts = [len(arcs) for arcs in network.arcs]
-    flat = [arc for arcs in network.arcs for arc in arcs]
     return WordGraph(
         words=network.words,
         pieces=pieces,
-        arc_begin=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-        arc_kind=np.array([arc.kind for arc in flat], np.uint8),
-        arc_label=np.array([arc.label for arc in flat], np.int32),
-        arc_dest=np.array([arc.dest for arc in flat], np.int32),
-        arc_weight=np.zeros(len(flat), np.float32),
-        final=np.array(network.final, np.uint8),
+        arc_begin=network.arc_begin,
+        arc_kind=network.arc_kind,
+        arc_label=network.arc_label,
+        arc_dest=network.arc_dest,
+        arc_weight=np.zeros(len(network.arc_dest), np.float32),
+        final=network.final,
         start=network.start,
     )

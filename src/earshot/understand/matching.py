@@ -145,13 +145,13 @@ class Matcher:
             at, tags = stack.pop()
             if self._network.final[at] and step.final is None:
                 step.final = tags
-            for arc in self._network.arcs[at]:
-                if arc.kind == WORD:
-                    step.words.setdefault(arc.label, []).append((arc.dest, tags))
-                elif arc.kind == CALL:
-                    step.calls.append((arc.label, arc.dest, arc.slot, tags))
+            for kind, label, dest, slot in self._network.arcs(at):
+                if kind == WORD:
+                    step.words.setdefault(label, []).append((dest, tags))
+                elif kind == CALL:
+                    step.calls.append((label, dest, slot, tags))
                 else:
-                    after = (arc.dest, (*tags, arc.label) if arc.kind == TAG else tags)
+                    after = (dest, (*tags, label) if kind == TAG else tags)
                     if after not in seen:
                         seen.add(after)
                         stack.append(after)

@@ -12,40 +12,17 @@ from functools import lru_cache
 
 __all__ = ["alike_pairs", "sound_key"]
 
-# In order; later rules see what earlier ones left. Capitals are signs that later rules leave.
-_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), sign)
-    for pattern, sign in (
-        (r"[^a-z]", ""),
-        (r"^(?:kn|gn|pn)", "n"),
-        (r"^wr", "r"),
-        (r"^wh", "w"),
-        (r"mb$", "m"),
-        (r"ing", "in"),
-        (r"tion|sion", "Xn"),
-        (r"igh", "i"),
-        (r"gh$|gh(?=t)", ""),
-        (r"ph", "f"),
-        (r"sch", "sk"),
-        (r"tch|ch|sh", "X"),
-        (r"th", "T"),
-        (r"ck|q", "k"),
-        (r"x", "ks"),
-        (r"dge|dj", "J"),
-        (r"c(?=[eiy])", "s"),
-        (r"g(?=[eiy])", "J"),
-        (r"[cg]", "k"),
-        (r"j", "J"),
-        (r"v", "f"),
-        (r"z", "s"),
-        (r"d", "t"),
-        (r"b", "p"),
-        (r"(?<=.)[hw]", ""),
-        (r"^[aeiouy]+", "A"),
-        (r"[aeiouy]", ""),
-        (r"(.)\1+", r"\1"),
-    )
-)
+# What letters become; the longest that fits is taken. Capitals are sounds of two letters.
+_SOUNDS = {
+    "tion": "Xn", "sion": "Xn", "ing": "n", "igh": "", "sch": "sk", "tch": "X", "dge": "J",
+    "ch": "X", "sh": "X", "th": "T", "ph": "f", "gh": "", "ck": "k", "dj": "J", "qu": "k",
+    "ce": "s", "ci": "s", "cy": "s", "ge": "J", "gi": "J", "gy": "J",
+    "b": "p", "c": "k", "d": "t", "g": "k", "j": "J", "q": "k", "v": "f", "x": "ks", "z": "s",
+} | dict.fromkeys("aeiouyhw", "")  # fmt: skip
+_STARTS = {"kn": "n", "gn": "n", "pn": "n", "wr": "r", "wh": "w", "h": "h", "w": "w", "gh": "k"}
+_SOUND = re.compile("|".join(sorted(_SOUNDS, key=len, reverse=True)) + "|[^a-z]")
+_START = re.compile("[aeiouy]+|" + "|".join(sorted(_STARTS, key=len, reverse=True)))
+_TWICE = re.compile(r"(.)\1+")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -58,10 +35,10 @@ def sound_key(text: str) -> str:
     Returns:
         Signs, possibly none.
     """
-    key = text
-    for pattern, sign in _RULES:
-        key = pattern.sub(sign, key)
-    return key
+    start = _START.match(text)
+    head = "" if start is None else _STARTS.get(start[0], "A")
+    tail = text if start is None else text[start.end() :]
+    return _TWICE.sub(r"\1", head + _SOUND.sub(lambda found: _SOUNDS.get(found[0], ""), tail))
 
 
 MAX_ALL_PAIRS = 2000  # phrases; among more only equal keys are looked for

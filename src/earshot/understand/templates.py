@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from earshot.core.errors import CommandsError, CommandsProblem
@@ -40,6 +41,7 @@ __all__ = [
 
 HOME_ASSISTANT = "homeassistant:"  # followed by a language; stands for the sentences they ship
 _SUFFIXES = (".yaml", ".yml")
+_NOTHING: Mapping[str, object] = MappingProxyType({})  # shared by all that have no fields
 MAX_PERMUTED = 8  # items of one (a;b;...): their network has 2**items nodes
 MAX_RANGE = 10**9
 MAX_UNEVEN = 20_000  # numbers of a range whose words have no regular network
@@ -76,7 +78,7 @@ class ListValue:
     text: str
     expression: Expression | None
     out: object
-    context: Mapping[str, object] = field(default_factory=dict)
+    context: Mapping[str, object] = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -649,7 +651,7 @@ class _Loader:
     def _value(self, reader: _Reader, name: str, node: Any) -> ListValue | None:
         what = f"a value of list '{name}'"
         out: object = None
-        context: Mapping[str, object] = {}
+        context = _NOTHING
         text_node = node
         is_text = type(node).__name__ == "ScalarNode"
         if not is_text:
@@ -664,7 +666,7 @@ class _Loader:
                 out = reader.value(fields["out"][1])
             if "context" in fields:
                 found = reader.value(fields["context"][1])
-                context = found if isinstance(found, dict) else {}
+                context = found if isinstance(found, dict) else _NOTHING
         text = reader.text(text_node, what)
         if text is None:
             return None
