@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import earshot
-from earshot.cli import adapt, listen, model, train, transcribe, understand
+from earshot.cli import adapt, listen, model, train, transcribe, understand, understand_model
 
 app = typer.Typer(
     name="earshot",
@@ -24,6 +24,9 @@ app.command("listen")(listen.listen)
 app.command("adapt")(adapt.adapt)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
+understand.app.command("train")(understand_model.train)
+understand.app.command("evaluate")(understand_model.evaluate)
+understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
 
 

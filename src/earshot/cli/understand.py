@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.understand.review import Review
 
-app = typer.Typer(help="Check command templates and try them on text.", no_args_is_help=True)
+app = typer.Typer(
+    help="Commands and intents in text: check templates, teach and try models.",
+    no_args_is_help=True,
+)
 
 SHOWN_WARNINGS = 20  # --all shows the others
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -27,10 +26,10 @@ Ints = npt.NDArray[np.int64]
 WINDOW = 2  # words to each side that the first layer sees
 SECOND_WINDOW = 1  # outputs of the first layer to each side that the second layer sees
 MIN_GRAM, MAX_GRAM = 3, 5  # letters of an n-gram, the marks at a word's ends included
+_MAX_SEEN = 50_000  # words whose rows are remembered
 IMPOSSIBLE = -1e4  # the score of a transition that no labelling has; exp of it is 0 in float32
 
 
-@lru_cache(maxsize=65536)
 def word_features(word: str) -> tuple[int, ...]:
     """The hashed features of a word: itself first, then its letter n-grams.
 
@@ -139,6 +138,7 @@ class Vocabulary:
     def __init__(self, keys: npt.NDArray[np.uint32]) -> None:
         self.keys = keys
         self._rows = {int(key): row for row, key in enumerate(keys)}
+        self._seen: dict[str, list[int]] = {}  # words that were looked up, and their rows
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -165,13 +165,20 @@ class Vocabulary:
         for words in sentences:
             for word in words:
                 distinct.setdefault(word, len(distinct))
-        per_word = [self.rows(word_features(word)) for word in distinct]
+        per_word = [self._word_rows(word) for word in distinct]
         per_sentence = [self.rows(pair_features(words)) for words in sentences]
         length = np.array([len(words) for words in sentences], np.int64)
         index = np.full((len(sentences), int(length.max())), len(distinct), np.int64)
         for at, words in enumerate(sentences):
             index[at, : len(words)] = [distinct[word] for word in words]
         return Batch(index, *_flat(per_word), *_flat(per_sentence), length)
+
+    def _word_rows(self, word: str) -> list[int]:
+        if word not in self._seen:
+            if len(self._seen) >= _MAX_SEEN:
+                self._seen.clear()
+            self._seen[word] = self.rows(word_features(word))
+        return self._seen[word]
 
 
 def _flat(lists: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:

@@ -227,8 +227,6 @@ class StatisticalModel:
         Raises:
             ConfigError: `threshold` is not in [0, 1], or a score is not finite.
         """
-        if not 0 <= threshold <= 1:
-            raise ConfigError(f"understand.threshold is {threshold}; it must lie in [0, 1].")
         if not all(math.isfinite(score) for _, score in hypotheses):
             raise ConfigError("understand: a hypothesis has no finite score; every one needs it.")
         said = [
@@ -236,19 +234,43 @@ class StatisticalModel:
         ]
         if not said:
             return Understanding(None, {}, 0.0)
-        readings = self.read([words for words, _ in said])
-        shares = softmax(np.array([score for _, score in said], np.float32))
-        intents = softmax(np.stack([reading.scores for reading in readings]))
-        votes = shares[:, None] * intents[:, : len(self.intents)]
-        best = int(votes.sum(axis=0).argmax())
+        shares = softmax(np.array([score for _, score in said], np.float64).astype(np.float32))
+        return self.decide(
+            self.read([words for words, _ in said]), shares.tolist(), threshold=threshold
+        )
+
+    def decide(
+        self,
+        readings: Sequence[Reading],
+        shares: Sequence[float],
+        *,
+        threshold: float = DEFAULT_THRESHOLD,
+    ) -> Understanding:
+        """One understanding of what may have been said.
+
+        Args:
+            readings: At least one.
+            shares: The probability of each; they sum to 1.
+            threshold: The intent is None below this confidence.
+
+        Returns:
+            As `understand_best`.
+
+        Raises:
+            ConfigError: `threshold` is not in [0, 1].
+        """
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"understand.threshold is {threshold}; it must lie in [0, 1].")
+        chances = softmax(np.stack([reading.scores for reading in readings]))
+        votes = np.array(shares, np.float32)[:, None] * chances
+        sums = votes.sum(axis=0)
+        count = len(self.intents)
+        best = int(sums[:count].argmax())
         confidence = sum(
-            float(share) * self.calibration.probability(reading.evidence(best))
+            share * self.calibration.probability(reading.evidence(best))
             for share, reading in zip(shares, readings, strict=True)
         )
-        refused = intents.shape[1] > len(self.intents) and bool(
-            float(shares @ intents[:, -1]) > float(votes.sum(axis=0)[best])
-        )
-        if refused or confidence < threshold:
+        if confidence < threshold or (sums[count:] > sums[best]).any():
             return Understanding(None, {}, confidence)
         chosen = readings[int(votes[:, best].argmax())]
         return Understanding(self.intents[best], self._values(chosen), confidence)

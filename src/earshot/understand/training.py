@@ -69,7 +69,7 @@ class TrainingConfig:
     width: int = 64  # of a feature's row; even
     hidden: int = 64  # width of the layers
     min_count: int = 2  # sentences that a feature occurs in
-    epochs: int = 30
+    epochs: int = 20
     min_steps: int = 1500  # more epochs where there are few sentences
     full_share: float = 0.4  # of the epochs, before rows are dropped
     batch_size: int = 48  # sentences
