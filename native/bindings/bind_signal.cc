@@ -7,6 +7,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -54,9 +55,8 @@ Output<float> TakeAll(earshot::Fbank& fbank) {
   return ToNumpy(std::move(values), {frames, fbank.num_bins()});
 }
 
-double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one_symbol_per_frame,
-            double fastemit_lambda) {
-  const size_t T = logits.shape(0), width = logits.shape(1), V = logits.shape(2);
+// Labels are copied: the caller's memory may change between the check and the use.
+std::vector<int32_t> CheckedLabels(const Input<int32_t, 1>& labels, size_t T, size_t width, size_t V, int32_t blank) {
   const size_t U = labels.shape(0);
   if (T < 1 || width != U + 1) {
     throw nb::value_error(("transducer_loss: logits have shape (" + std::to_string(T) + ", " +
@@ -70,8 +70,7 @@ double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one
                            "; it must lie in 0.." + std::to_string(V) + " - 1.")
                               .c_str());
   }
-  // A copy: the caller's memory may change between the check and the use.
-  const std::vector<int32_t> checked(labels.data(), labels.data() + U);
+  std::vector<int32_t> checked(labels.data(), labels.data() + U);
   for (size_t u = 0; u < U; ++u) {
     const int32_t label = checked[u];
     if (label < 0 || static_cast<size_t>(label) >= V || label == blank) {
@@ -81,19 +80,58 @@ double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one
                                 .c_str());
     }
   }
-  earshot::TransducerLossOptions options;
-  options.blank = blank;
-  options.one_symbol_per_frame = one_symbol_per_frame;
-  options.fastemit_lambda = fastemit_lambda;
-  float* z = logits.data();
-  const nb::gil_scoped_release release;
-  return earshot::TransducerLoss(z, T, U, V, checked.data(), options, earshot::kernels());
+  return checked;
 }
 
-using Bf16 = nb::ndarray<int16_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one_symbol_per_frame,
+            double fastemit_lambda) {
+  const size_t T = logits.shape(0), width = logits.shape(1), V = logits.shape(2);
+  const std::vector<int32_t> checked = CheckedLabels(labels, T, width, V, blank);
+  const earshot::TransducerLossOptions options{blank, one_symbol_per_frame, fastemit_lambda};
+  float* z = logits.data();
+  const nb::gil_scoped_release release;
+  return earshot::TransducerLoss(z, T, checked.size(), V, checked.data(), options, earshot::kernels());
+}
 
 void RequireShape(bool right, const char* where) {
   if (!right) throw nb::value_error((std::string(where) + ": the arrays' shapes do not belong together.").c_str());
+}
+
+template <size_t N>
+using Bf16 = nb::ndarray<int16_t, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+template <typename Array>
+uint16_t* Bits(const Array& array) {
+  return reinterpret_cast<uint16_t*>(array.data());
+}
+
+double LossBf16(Bf16<2> logits, Input<float, 1> bias, Input<int32_t, 1> labels, size_t frames, InPlace<1> d_bias,
+                int32_t blank, bool one_symbol_per_frame, double fastemit_lambda) {
+  const size_t V = logits.shape(1), width = labels.shape(0) + 1;
+  RequireShape(bias.shape(0) == V && d_bias.shape(0) == V && logits.shape(0) >= frames * width, "transducer_loss_bf16");
+  const std::vector<int32_t> checked = CheckedLabels(labels, frames, width, V, blank);
+  const earshot::TransducerLossOptions options{blank, one_symbol_per_frame, fastemit_lambda};
+  const nb::gil_scoped_release release;
+  std::fill(Bits(logits) + frames * width * V, Bits(logits) + logits.shape(0) * V, uint16_t{0});
+  return earshot::TransducerLoss(Bits(logits), bias.data(), frames, checked.size(), V, checked.data(), options,
+                                 earshot::kernels(), d_bias.data());
+}
+
+void JoinTanh(Input<float, 2> encoded, Input<float, 2> predicted, Bf16<2> joint) {
+  const size_t T = encoded.shape(0), width = predicted.shape(0), J = encoded.shape(1);
+  RequireShape(width > 0 && predicted.shape(1) == J && joint.shape(1) == J && joint.shape(0) >= T * width, "join_tanh");
+  const nb::gil_scoped_release release;
+  earshot::JoinTanh(encoded.data(), predicted.data(), T, width - 1, J, earshot::kernels(), Bits(joint));
+  std::fill(Bits(joint) + T * width * J, Bits(joint) + joint.shape(0) * J, uint16_t{0});
+}
+
+void JoinTanhBackward(Bf16<2> d_joint, Bf16<2> joint, InPlace<2> d_encoded, InPlace<2> d_predicted) {
+  const size_t T = d_encoded.shape(0), width = d_predicted.shape(0), J = d_encoded.shape(1);
+  RequireShape(width > 0 && d_predicted.shape(1) == J && joint.shape(1) == J && d_joint.shape(1) == J &&
+                   joint.shape(0) >= T * width && d_joint.shape(0) >= T * width,
+               "join_tanh_backward");
+  const nb::gil_scoped_release release;
+  earshot::JoinTanhBackward(Bits(d_joint), Bits(joint), T, width - 1, J, d_encoded.data(), d_predicted.data());
 }
 
 earshot::LstmShape ShapeOf(const nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>& cells) {
@@ -111,7 +149,7 @@ void Gates(InPlace<3> gates, Input<float, 1> bias, Input<float, 2> c0, InPlace<3
 }
 
 void BackwardFrame(size_t t, Input<float, 3> gates, InPlace<3> cells, Input<float, 3> cell_tanh, Input<float, 2> c0,
-                   Input<float, 3> d_output, std::optional<Input<int16_t, 2>> recurrent, InPlace<2> d_cell, Bf16 d_gates) {
+                   Input<float, 3> d_output, std::optional<Input<int16_t, 2>> recurrent, InPlace<2> d_cell, Bf16<3> d_gates) {
   const earshot::LstmShape s = ShapeOf(cells);
   const auto frames = [&](const auto& a, size_t width) {
     return a.shape(0) == s.frames && a.shape(1) == s.batch && a.shape(2) == width;
@@ -122,7 +160,7 @@ void BackwardFrame(size_t t, Input<float, 3> gates, InPlace<3> cells, Input<floa
                "lstm_backward_frame");
   const uint16_t* from_next = recurrent ? reinterpret_cast<const uint16_t*>(recurrent->data()) : nullptr;
   earshot::LstmBackwardFrame(s, t, gates.data(), cells.data(), cell_tanh.data(), c0.data(), d_output.data(), from_next,
-                             d_cell.data(), reinterpret_cast<uint16_t*>(d_gates.data()));
+                             d_cell.data(), Bits(d_gates));
 }
 
 }  // namespace
@@ -170,6 +208,14 @@ void bind_signal(nb::module_& m) {
         "one_symbol_per_frame"_a = false, "fastemit_lambda"_a = 0.0,
         "Negative log likelihood of one utterance in nats; overwrites the logits with its gradient.");
 
+  m.def("transducer_loss_bf16", &LossBf16, "logits"_a.noconvert(), "bias"_a, "labels"_a, "frames"_a, "d_bias"_a.noconvert(),
+        "blank"_a = 0, "one_symbol_per_frame"_a = false, "fastemit_lambda"_a = 0.0,
+        "The same of logits (rows, symbols) in bfloat16, passed as int16, without their bias; rows beyond the lattice "
+        "become 0, and d_bias gets the bias's gradient added.");
+  m.def("join_tanh", &JoinTanh, "encoded"_a, "predicted"_a, "joint"_a.noconvert(),
+        "tanh(encoded[t] + predicted[u]) into the first rows of joint, bfloat16 as int16; the others become 0.");
+  m.def("join_tanh_backward", &JoinTanhBackward, "d_joint"_a.noconvert(), "joint"_a.noconvert(), "d_encoded"_a.noconvert(),
+        "d_predicted"_a.noconvert(), "The gradient of join_tanh.");
   m.def("lstm_gates", &Gates, "gates"_a.noconvert(), "bias"_a, "c0"_a, "cells"_a.noconvert(), "cell_tanh"_a.noconvert(),
         "Activations and cells of an LSTM layer from the sums of its products; all arrays float32.");
   m.def("lstm_backward_frame", &BackwardFrame, "t"_a, "gates"_a, "cells"_a.noconvert(), "cell_tanh"_a, "c0"_a, "d_output"_a,

@@ -2,26 +2,9 @@
 // around them take longer.
 #include "lstm_gradient.h"
 
-#include <cstring>
+#include "bf16.h"
 
 namespace earshot {
-namespace {
-
-float FromBf16(uint16_t value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-
-// Rounds to nearest, ties to even. Values are finite: a loss that is not is dropped by the trainer.
-uint16_t ToBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
-}
-
-}  // namespace
 
 void LstmGates(const LstmShape& shape, const float* bias, const float* c0, float* gates, float* cells,
                float* cell_tanh, const Kernels& kernels) {
@@ -58,12 +41,12 @@ void LstmBackwardFrame(const LstmShape& shape, size_t t, const float* gates, con
     float* dc = d_cell + b * H;
     uint16_t* out = d_gates + row * 4 * H;
     for (size_t k = 0; k < H; ++k) {
-      const float dh = dy[k] + (from_next == nullptr ? 0.0f : FromBf16(from_next[k]));
+      const float dh = dy[k] + (from_next == nullptr ? 0.0f : FloatFromBf16(from_next[k]));
       const float d = dc[k] + dh * o[k] * (1.0f - squashed[k] * squashed[k]);
-      out[k] = ToBf16(d * g[k] * i[k] * (1.0f - i[k]));
-      out[H + k] = ToBf16(d * before[k] * f[k] * (1.0f - f[k]));
-      out[2 * H + k] = ToBf16(d * i[k] * (1.0f - g[k] * g[k]));
-      out[3 * H + k] = ToBf16(dh * squashed[k] * o[k] * (1.0f - o[k]));
+      out[k] = Bf16FromFloat(d * g[k] * i[k] * (1.0f - i[k]));
+      out[H + k] = Bf16FromFloat(d * before[k] * f[k] * (1.0f - f[k]));
+      out[2 * H + k] = Bf16FromFloat(d * i[k] * (1.0f - g[k] * g[k]));
+      out[3 * H + k] = Bf16FromFloat(dh * squashed[k] * o[k] * (1.0f - o[k]));
       dc[k] = d * f[k];
     }
   }

@@ -10,6 +10,8 @@
 #include <limits>
 #include <vector>
 
+#include "bf16.h"
+
 namespace earshot {
 namespace {
 
@@ -27,14 +29,46 @@ double LogAdd(double a, double b) {
   return high + std::log1p(std::exp(difference));
 }
 
-}  // namespace
+// Logits in float, changed in place.
+struct FloatRows {
+  float* logits;
+  size_t V;
+  float* Load(size_t cell) { return logits + cell * V; }
+  void Store(size_t) {}
+  void Zero(size_t cell) { std::memset(logits + cell * V, 0, V * sizeof(float)); }
+};
 
-double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t* labels,
-                      const TransducerLossOptions& options, const Kernels& kernels) {
+// Logits in bf16 without their bias: a row at a time in float.
+struct Bf16Rows {
+  uint16_t* logits;
+  const float* bias;
+  size_t V;
+  float* d_bias;
+  std::vector<float> row;
+  float* Load(size_t cell) {
+    const uint16_t* from = logits + cell * V;
+    for (size_t v = 0; v < V; ++v) row[v] = FloatFromBf16(from[v]) + bias[v];
+    return row.data();
+  }
+  void Store(size_t cell) {
+    uint16_t* to = logits + cell * V;
+    for (size_t v = 0; v < V; ++v) {
+      d_bias[v] += row[v];
+      to[v] = Bf16FromFloat(row[v]);
+    }
+  }
+  void Zero(size_t cell) { std::memset(logits + cell * V, 0, V * sizeof(uint16_t)); }
+};
+
+// `rows` gives and takes the V logits of a cell: Load(cell) for reading and changing, Store(cell) when
+// they have become the gradient, Zero(cell) where there is none.
+template <typename Rows>
+double LossOf(Rows& rows, size_t T, size_t U, size_t V, const int32_t* labels,
+              const TransducerLossOptions& options, const Kernels& kernels) {
   const size_t width = U + 1;
   const size_t cells = T * width;
   if (options.one_symbol_per_frame && U > T) {
-    std::memset(logits, 0, cells * V * sizeof(float));
+    for (size_t cell = 0; cell < cells; ++cell) rows.Zero(cell);
     return std::numeric_limits<double>::infinity();
   }
 
@@ -46,7 +80,7 @@ double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t
   for (size_t t = 0; t < T; ++t) {
     for (size_t u = 0; u < width; ++u) {
       const size_t cell = t * width + u;
-      const float* z = logits + cell * V;
+      const float* z = rows.Load(cell);
       lse[cell] = kernels.log_sum_exp_f32(z, V);
       blank[cell] = z[options.blank] - lse[cell];
       label[cell] = u < U ? z[labels[u]] - lse[cell] : kImpossible;
@@ -68,7 +102,7 @@ double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t
   }
   const double log_likelihood = alpha[T * width + U];
   if (log_likelihood == kImpossible) {  // logits of minus infinity close every path: no direction is better
-    std::memset(logits, 0, cells * V * sizeof(float));
+    for (size_t cell = 0; cell < cells; ++cell) rows.Zero(cell);
     return std::numeric_limits<double>::infinity();
   }
 
@@ -85,10 +119,9 @@ double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t
   for (size_t t = 0; t < T; ++t) {
     for (size_t u = 0; u < width; ++u) {
       const size_t cell = t * width + u;
-      float* z = logits + cell * V;
       const double occupancy = alpha[cell] + beta[cell] - log_likelihood;
       if (occupancy < kSmallestLogOccupancy) {
-        std::memset(z, 0, V * sizeof(float));
+        rows.Zero(cell);
         continue;
       }
       const double before = alpha[cell] - log_likelihood;
@@ -102,12 +135,57 @@ double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t
       // mass at the two symbols.
       const double log_mass = options.fastemit_lambda == 0.0 ? occupancy
                                                              : std::log(blank_mass + label_mass);
+      float* z = rows.Load(cell);
       kernels.exp_shift_f32(z, V, static_cast<float>(log_mass - lse[cell]));
       z[options.blank] -= static_cast<float>(blank_mass);
       if (u < U) z[labels[u]] -= static_cast<float>(label_mass);
+      rows.Store(cell);
     }
   }
   return -log_likelihood;
+}
+
+}  // namespace
+
+double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t* labels,
+                      const TransducerLossOptions& options, const Kernels& kernels) {
+  FloatRows rows{logits, V};
+  return LossOf(rows, T, U, V, labels, options, kernels);
+}
+
+double TransducerLoss(uint16_t* logits, const float* bias, size_t T, size_t U, size_t V,
+                      const int32_t* labels, const TransducerLossOptions& options,
+                      const Kernels& kernels, float* d_bias) {
+  Bf16Rows rows{logits, bias, V, d_bias, std::vector<float>(V)};
+  return LossOf(rows, T, U, V, labels, options, kernels);
+}
+
+void JoinTanh(const float* encoded, const float* predicted, size_t T, size_t U, size_t J,
+              const Kernels& kernels, uint16_t* joint) {
+  std::vector<float> row(J);
+  for (size_t t = 0; t < T; ++t) {
+    for (size_t u = 0; u <= U; ++u, joint += J) {
+      for (size_t k = 0; k < J; ++k) row[k] = encoded[t * J + k] + predicted[u * J + k];
+      kernels.tanh_f32(row.data(), J);
+      for (size_t k = 0; k < J; ++k) joint[k] = Bf16FromFloat(row[k]);
+    }
+  }
+}
+
+void JoinTanhBackward(const uint16_t* d_joint, const uint16_t* joint, size_t T, size_t U, size_t J,
+                      float* d_encoded, float* d_predicted) {
+  std::memset(d_encoded, 0, T * J * sizeof(float));
+  std::memset(d_predicted, 0, (U + 1) * J * sizeof(float));
+  for (size_t t = 0; t < T; ++t) {
+    for (size_t u = 0; u <= U; ++u, joint += J, d_joint += J) {
+      for (size_t k = 0; k < J; ++k) {
+        const float y = FloatFromBf16(joint[k]);
+        const float d = FloatFromBf16(d_joint[k]) * (1.0f - y * y);
+        d_encoded[t * J + k] += d;
+        d_predicted[u * J + k] += d;
+      }
+    }
+  }
 }
 
 }  // namespace earshot

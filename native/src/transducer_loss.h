@@ -27,6 +27,22 @@ struct TransducerLossOptions {
 double TransducerLoss(float* logits, size_t T, size_t U, size_t V, const int32_t* labels,
                       const TransducerLossOptions& options, const Kernels& kernels);
 
+// The same of logits in bf16, to which bias (V) is added first: reads and writes half the memory, and
+// the products before and after it want bf16. The lattice is computed as above; the gradient is rounded
+// to bf16, and before that added to d_bias (V).
+double TransducerLoss(uint16_t* logits, const float* bias, size_t T, size_t U, size_t V,
+                      const int32_t* labels, const TransducerLossOptions& options,
+                      const Kernels& kernels, float* d_bias);
+
+// The joiner of one utterance: joint[t][u] = tanh(encoded[t] + predicted[u]) in bf16, (T, U + 1, J).
+void JoinTanh(const float* encoded, const float* predicted, size_t T, size_t U, size_t J,
+              const Kernels& kernels, uint16_t* joint);
+
+// Its gradient: d_joint and joint are (T, U + 1, J) in bf16; d_encoded (T, J) and d_predicted
+// (U + 1, J) are overwritten.
+void JoinTanhBackward(const uint16_t* d_joint, const uint16_t* joint, size_t T, size_t U, size_t J,
+                      float* d_encoded, float* d_predicted);
+
 }  // namespace earshot
 
 #endif  // EARSHOT_TRANSDUCER_LOSS_H_

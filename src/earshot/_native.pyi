@@ -164,6 +164,12 @@ class CommandResult(TypedDict):
     alive: bool
     can_continue: bool
 
+class WordGraphPosition(TypedDict):
+    next: list[int]
+    final: bool
+    weight: float
+    final_weight: float
+
 class WordGraph:
     def __init__(
         self,
@@ -179,6 +185,9 @@ class WordGraph:
         *,
         vocabulary: int,
     ) -> None: ...
+    def walk(self, pieces: _I32) -> WordGraphPosition | None: ...
+    @property
+    def size_bytes(self) -> int: ...
 
 class Stream:
     def accept_waveform(self, samples: _F32) -> None: ...

@@ -119,3 +119,30 @@ def test_an_utterance_without_alignment_counts_nothing() -> None:
         torch.tensor([[1, 2, 3]]), torch.tensor([2]), torch.tensor([3]), one_symbol_per_frame=True,
     )  # fmt: skip
     assert float(loss) == 0.0
+
+
+@pytest.mark.parametrize("one_symbol", [False, True])
+def test_bf16_on_the_cpu_agrees_with_float32(one_symbol: bool) -> None:
+    torch.manual_seed(3)
+    encoded, predicted = torch.randn(2, 6, 8), torch.randn(2, 4, 8)
+    weight, bias = torch.randn(10, 8), torch.randn(10)
+    labels, frames, lengths = (
+        torch.randint(1, 10, (2, 3)),
+        torch.tensor([6, 4]),
+        torch.tensor([3, 2]),
+    )
+
+    def gradients(*, low: bool) -> tuple[float, list[torch.Tensor]]:
+        inputs = [x.clone().requires_grad_() for x in (encoded, predicted, weight, bias)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            loss = merged_transducer_loss(
+                *inputs, labels, frames, lengths, one_symbol_per_frame=one_symbol
+            )
+        loss.backward()
+        return float(loss.detach()), [x.grad for x in inputs]
+
+    exact, low = gradients(low=False), gradients(low=True)
+    assert low[0] == pytest.approx(exact[0], rel=0.01)
+    for rounded, reference in zip(low[1], exact[1], strict=True):
+        assert float((rounded - reference).norm() / reference.norm()) < 0.02
+    assert not low[1][0][1, 4:].any() and not low[1][1][1, 3:].any()  # beyond the utterance

@@ -32,53 +32,116 @@ class _MergedTransducerLoss(torch.autograd.Function):
         fastemit_lambda: float,
         compute_dtype: torch.dtype,
     ) -> Tensor:
-        grad_encoded = torch.zeros_like(encoded, dtype=torch.float32)
-        grad_predicted = torch.zeros_like(predicted, dtype=torch.float32)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32)
-        low_weight = weight.to(compute_dtype)
-        host_labels = labels.to("cpu", torch.int32)
-        total = 0.0
-        sizes = zip(frames.tolist(), label_lengths.tolist(), strict=True)
-        for index, (count, pieces) in enumerate(sizes):
-            if one_symbol_per_frame and pieces > count:
-                continue  # no alignment exists; the data pipeline drops such clips
-            e = encoded[index, :count].float()
-            p = predicted[index, : pieces + 1].float()
-            joint = torch.tanh(e[:, None] + p[None])  # (T, U+1, J)
-            rows = count * (pieces + 1)
-            # Whole multiples of _ROWS: low-precision products are compiled once per shape.
-            flat = joint.new_zeros(-(-rows // _ROWS) * _ROWS, joint.shape[-1], dtype=compute_dtype)
-            flat[:rows] = joint.reshape(rows, -1)
-            logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
-            grad = logits[:rows].reshape(count, pieces + 1, -1).cpu()
-            total += _native.transducer_loss(
-                grad.numpy(),
-                host_labels[index, :pieces].numpy(),
-                one_symbol_per_frame=one_symbol_per_frame,
-                fastemit_lambda=fastemit_lambda,
-            )
-            grad = grad.to(encoded.device).reshape(rows, -1)
-            grad_bias += grad.sum(0)
-            low_grad = flat.new_zeros(len(flat), weight.shape[0])
-            low_grad[:rows] = grad
-            grad_weight += torch.mm(low_grad.t(), flat)
-            back = torch.mm(low_grad, low_weight)[:rows].float().reshape(joint.shape)
-            back *= 1.0 - joint.square()
-            grad_encoded[index, :count] = back.sum(1)
-            grad_predicted[index, : pieces + 1] = back.sum(0)
-        ctx.save_for_backward(
-            grad_encoded.to(encoded.dtype),
-            grad_predicted.to(predicted.dtype),
-            grad_weight.to(weight.dtype),
-            grad_bias.to(bias.dtype),
+        if encoded.device.type == "cpu" and compute_dtype == torch.bfloat16:
+            losses = _losses_in_bf16
+        else:
+            losses = _losses
+        total, *gradients = losses(
+            encoded,
+            predicted,
+            weight,
+            bias,
+            labels.to("cpu", torch.int32),
+            # No alignment exists for the others; the data pipeline drops such clips.
+            [
+                (index, count, pieces)
+                for index, (count, pieces) in enumerate(
+                    zip(frames.tolist(), label_lengths.tolist(), strict=True)
+                )
+                if not (one_symbol_per_frame and pieces > count)
+            ],
+            compute_dtype,
+            {"one_symbol_per_frame": one_symbol_per_frame, "fastemit_lambda": fastemit_lambda},
         )
+        like = (encoded, predicted, weight, bias)
+        ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(gradients, like, strict=True)))
         return torch.tensor(total, dtype=torch.float32, device=encoded.device)
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         grads = tuple(grad * scale.to(grad.dtype) for grad in ctx.saved_tensors)
         return (*grads, *(None,) * 6)
+
+
+def _losses(
+    encoded: Tensor,
+    predicted: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    utterances: list[tuple[int, int, int]],
+    dtype: torch.dtype,
+    options: dict[str, Any],
+) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
+    """Summed loss and gradients of the (index, frames, pieces) in `utterances`, on any device."""
+    grad_encoded = torch.zeros_like(encoded, dtype=torch.float32)
+    grad_predicted = torch.zeros_like(predicted, dtype=torch.float32)
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+    grad_bias = torch.zeros_like(bias, dtype=torch.float32)
+    low_weight = weight.to(dtype)
+    total = 0.0
+    for index, count, pieces in utterances:
+        e = encoded[index, :count].float()
+        p = predicted[index, : pieces + 1].float()
+        joint = torch.tanh(e[:, None] + p[None])  # (T, U+1, J)
+        flat = joint.reshape(-1, joint.shape[-1]).to(dtype)
+        logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
+        grad = logits.reshape(count, pieces + 1, -1).cpu()
+        total += _native.transducer_loss(grad.numpy(), labels[index, :pieces].numpy(), **options)
+        grad = grad.to(encoded.device).reshape(len(flat), -1)
+        grad_bias += grad.sum(0)
+        low_grad = grad.to(dtype)
+        grad_weight += torch.mm(low_grad.t(), flat)
+        back = torch.mm(low_grad, low_weight).float().reshape(joint.shape)
+        back *= 1.0 - joint.square()
+        grad_encoded[index, :count] = back.sum(1)
+        grad_predicted[index, : pieces + 1] = back.sum(0)
+    return total, grad_encoded, grad_predicted, grad_weight, grad_bias
+
+
+def _losses_in_bf16(
+    encoded: Tensor,
+    predicted: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    labels: Tensor,
+    utterances: list[tuple[int, int, int]],
+    dtype: torch.dtype,
+    options: dict[str, Any],
+) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
+    """The same on a CPU: all but the products is the engine's, which reads and writes bf16."""
+    grad_encoded = torch.zeros_like(encoded, dtype=torch.float32)
+    grad_predicted = torch.zeros_like(predicted, dtype=torch.float32)
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+    grad_bias = torch.zeros_like(bias, dtype=torch.float32)
+    low_weight = weight.to(dtype)
+    encodings, predictions = encoded.float().numpy(), predicted.float().numpy()
+    biases = bias.float().numpy()
+    total = 0.0
+    for index, count, pieces in utterances:
+        # Whole multiples of _ROWS: low-precision products are compiled once per shape.
+        rows = -(-count * (pieces + 1) // _ROWS) * _ROWS
+        joint = torch.empty(rows, weight.shape[1], dtype=dtype)
+        bits = joint.view(torch.int16).numpy()
+        _native.join_tanh(encodings[index, :count], predictions[index, : pieces + 1], bits)
+        logits = torch.mm(joint, low_weight.t())
+        total += _native.transducer_loss_bf16(
+            logits.view(torch.int16).numpy(),
+            biases,
+            labels[index, :pieces].numpy(),
+            count,
+            grad_bias.numpy(),
+            **options,
+        )
+        grad_weight += torch.mm(logits.t(), joint)
+        back = torch.mm(logits, low_weight)
+        _native.join_tanh_backward(
+            back.view(torch.int16).numpy(),
+            bits,
+            grad_encoded[index, :count].numpy(),
+            grad_predicted[index, : pieces + 1].numpy(),
+        )
+    return total, grad_encoded, grad_predicted, grad_weight, grad_bias
 
 
 def merged_transducer_loss(
