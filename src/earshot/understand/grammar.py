@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from earshot.core.errors import CommandsError, CommandsProblem
 from earshot.data.spoken import DIGIT_WORDS, number_words, spoken_form
 from earshot.understand.templates import Block, ListValue, RangeList, TextList
 
@@ -138,6 +139,20 @@ class WordNetwork:
         """The id of every word."""
         return {word: index for index, word in enumerate(self.words)}
 
+    @property
+    def depth(self) -> int:
+        """How many calls lie within each other at most."""
+        depths: dict[int, int] = {}
+        for start in (*self._graphs_inner_first(), self.start):
+            inner = (
+                depths[label]
+                for node in self._nodes_of(start)
+                for kind, label, _, _ in self.arcs(node)
+                if kind == CALL and label in depths
+            )
+            depths[start] = 1 + max(inner, default=-1)
+        return depths[self.start]
+
     def count_by_intent(self) -> dict[str, int]:
         """Number of ways through the network by intent, without skip words."""
         ways = self._ways()
@@ -202,6 +217,9 @@ def build_network(commands: Commands) -> WordNetwork:
 
     Returns:
         The network. It may have no sentence at all when everything uses wildcard lists.
+
+    Raises:
+        CommandsError: A word is put together in more ways than can be told apart.
     """
     return _Builder().build(commands)
 
@@ -353,7 +371,12 @@ class _Builder:
     def _sentence(self, template: Template, scope: _Scope, tag: int, start: int, end: int) -> None:
         first = self._node()
         last = self._node()
-        self._spell(template.expression, scope, first, last)
+        try:
+            self._spell(template.expression, scope, first, last)
+        except _TooManySpellings as err:
+            problem = f"one word can be spelled in over {MAX_SPELLINGS} ways, such as '{err}'"
+            remedy = "write blanks between its parts"
+            raise CommandsError([CommandsProblem(template.where, problem, remedy)]) from None
         self._arc(start, EPSILON, 0, first)
         self._arc(last, TAG, tag, end)
 
@@ -768,6 +791,10 @@ class _Builder:
         return order
 
 
+class _TooManySpellings(Exception):
+    """One word of a template can be spelled in more ways than `MAX_SPELLINGS`."""
+
+
 class _Assembly:
     """Puts the words of one template together from its fragments."""
 
@@ -798,10 +825,7 @@ class _Assembly:
         """Follow everything that can come after some letters of a word."""
         self._spellings += 1
         if self._spellings > MAX_SPELLINGS:
-            raise RuntimeError(
-                f"grammar: one word of a template has more than {MAX_SPELLINGS} spellings, such "
-                f"as '{letters}'. Write blanks between its parts."
-            )
+            raise _TooManySpellings(letters)
         if at == self._end:
             self._builder._say(source, _spoken_words(letters), self._last)
         for kind, label, dest in self._net.arcs[at]:

@@ -22,6 +22,9 @@ from earshot.understand.templates import Commands
 __all__ = ["CommandGraph", "compile_commands"]
 
 
+MAX_DEPTH = 16  # of calls within calls, as the engine's search allows
+
+
 class CommandGraph:
     """Commands as a recogniser needs them; made by `compile_commands`.
 
@@ -96,6 +99,14 @@ def compile_commands(commands: Commands, tokenizer: Tokenizer) -> CommandGraph:
         for word, ids in zip(network.words, pieces, strict=True)
         if UNK_ID in ids or not ids
     ]
+    if network.depth > MAX_DEPTH:
+        problems.append(
+            CommandsProblem(
+                commands.sources[0],
+                f"rules use rules {network.depth} deep; {MAX_DEPTH} is the most",
+                "write the innermost rules out where they are used",
+            )
+        )
     if network.is_empty:
         problems.append(
             CommandsProblem(
