@@ -60,7 +60,7 @@ TINY = (
     "synthesis.processes=1",
     "text.generated=200",
     "text.sentences_per_template=1",
-    "noise.minutes=0.5",
+    "noise.minutes=1",
     "noise.silent_clips=4",
     "rooms.count=2",
     "train.batch_s=10",
@@ -69,7 +69,7 @@ TINY = (
     "train.peak_lr=1e-6",
     "train.validation_clips=1",
 )
-TWO_STEPS = (*TINY, "train.max_minutes=0", "train.max_steps=2")
+SIX_STEPS = (*TINY, "train.max_minutes=0", "train.max_steps=6")
 
 
 @pytest.fixture
@@ -235,14 +235,14 @@ def test_a_stopped_adaptation_goes_on_and_another_one_starts_anew(
     templates: Path, engine: list[str]
 ) -> None:
     """Stopped while speaking and again while training, then finished; then changed."""
-    request = _request(templates, overrides=TWO_STEPS)
+    request = _request(templates, overrides=SIX_STEPS)
     said: list[str] = []
     with pytest.raises(_StoppedHere):
         adapt(request, progress=_stop_at("synthesis", 0.4), tell=said.append)
     assert said == [] and engine
     spoken = len(engine)
     with pytest.raises(_StoppedHere):
-        adapt(request, progress=_stop_at("train", 0.5), tell=said.append)
+        adapt(request, progress=_stop_at("train", 0.8), tell=said.append)
     assert len(said) == 1 and said[0].startswith("going on in ")
     assert not request.output.exists()
     clips = sum(1 for _ in (request.work_dir / "synthetic").rglob("*.wav"))
@@ -251,6 +251,7 @@ def test_a_stopped_adaptation_goes_on_and_another_one_starts_anew(
     engine.clear()
     result = adapt(request, tell=said.append)
     assert engine == []
+    assert not list((request.work_dir / "checkpoints").glob("*.old"))  # as a new run leaves them
     assert said[-1].startswith("going on in ")
     assert result.before is None and result.after is None  # without flite's held-out voices
     assert result.output == request.output
@@ -286,7 +287,7 @@ def test_broken_templates_leave_nothing_behind(templates: Path) -> None:
 def test_a_model_that_hears_nothing_is_no_result(
     templates: Path, engine: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = _request(templates, overrides=TWO_STEPS)
+    request = _request(templates, overrides=SIX_STEPS)
 
     def finish(recipe: adaptation.Recipe, *, stages: Sequence[str], **_: object) -> Path:
         made = Path(recipe.folder) / "model.ear"

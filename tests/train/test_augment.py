@@ -84,3 +84,28 @@ def test_noise_is_looped_when_its_piece_is_short() -> None:
     drawn = pool.draw(9, np.random.default_rng(0)) * 32768
     assert set(drawn.astype(int)) == {2, 3, 4, 5}
     assert (np.diff(drawn.astype(int)) % 4 == 1).all()
+
+
+def test_a_second_kind_of_noise_comes_only_where_asked_for() -> None:
+    """Two pieces of the pool are tones; without a second noise no clip has both."""
+    at, silence = np.arange(16000), np.zeros(12000, np.float32)
+    tones = [8000 * np.sin(2 * np.pi * hertz / 16000 * at) for hertz in (500, 3000)]
+    pool = NoisePool(np.concatenate(tones).astype(np.int16), np.array([[0, 16000], [16000, 32000]]))
+
+    def clips_with_both(share: float) -> int:
+        config = AugmentConfig(
+            noise_share=1.0, second_noise_share=share, snr_max_db=0.0, band_limit_share=0.0
+        )
+        augmenter = Augmenter(config, pool, ())
+        found = 0
+        for seed in range(60):
+            out = augmenter.perturb_audio(silence, 1.0, np.random.default_rng(seed))
+            power = np.abs(np.fft.rfft(out)) ** 2
+            hertz = np.fft.rfftfreq(len(out), 1 / 16000)
+            low, high = (power[np.abs(hertz - f) < 40].sum() for f in (500, 3000))
+            found += min(low, high) > 0.01 * (low + high)
+        return found
+
+    assert clips_with_both(0.0) == 0
+    # Half of the pairs are of one kind.
+    assert 15 <= clips_with_both(1.0) <= 45

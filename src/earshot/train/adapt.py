@@ -27,7 +27,7 @@ from earshot.train import run
 from earshot.train.cuts import read_cuts, write_json
 from earshot.train.measure import Figures, make_clips, measure
 from earshot.train.recipe import Recipe, load_recipe
-from earshot.train.synthesis import HELD_OUT_VOICES, installed_voices
+from earshot.train.synthesis import HELD_OUT_VOICES, installed_voices, require_voices
 from earshot.understand.templates import Commands, load_commands
 
 __all__ = [
@@ -45,6 +45,7 @@ SETTINGS = Path(__file__).parent / "adapt.toml"
 
 _RESERVED_MINUTES = 1.5  # for export and measuring, of the default budget
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
+_OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
 _PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "tokenizer")
 _FINISHING = ("train", "export")
@@ -251,6 +252,21 @@ def _digest(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=10).hexdigest()
 
 
+def _require_space(recipe: Recipe) -> None:
+    """Raise `ConfigError` where the working folder has no room for what is made in it."""
+    folder = Path(recipe.folder)
+    present = folder if folder.is_dir() else folder.parent
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    hours = recipe.commands.hours + recipe.synthesis.hours + 2 * recipe.noise.minutes / 60
+    needed = hours * 3600 * 32_000 + _OTHER_BYTES - used  # 16-bit samples at 16 kHz
+    free = shutil.disk_usage(present).free
+    if free < needed:
+        raise ConfigError(
+            f"{folder}: {free / 1e9:.1f} GB are free and about {needed / 1e9:.1f} GB are needed. "
+            "Make room, or name another folder with --work-dir."
+        )
+
+
 def _start_anew(folder: Path) -> None:
     """Remove what training made. Clips, noise and rooms know themselves whether they still fit."""
     for name in ("checkpoints", "logs"):
@@ -277,15 +293,17 @@ def adapt(
 
     Raises:
         CommandsError: The templates cannot be used.
-        ConfigError: A setting is unknown or out of range, or the model to start from has a shape
-            that cannot be trained.
-        SynthesisError: No speech engine works.
+        ConfigError: A setting is unknown or out of range, the model to start from has a shape
+            that cannot be trained, or the working folder has no room.
+        SynthesisError: No speech engine is installed, or none works.
         KeyboardInterrupt: Stopped by Ctrl-C; the same request goes on from there.
     """
     recipe = adaptation_recipe(request)
     commands = load_commands(request.commands)
     read_transducer(Path(recipe.train.start_from), recipe.model)  # fails now rather than later
+    require_voices(recipe.synthesis.engine_weights)
     folder = request.work_dir
+    _require_space(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     settings = asdict(recipe)
     del settings["name"], settings["folder"]

@@ -76,6 +76,9 @@ class Augmenter:
         if self.noise is not None and rng.random() < c.noise_share * strength:
             snr_db = rng.uniform(c.snr_min_db + 20 * (1 - strength), c.snr_max_db)
             noise = self.noise.draw(len(samples), rng)
+            if rng.random() < c.second_noise_share * strength:
+                other = self.noise.draw(len(samples), rng)
+                noise = noise + other * np.float32(10 ** (rng.uniform(-15.0, 5.0) / 20))
             noise_power = float(np.mean(noise**2)) + 1e-10
             samples = samples + noise * np.sqrt(power / noise_power * 10 ** (-snr_db / 10))
         else:  # never digital silence: the log floor would be a cue of its own

@@ -68,6 +68,7 @@ class AugmentConfig:
     vocal_tract: float = 0.16  # formants in 1 -+ vocal_tract
     reverb_share: float = 0.4
     noise_share: float = 0.8
+    second_noise_share: float = 0.0  # of the clips with noise: another kind of noise with it
     snr_min_db: float = 0.0
     snr_max_db: float = 35.0
     equaliser_db: float = 8.0

@@ -50,6 +50,7 @@ __all__ = [
     "make_command_test",
     "make_heldout_test",
     "prepare",
+    "require_voices",
     "speak",
     "spoken_form",
     "training_voices",
@@ -192,6 +193,25 @@ def training_voices(weights: Mapping[str, float] | None = None) -> list[Voice]:
         for v in installed_voices()[0]
         if v.id not in HELD_OUT_VOICES and weights.get(v.engine, 0) > 0
     ]
+
+
+def require_voices(weights: Mapping[str, float]) -> list[Voice]:
+    """The training voices, of which there must be one.
+
+    Args:
+        weights: By engine.
+
+    Raises:
+        SynthesisError: There is none.
+    """
+    voices = training_voices(weights)
+    if not voices:
+        raise SynthesisError(
+            "synthesis: no text-to-speech engine was found that has a weight above 0; at least "
+            "one of espeak-ng, flite, festival and pico must be installed. "
+            "Run: apt-get install espeak-ng flite festival"
+        )
+    return voices
 
 
 def installed_voices() -> tuple[list[Voice], list[str]]:
@@ -745,13 +765,7 @@ def prepare(
             f"synthesis: {train_texts} does not exist; the texts must be made first. "
             "Run the text stage (earshot.train.text.prepare)"
         )
-    voices = training_voices(config.engine_weights)
-    if not voices:
-        raise SynthesisError(
-            "synthesis: no text-to-speech engine was found that has a weight above 0; at least "
-            "one of espeak-ng, flite, festival and pico must be installed. "
-            "Run: apt-get install espeak-ng flite festival"
-        )
+    voices = require_voices(config.engine_weights)
     wav_folder = out_dir / "synthetic"
     cuts = out_dir / "cuts"
     record = _record_path(out_dir, source)
