@@ -15,7 +15,7 @@ from typing import Any
 
 from wer import figure
 
-from earshot.data.scoring import Estimate, share
+from earshot.data.scoring import MIN_SPEAKERS, Estimate, share
 
 __all__ = [
     "CLEAN",
@@ -111,9 +111,9 @@ def wrong_parts(record: Record) -> list[tuple[str, str, str]]:
 
 
 def _estimate(records: Sequence[Record], hits: Sequence[bool]) -> Estimate:
-    """Over speakers where all are known and there are at least eight, else over clips."""
+    """Over speakers where all are known, at least eight and not all alike; else over clips."""
     speakers = {record.speaker for record in records}
-    if None not in speakers and len(speakers) >= 8:
+    if None not in speakers and len(speakers) >= MIN_SPEAKERS and len(set(hits)) > 1:
         return share(hits, [str(record.speaker) for record in records], unit="speaker")
     return share(hits, [f"{record.set}/{record.id}" for record in records], unit="clip")
 

@@ -644,6 +644,8 @@ def _print_slots(rows: Sequence[dict[str, Any]]) -> None:
     ]
     for row in rows:
         counts = [row[kind] for kind in ("otherwise", "missed", "only heard")]
+        if not any(counts):
+            continue
         wrong = f"{100 * sum(counts) / row['accepted_commands']:.1f}"
         lines.append(
             (
@@ -655,7 +657,7 @@ def _print_slots(rows: Sequence[dict[str, Any]]) -> None:
                 wrong,
             )
         )
-    print("\nslots in accepted commands")
+    print("\nslots in accepted commands; those without a mistake are left out")
     print_aligned(lines)
 
 
