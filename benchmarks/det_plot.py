@@ -5,8 +5,8 @@
 
 Both files are what `commands.py --records` wrote, the second with `--out-of-grammar`; several of
 each are pooled. Axes are in normal deviates, as is usual for such curves, so that two Gaussians
-make a straight line. A filled mark is the threshold that the system ran with. A system without
-confidences, such as pocketsphinx, is its mark alone. Prints a table, and one JSON object last.
+make a straight line. A mark is the threshold that the system ran with, filled for clean. A system
+without confidences, such as pocketsphinx, is its mark alone. Prints a table, and JSON last.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from wer import print_aligned
 
 from earshot.data.atomic import replaced_file
 
-TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+TICKS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 LIMITS = (0.001, 0.8)
 MAX_POINTS = 160
 COLOURS = ("#0b5fa5", "#c23b22", "#2e7d32", "#7b3fa0", "#b8860b", "#555555")
-WIDTH, HEIGHT, MARGIN = 720, 560, 64
+WIDTH, HEIGHT, MARGIN, LEGEND = 920, 560, 64, 220
 
 Shares = npt.NDArray[np.float64]
 
@@ -113,7 +113,7 @@ def _deviate(share: float) -> float:
 
 def _across(share: float) -> float:
     low, high = (_deviate(limit) for limit in LIMITS)
-    return MARGIN + (WIDTH - 2 * MARGIN) * (_deviate(share) - low) / (high - low)
+    return MARGIN + (WIDTH - LEGEND - 2 * MARGIN) * (_deviate(share) - low) / (high - low)
 
 
 def _up(share: float) -> float:
@@ -132,7 +132,8 @@ def svg(found: Sequence[Curve]) -> str:
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
     ]
-    left, right, top, bottom = MARGIN, WIDTH - MARGIN, MARGIN, HEIGHT - MARGIN
+    left, right, top, bottom = MARGIN, WIDTH - LEGEND - MARGIN, MARGIN, HEIGHT - MARGIN
+    middle = (left + right) / 2
     for tick in TICKS:
         x, y = _across(tick), _up(tick)
         lines += [
@@ -143,41 +144,40 @@ def svg(found: Sequence[Curve]) -> str:
     lines += [
         f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}" '
         'fill="none" stroke="#333"/>',
-        f'<text x="{WIDTH / 2}" y="{HEIGHT - 16}" text-anchor="middle">'
+        f'<text x="{middle}" y="{HEIGHT - 16}" text-anchor="middle">'
         "speech without a command, accepted</text>",
         f'<text transform="translate(16 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">'
         "commands rejected</text>",
-        f'<text x="{WIDTH / 2}" y="24" text-anchor="middle" font-size="15">'
-        "Commands: false accepts and false rejects</text>",
-        f'<text x="{WIDTH / 2}" y="44" text-anchor="middle" fill="#555">'
+        f'<text x="{middle}" y="24" text-anchor="middle" font-size="14">'
+        "Commands: false accepts and false rejects, marks at the threshold of the run</text>",
+        f'<text x="{middle}" y="44" text-anchor="middle" fill="#555">'
         f"shares beyond {_percent(LIMITS[0])} and {_percent(LIMITS[1])} lie on the edge</text>",
     ]
     systems = list(dict.fromkeys(curve.system for curve in found))
     for number, curve in enumerate(found):
         colour = COLOURS[systems.index(curve.system) % len(COLOURS)]
         dash = "" if curve.condition == CLEAN else ' stroke-dasharray="6 4"'
+        x, y = right + 20, top + 12 + 20 * number
         if len(curve.false_accepts):
-            keep = np.unique(
-                np.linspace(0, len(curve.false_accepts) - 1, MAX_POINTS).round().astype(int)
-            )
+            last = len(curve.false_accepts) - 1
+            keep = np.unique(np.linspace(0, last, MAX_POINTS).round().astype(int))
             points = " ".join(
                 f"{_across(curve.false_accepts[i]):.1f},{_up(curve.false_rejects[i]):.1f}"
                 for i in keep
             )
+            stroke = f'fill="none" stroke="{colour}" stroke-width="1.8"{dash}'
+            lines += [
+                f'<polyline points="{points}" {stroke}/>',
+                f'<path d="M{x} {y}h30" {stroke}/>',
+            ]
+        fill = colour if curve.condition == CLEAN else "white"
+        for mark_x, mark_y in ((_across(curve.at[0]), _up(curve.at[1])), (x + 15, y)):
             lines.append(
-                f'<polyline points="{points}" fill="none" stroke="{colour}" '
-                f'stroke-width="1.8"{dash}/>'
+                f'<circle cx="{mark_x:.1f}" cy="{mark_y:.1f}" r="4.5" fill="{fill}" '
+                f'stroke="{colour}" stroke-width="2"/>'
             )
-        lines.append(
-            f'<circle cx="{_across(curve.at[0]):.1f}" cy="{_up(curve.at[1]):.1f}" r="4.5" '
-            f'fill="{colour if curve.condition == CLEAN else "white"}" stroke="{colour}" '
-            'stroke-width="2"/>'
-        )
-        y, title = top + 18 + 17 * number, escape(f"{curve.system}, {curve.condition}")
-        lines += [
-            f'<path d="M{right - 250} {y - 4}h28" stroke="{colour}" stroke-width="1.8"{dash}/>',
-            f'<text x="{right - 216}" y="{y}">{title}</text>',
-        ]
+        title = escape(f"{curve.system}, {curve.condition}")
+        lines.append(f'<text x="{x + 38}" y="{y + 4}">{title}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
