@@ -286,7 +286,7 @@ def test_numbers_come_out_as_values() -> None:
         labels = ("O", "O", "O", "B-level", *["I-level"] * (count - 1))
         rows.append(LabelledSentence(("set", "level", "to", *said.split()), "set", labels))
         rows.append(LabelledSentence(("hold", "on", *said.split()), "hold", ("O",) * (count + 2)))
-    config = TrainingConfig(width=8, hidden=16, epochs=1, min_steps=400, min_count=1)
+    config = TrainingConfig(width=8, hidden=16, epochs=1, min_steps=200, min_count=1)
     small = train_model(rows, held_out=rows, config=config)
     assert small.understand("set level to 22").slots["level"].value == 22
 

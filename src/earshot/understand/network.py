@@ -46,7 +46,7 @@ def word_features(word: str) -> tuple[int, ...]:
         for at in range(len(marked) - size + 1)
         if size < len(marked)
     }
-    return (_hash(f"w:{word}"), *map(_hash, sorted(grams)))
+    return (feature_key(f"w:{word}"), *map(feature_key, sorted(grams)))
 
 
 def pair_features(words: Sequence[str]) -> list[int]:
@@ -59,10 +59,11 @@ def pair_features(words: Sequence[str]) -> list[int]:
         CRC-32 of `p:left right` for every pair, in order; one more than there are words.
     """
     marked = ["<", *words, ">"]
-    return [_hash(f"p:{left} {right}") for left, right in pairwise(marked)]
+    return [feature_key(f"p:{left} {right}") for left, right in pairwise(marked)]
 
 
-def _hash(feature: str) -> int:
+def feature_key(feature: str) -> int:
+    """What stands for a feature's text in a file: its CRC-32."""
     return zlib.crc32(feature.encode())
 
 

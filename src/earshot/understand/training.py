@@ -510,6 +510,17 @@ class _Trainer:
         self.weights = self._initial(num_intents, len(label))
         self._adam = _Adam(self.weights, decay=config.decay)
         self._is_compressed = False
+        self._room = self._rows_that_fit() if config.compressed else len(kept)
+
+    def _rows_that_fit(self) -> int:
+        size = file_bytes(self.weights, rows=0, has_slots=self._has_slots, names=self._name_bytes)
+        room = (self._config.max_bytes - size) // row_bytes(self._config.width)
+        if room < 1:
+            raise ConfigError(
+                f"train.max_bytes is {self._config.max_bytes}, but a model without any words "
+                f"takes {size}. Allow more, or lower 'width' or 'hidden'."
+            )
+        return room
 
     def _initial(self, intents: int, labels: int) -> Weights:
         width, hidden = self._config.width, self._config.hidden
@@ -570,15 +581,8 @@ class _Trainer:
 
     def _compress(self) -> None:
         """Drop the rows that matter least: short ones of rare features."""
-        size = file_bytes(self.weights, rows=0, has_slots=self._has_slots, names=self._name_bytes)
-        room = (self._config.max_bytes - size) // row_bytes(self._config.width)
-        if room < 1:
-            raise ConfigError(
-                f"train.max_bytes is {self._config.max_bytes}, but a model without any words "
-                f"takes {size}. Allow more, or lower 'width' or 'hidden'."
-            )
         importance = np.linalg.norm(self.weights.table, axis=1) * np.sqrt(self._counts)
-        kept = np.sort(np.argsort(-importance, kind="stable")[:room])
+        kept = np.sort(np.argsort(-importance, kind="stable")[: self._room])
         log.info("keeping %d of %d features", len(kept), len(self.vocabulary))
         self.weights = replace(self.weights, table=self.weights.table[kept])
         self.vocabulary = Vocabulary(self.vocabulary.keys[kept])
