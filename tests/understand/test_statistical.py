@@ -286,7 +286,7 @@ def test_numbers_come_out_as_values() -> None:
         labels = ("O", "O", "O", "B-level", *["I-level"] * (count - 1))
         rows.append(LabelledSentence(("set", "level", "to", *said.split()), "set", labels))
         rows.append(LabelledSentence(("hold", "on", *said.split()), "hold", ("O",) * (count + 2)))
-    config = TrainingConfig(width=8, hidden=16, epochs=1, min_steps=200, min_count=1)
+    config = TrainingConfig(width=8, hidden=16, epochs=1, min_steps=200)
     small = train_model(rows, held_out=rows, config=config)
     assert small.understand("set level to 22").slots["level"].value == 22
 
@@ -347,9 +347,7 @@ def test_a_saved_model_says_the_same(model: StatisticalModel, tmp_path) -> None:
 
 
 def test_the_file_keeps_to_its_size(corpus: list[LabelledSentence], tmp_path) -> None:
-    config = TrainingConfig(
-        width=16, hidden=16, epochs=2, min_steps=0, max_bytes=20_000, min_count=1
-    )
+    config = TrainingConfig(width=16, hidden=16, epochs=2, min_steps=0, max_bytes=20_000)
     small = train_model(corpus, held_out=corpus[:20], config=config)
     path = tmp_path / "small.ear"
     small.save(path)

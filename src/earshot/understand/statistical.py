@@ -234,7 +234,8 @@ class StatisticalModel:
         ]
         if not said:
             return Understanding(None, {}, 0.0)
-        shares = softmax(np.array([score for _, score in said], np.float64).astype(np.float32))
+        scores = np.array([score for _, score in said])
+        shares = softmax((scores - scores.max()).astype(np.float32))
         return self.decide(
             self.read([words for words, _ in said]), shares.tolist(), threshold=threshold
         )
@@ -439,8 +440,8 @@ def _from_file(file: ModelFile, settings: Mapping[str, Any]) -> StatisticalModel
     if (keys[1:] <= keys[:-1]).any():
         raise ValueError("the keys do not increase")
     scale = np.frombuffer(file.tensor_bytes(_PREFIX + "table_scale"), "<f2").astype(np.float32)
-    if not np.isfinite(scale).all():
-        raise ValueError("a step of the table is not finite")
+    if scale.shape != keys.shape or not np.isfinite(scale).all():
+        raise ValueError(f"{len(scale)} steps for {len(keys)} rows, or one that is not finite")
     codes = unpacked(file.tensor_bytes(_PREFIX + "table"), width)
     hidden = file.dequantise(_PREFIX + "first").shape[0]
     labels = 2 * len(slots) + 1

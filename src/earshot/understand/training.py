@@ -68,7 +68,7 @@ class TrainingConfig:
     compressed: bool = True  # False keeps every feature and rounds nothing: for comparisons
     width: int = 64  # of a feature's row; even
     hidden: int = 64  # width of the layers
-    min_count: int = 2  # sentences that a feature occurs in
+    min_count: int = 2  # sentences that a feature occurs in; 1 for fewer than 1,000 sentences
     epochs: int = 20
     min_steps: int = 1500  # more epochs where there are few sentences
     full_share: float = 0.4  # of the epochs, before rows are dropped
@@ -474,6 +474,7 @@ class _Adam:
 
 _MAX_NORM = 5.0  # longer gradients are shortened to this
 _WARM_STEPS = 200  # of a rising learning rate, at most a tenth of all
+_MANY_SENTENCES = 1000  # from here on, what occurs once is more noise than help
 _Example = tuple[tuple[str, ...], int, list[int]]  # words, intent, labels
 
 
@@ -503,7 +504,8 @@ class _Trainer:
         self._allowed = allowed_moves(slots)
         self._name_bytes = sum(len(json.dumps(name)) + 1 for name in (*intents, *slots, *slots))
         counts = _feature_counts(sentences)
-        kept = sorted(f for f, count in counts.items() if count >= config.min_count)
+        least = config.min_count if len(sentences) >= _MANY_SENTENCES else 1
+        kept = sorted(feature for feature, count in counts.items() if count >= least)
         self.vocabulary = Vocabulary(np.array(kept, np.uint32))
         self._counts = np.array([counts[feature] for feature in kept], np.float32)
         num_intents = max(target for _, target, _ in self._examples) + 1

@@ -2,9 +2,9 @@
 
 Numbers, decimals, ordinals, percentages, degrees, money, times of day, dates, years and strings of
 digits become figures. English only, and careful: what has more than one reading stays in words.
-"one" alone stays ("one of them"), so do "first", "second" and "third" without a month, numbers
-side by side that are no year, time or digit string ("twenty four seven"), and the words that only
-sound like numbers ("to", "for").
+"one" alone stays ("one of them"), so do "first", "third" and all that ends in "second" without a
+month ("a thirty second timer"), numbers side by side that are no year, time or digit string
+("twenty four seven"), and the words that only sound like numbers ("to", "for").
 
 The rules read words from left to right and never look at sound or grammar. The reverse, figures
 to words, is `data.spoken.spoken_form`.
@@ -415,7 +415,7 @@ def _money(words: Sequence[str], at: int, number: _Number) -> _Match:
 
 
 def _ordinal(words: Sequence[str], at: int) -> _Match | None:
-    """Reads "twenty first", "tenth"; "first", "second" and "third" only beside a month."""
+    """Reads "twenty first", "tenth"; those with a second reading only beside a month."""
     for end in (at + 2, at + 1):
         said = " ".join(words[at:end])
         value = _ORDINALS.get(said)
@@ -426,7 +426,8 @@ def _ordinal(words: Sequence[str], at: int) -> _Match | None:
             return None
         month_before = before in MONTHS or (before == "the" and _word(words, at - 2) in MONTHS)
         month_after = _word(words, end) == "of" and _word(words, end + 1) in MONTHS
-        if said in _UNCLEAR_ORDINALS and not (month_before or month_after):
+        unclear = said in _UNCLEAR_ORDINALS or said.endswith("second")  # "thirty second timer"
+        if unclear and not (month_before or month_after):
             return None
         return [WrittenWord(f"{value}{_ending(value)}", at, end - 1)], end
     return None
