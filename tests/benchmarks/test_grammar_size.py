@@ -36,7 +36,8 @@ def test_aims_are_judged_one_by_one() -> None:
                 "grammar": "g",
                 "read_s": 2.0,
                 "compile_s": 2.0,
-                "first_clip_extra_s": 1.5,
+                "load_s": 0.5,
+                "first_clip_extra_s": 1.0,
                 "added_mib": 49.0,
             }
         ],
