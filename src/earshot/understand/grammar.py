@@ -516,6 +516,12 @@ class _Builder:
             slot = self._slot(called.slot, found if isinstance(found, RangeList) else None)
         self._arc(source, CALL, start, dest, slot)
 
+    def is_range(self, called: _Called) -> bool:
+        """Whether a call says a number."""
+        if called.kind != "list":
+            return False
+        return isinstance(self._scopes[called.scope].block.list_named(called.name), RangeList)
+
     def _graph(self, called: _Called) -> int | None:
         key = _Called(
             called.kind, called.name, called.scope, None, called.part, called.prefix, called.suffix
@@ -531,7 +537,7 @@ class _Builder:
             if isinstance(found, TextList):
                 return self._text_list(found, scope, called.prefix, called.suffix)
             if isinstance(found, RangeList):
-                return self._range(found, called.prefix, called.suffix)
+                return self._range(found)
             return None  # a wildcard, or a list that the house did not give
         start, end = self._node(), self._node(final=True)
         expression = (
@@ -570,35 +576,27 @@ class _Builder:
 
     # -- numbers
 
-    def _range(self, found: RangeList, prefix: str, suffix: str) -> int | None:
+    def _range(self, found: RangeList) -> int:
         start, end = self._node(), self._node(final=True)
-        before = start
-        if _spoken_words(prefix):
-            before = self._node()
-            self._say(start, _spoken_words(prefix), before)
-        last = end
-        if _spoken_words(suffix):
-            last = self._node()
-            self._say(last, _spoken_words(suffix), end)
-        whole = last
+        whole = end
         if found.fractions:
             whole = self._node()
-            self._arc(whole, EPSILON, 0, last)
+            self._arc(whole, EPSILON, 0, end)
             point = self._node()
             self._arc(whole, WORD, self._word("point"), point)
             for tenth in found.fractions:
-                self._arc(point, WORD, self._word(DIGIT_WORDS[tenth]), last)
+                self._arc(point, WORD, self._word(DIGIT_WORDS[tenth]), end)
             if 5 in found.fractions:
-                self._say(whole, ("and", "a", "half"), last)
+                self._say(whole, ("and", "a", "half"), end)
         if found.start < 0:
             minus = self._node()
             for word in ("minus", "negative"):
-                self._arc(before, WORD, self._word(word), minus)
+                self._arc(start, WORD, self._word(word), minus)
             low = max(1, -found.stop)
             self._numbers(minus, whole, low, -found.start, found.step, -found.start % found.step)
         if found.stop >= 0:
             low = max(0, found.start)
-            self._numbers(before, whole, low, found.stop, found.step, found.start % found.step)
+            self._numbers(start, whole, low, found.stop, found.step, found.start % found.step)
         return start
 
     def _numbers(self, source: int, dest: int, low: int, high: int, step: int, phase: int) -> None:
@@ -839,11 +837,15 @@ class _Assembly:
                 self._call(source, letters, label, dest)
 
     def _call(self, source: int, letters: str, called: _Called, dest: int) -> None:
-        if letters and not _LETTER_OR_DIGIT.match(letters[-1]):
-            # A sign is no part of a word: "({name}" or "-{degrees}".
+        is_number = self._builder.is_range(called)
+        if letters and (is_number or not _LETTER_OR_DIGIT.match(letters[-1])):
+            # A sign is no part of a word, as in "({name}"; nor are letters beside a number.
             before = self._builder._node()
             self._builder._say(source, _spoken_words(letters), before)
             source, letters = before, ""
+        if is_number:
+            self._builder.call(source, called, self._at(dest))
+            return
         for suffix, after in dict.fromkeys(self._suffixes(dest, "")):
             self._builder.call(source, called.glued(letters, suffix), after)
 

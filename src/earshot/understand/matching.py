@@ -32,8 +32,9 @@ __all__ = ["MIN_LIKENESS", "Matcher"]
 
 # Prices are in letters: a lost letter costs one.
 MAX_SPAN = 3  # words of the text that may stand for one word
-MAX_UNLIKE = 0.42  # share of a word that may differ
-MAX_CANDIDATES = 6  # words that one span may stand for
+MAX_UNLIKE = 0.5  # share of a word that may differ
+MAX_CANDIDATES = 30  # words that one span may stand for
+FIRST_LOOK = 0.3  # share of the highest price that is tried first, as most texts are not far off
 REGROUPED = 0.25  # for words that were joined or split
 SMALL_WORDS = {"a", "an", "the", "my", "our", "your", "please", "some", "of", "to", "in", "on"}
 SMALL_WORDS |= {"at", "for", "and", "is", "it", "uh", "um"}
@@ -75,7 +76,7 @@ class _Spans:
     starts: list[int]
     edges: list[dict[int, list[tuple[int, float]]]]
     dropped: list[tuple[int, float] | None]
-    max_price: float
+    max_price: float = 0.0
 
     def heard(self, start: int, end: int) -> str:
         """The words of the text between two positions; a word that is split counts whole."""
@@ -109,7 +110,7 @@ class Matcher:
             return None
         edges = [{ident: [(at + 1, 0.0)]} for at, ident in enumerate(ids) if ident is not None]
         count = len(words)
-        spans = _Spans(words, list(range(count + 1)), [*edges, {}], [None] * (count + 1), 0.0)
+        spans = _Spans(words, list(range(count + 1)), [*edges, {}], [None] * (count + 1))
         return self._best(spans, letters=1)
 
     def nearest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
@@ -118,8 +119,13 @@ class Matcher:
         letters = sum(map(len, words))
         if not 0 < len(words) <= MAX_WORDS or not self._network.words:
             return None
-        spans = self._spans(words, max_price=letters * (1 - min_confidence))
-        return self._best(spans, letters=letters)
+        highest = letters * (1 - min_confidence)
+        spans = self._spans(words)
+        for spans.max_price in (FIRST_LOOK * highest, highest):
+            found = self._best(spans, letters=letters)
+            if found is not None:
+                return found
+        return None
 
     def _best(self, spans: _Spans, *, letters: int) -> Understanding | None:
         solver = _Solver(self, spans)
@@ -183,7 +189,7 @@ class Matcher:
         keys = np.array([len(key) for key in self._keys], np.float32)
         return words, keys
 
-    def _spans(self, words: Sequence[str], *, max_price: float) -> _Spans:
+    def _spans(self, words: Sequence[str]) -> _Spans:
         """Everything that spans of the text may stand for."""
         ids = self._network.word_ids
         # A position for every word, and one inside a word that two known words make.
@@ -221,7 +227,7 @@ class Matcher:
             else None
             for index, cut in positions
         ]  # fmt: skip
-        return _Spans(words, [index for index, _ in positions], edges, dropped, max_price)
+        return _Spans(words, [index for index, _ in positions], edges, dropped)
 
     def _candidates(self, texts: Sequence[str]) -> list[list[tuple[int, float]]]:
         """Words that are like each text, the most alike first, with prices."""

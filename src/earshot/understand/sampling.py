@@ -148,7 +148,7 @@ class _Sampler:
             else:
                 words += f" point {number_words(tenth)}"
         slots[slot] = number if found.multiplier is None else number * found.multiplier
-        return words
+        return f" {words} "  # letters beside a number are words of their own
 
 
 def sample_commands(commands: Commands, count: int, *, seed: int) -> list[Sample]:
