@@ -210,3 +210,19 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
     result = earshot("adapt", templates, "--output", tmp_path / "mine.ear")
     assert result.exit_code == 130
     assert "goes on" in result.stderr
+
+
+def test_what_of_the_templates_is_left_out_is_said(
+    earshot: Earshot,
+    templates: Path,
+    tmp_path: Path,
+    ready: None,
+    asked: list[adaptation.Adaptation],
+) -> None:
+    templates.write_text(
+        TEMPLATES.replace('light"]', 'light", "find {song}"]') + "  song: {wildcard: true}\n"
+    )
+    result = earshot("adapt", templates, "--output", tmp_path / "mine.ear")
+    assert result.exit_code == 0, result.stderr
+    (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert f"{templates}:" in warning and "song" in warning

@@ -327,6 +327,37 @@ def test_shards_of_other_settings_are_made_again(
     assert _said(tmp_path) == first
 
 
+def test_another_source_has_texts_manifests_and_a_record_of_its_own(
+    no_speech: list[synthesis.Clip], tmp_path: Path
+) -> None:
+    _write_texts(tmp_path)
+    items = [text.TextItem("open the gate", "command", "commands:Gate")]
+    for name in ("train", "heldout"):
+        text.write_texts(items, tmp_path / "text" / f"commands_{name}.jsonl")
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL)
+    first = _said(tmp_path)
+    no_speech.clear()
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL, source="commands")
+    assert {clip.text for clip in no_speech} == {"open the gate"}
+    cuts = tmp_path / "cuts"
+    assert {p.name for p in cuts.glob("commands*")} >= {
+        "commands_dev.jsonl.gz",
+        "commands_train_000.jsonl.gz",
+    }
+    assert (tmp_path / "synthesis_commands.json").is_file()
+    assert _said(tmp_path) == first
+    # Other sentences are spoken anew, and only those of their source.
+    text.write_texts(
+        [replace(items[0], text="shut the gate")], tmp_path / "text" / "commands_train.jsonl"
+    )
+    no_speech.clear()
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL, source="commands")
+    synthesis.prepare(tmp_path, seed=5, config=_SMALL)
+    assert "shut the gate" in {clip.text for clip in no_speech}
+    assert not {clip.text for clip in no_speech} & set(first)
+    assert _said(tmp_path) == first
+
+
 def test_shards_without_a_record_are_taken_as_they_are(
     no_speech: list[synthesis.Clip], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ _STAGES = {
     "measure": "measuring",
 }
 _LINE_EVERY_S = 30.0
+_SHOWN_WARNINGS = 5
 
 
 def adapt(
@@ -72,7 +73,11 @@ def adapt(
         _check_machine(output, work_dir or _work_dir(output), recordings, model)
         from earshot.understand.templates import load_commands
 
-        load_commands(commands)  # all problems, before the slow imports
+        templates = load_commands(commands)  # all problems, before the slow imports
+        for warning in templates.warnings[:_SHOWN_WARNINGS]:
+            note(f"warning: {warning}")
+        if len(templates.warnings) > _SHOWN_WARNINGS:
+            note(f"{len(templates.warnings)} warnings in all: earshot understand check --all")
         from earshot.train.adapt import Adaptation
         from earshot.train.adapt import adapt as run_adaptation
 
