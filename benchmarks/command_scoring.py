@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from wer import figure
 
-from earshot.data.scoring import MIN_SPEAKERS, Estimate, share
+from earshot.data.scoring import DEFAULT_RESAMPLES, MIN_SPEAKERS, Estimate, share
 
 __all__ = [
     "CLEAN",
@@ -26,6 +27,7 @@ __all__ = [
     "acceptance_rows",
     "condition_name",
     "confusions",
+    "difference_rows",
     "false_accept_rows",
     "slot_rows",
     "wrong_parts",
@@ -165,6 +167,51 @@ def acceptance_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
                 }
             rows.append(row)
     return rows
+
+
+def difference_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Acceptance of every later system less that of the first, on the same clips, by condition.
+
+    Clips are resampled for both together, so that hard ones cancel; clips that only one of the
+    two heard are left out.
+    """
+    systems = list(_by_system(records).items())
+    rows = []
+    for name, later in systems[1:]:
+        base = systems[0][1]
+        conditions = _in_order({r.condition for r in base} & {r.condition for r in later})
+        noisy = [condition for condition in conditions if condition != CLEAN]
+        for condition in [*conditions, *([MEAN] if len(noisy) > 1 else [])]:
+            wanted = noisy if condition == MEAN else [condition]
+            sides = [
+                _rates_by_clip([r for r in side if r.condition in wanted]) for side in (base, later)
+            ]
+            both = [clip for clip in sides[0] if clip in sides[1]]
+            if not both:
+                continue
+            changes = np.array([sides[1][clip] - sides[0][clip] for clip in both])
+            draws = np.random.default_rng(0).multinomial(
+                len(both), np.full(len(both), 1 / len(both)), size=DEFAULT_RESAMPLES
+            )
+            low, high = np.percentile(draws @ changes / len(both), [2.5, 97.5])
+            change = Estimate(float(changes.mean()), float(low), float(high), "clip", len(both))
+            rows.append(
+                {
+                    "system": name,
+                    "less": systems[0][0],
+                    "condition": condition,
+                    "difference": figure(change),
+                }
+            )
+    return rows
+
+
+def _rates_by_clip(records: Sequence[Record]) -> dict[tuple[str, str], float]:
+    """Share of the hearings of each clip that were right."""
+    right: dict[tuple[str, str], list[bool]] = {}
+    for record in records:
+        right.setdefault((record.set, record.id), []).append(record.right)
+    return {clip: sum(hits) / len(hits) for clip, hits in right.items()}
 
 
 def slot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from command_scoring import (
     acceptance_rows,
     condition_name,
     confusions,
+    difference_rows,
     false_accept_rows,
     slot_rows,
 )
@@ -49,6 +50,7 @@ from systems import PocketSphinx, default_model
 from wer import circumstances, print_aligned, progress, save
 
 import earshot
+from earshot.core.understanding import Understanding
 from earshot.session.recognizer import tokenizer_of
 from earshot.understand.graph import CommandGraph, compile_commands
 from earshot.understand.templates import load_commands
@@ -127,8 +129,9 @@ class EarshotCommands:
 class PocketSphinxCommands:
     """pocketsphinx searching the same sentences as JSGF; its words are read by the same grammar.
 
-    It has no free speech beside the grammar: what it can reject is what no path of the grammar
-    explains at all.
+    It has no free speech beside the grammar, and rejects only what no path of the grammar explains.
+    Its path may break off within a sentence ("... with milk and"): the longest whole sentence at
+    its beginning then counts, which serves it well.
     """
 
     def __init__(self, graph: CommandGraph, *, data: Path) -> None:
@@ -149,13 +152,20 @@ class PocketSphinxCommands:
         answers = []
         for samples in clips:
             text = self._decoder.transcribe(samples)
-            meaning = self._graph.interpret(text.split()) if text else None
+            meaning = self._meaning(text.split())
             if meaning is None:
                 answers.append(Answer(False, None, {}, None, text))
                 continue
             slots = {name: slot.value for name, slot in meaning.slots.items()}
             answers.append(Answer(True, meaning.intent, slots, None, text))
         return answers
+
+    def _meaning(self, words: Sequence[str]) -> Understanding | None:
+        for length in range(len(words), 0, -1):
+            meaning = self._graph.interpret(words[:length])
+            if meaning is not None:
+                return meaning
+        return None
 
 
 @dataclass(slots=True)
@@ -509,6 +519,7 @@ def reported(header: dict[str, Any], records: Sequence[Record]) -> dict[str, Any
         ]
         return report
     report["rows"] = acceptance_rows(records)
+    report["differences"] = difference_rows(records)
     report["slots"] = slot_rows(records)
     report["confusions"] = confusions(records)
     if report["kind"] == "coffee orders" and header["question"]["noise"] == "kitchen":
@@ -592,6 +603,7 @@ def print_report(report: dict[str, Any]) -> None:
         _print_false_accepts(report["false_accepts"])
     else:
         _print_acceptance(report)
+        _print_differences(report["differences"])
         _print_slots(report["slots"])
         _print_confusions(report["confusions"])
         print(f"\n{NO_SPEAKERS}" if report["kind"] == "coffee orders" else "")
@@ -636,6 +648,25 @@ def _print_acceptance(report: dict[str, Any]) -> None:
 
 def _interval(estimate: dict[str, Any]) -> str:
     return f"{estimate['ci95_low']:.3f}-{estimate['ci95_high']:.3f}"
+
+
+def _print_differences(rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    lines: list[tuple[str, ...]] = [("system", "less", "condition", "difference", "95 % interval")]
+    for row in rows:
+        change = row["difference"]
+        lines.append(
+            (
+                row["system"],
+                row["less"],
+                row["condition"],
+                f"{change['value']:+.3f}",
+                f"{change['ci95_low']:+.3f} to {change['ci95_high']:+.3f}",
+            )
+        )
+    print("\nacceptance on the same clips, resampled together")
+    print_aligned(lines)
 
 
 def _print_slots(rows: Sequence[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from command_scoring import (
     Record,
     acceptance_rows,
     confusions,
+    difference_rows,
     false_accept_rows,
     slot_rows,
 )
@@ -265,6 +266,20 @@ def test_acceptance_its_mean_over_noise_and_seeds() -> None:
     )
     assert rows["clean"]["acceptance"]["units"] == 8  # clips, not clips times seeds
     assert rows["clean"]["rejected"] == 1 / 16
+
+
+def test_systems_are_compared_on_the_clips_that_both_heard() -> None:
+    records = [
+        record(system=system, id=str(n), draw=draw, accepted=n % 4 != 0 or system == "better")
+        for system, draws in (("base", 2), ("better", 1))
+        for draw in range(draws)
+        for n in range(40 if system == "base" else 36)
+    ]
+    (row,) = difference_rows(records)
+    assert (row["system"], row["less"], row["condition"]) == ("better", "base", "clean")
+    assert row["difference"]["value"] == pytest.approx(9 / 36)
+    assert row["difference"]["units"] == 36
+    assert 0.0 < row["difference"]["ci95_low"] < 9 / 36 < row["difference"]["ci95_high"]
 
 
 def test_slots_and_confusions_count_accepted_commands() -> None:
