@@ -257,6 +257,11 @@ def test_a_stopped_adaptation_goes_on_and_another_one_starts_anew(
     assert result.output == request.output
     assert Recognizer.load(request.output).transcribe_file(_any_clip(request)).text
 
+    before = (request.work_dir / "model.ear").stat().st_mtime_ns
+    adapt(request, tell=said.append)
+    assert said[-1].endswith("it is taken as it is")
+    assert (request.work_dir / "model.ear").stat().st_mtime_ns == before
+
     templates.write_text(TEMPLATES.replace("hall", "attic"))
     stopped = dataclasses.replace(request, seed=2)
     with pytest.raises(_StoppedHere):

@@ -316,7 +316,10 @@ def adapt(
             "start": _digest(Path(recipe.train.start_from)),
         },
     )
-    if record.resumed:
+    made = folder / recipe.export.output
+    if record.resumed and made.is_file():
+        tell(f"{made} was made with the same settings; it is taken as it is")
+    elif record.resumed:
         tell(f"going on in {folder}, where an adaptation with the same settings was stopped")
     elif record.changed:
         tell(f"starting anew in {folder}: {', '.join(record.changed)} changed")
@@ -328,7 +331,6 @@ def adapt(
         record.write()
     minutes = 0.0 if recipe.train.max_steps else record.minutes
     recipe = replace(recipe, train=replace(recipe.train, max_minutes=minutes))
-    made = folder / recipe.export.output
     if not made.is_file():
         run.run(recipe, stages=_FINISHING, progress=progress, training_bar=False)
     _verify(made, folder / "cuts" / "commands_dev.jsonl.gz")

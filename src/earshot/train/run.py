@@ -22,7 +22,7 @@ from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
-from earshot.train import corpora, librispeech, loop, noise, rooms, synthesis, text
+from earshot.train import command_text, corpora, librispeech, loop, noise, rooms, synthesis, text
 from earshot.train.batches import load_audio, read_sources
 from earshot.train.pieces import load_tokenizer, train_pieces
 from earshot.train.recipe import Recipe
@@ -171,8 +171,6 @@ def _prepare_text(recipe: Recipe, folder: Path, recordings: Path) -> None:
     seed = recipe.train.seed
     text.prepare(folder, seed=seed, config=recipe.text, root=recordings)
     if recipe.commands.files:
-        from earshot.train import command_text
-
         command_text.prepare(folder, seed=seed, config=recipe.commands)
 
 
