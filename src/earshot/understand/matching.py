@@ -12,7 +12,7 @@ slots, then the template that comes first in the files.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -78,6 +78,30 @@ class _Spans:
     dropped: list[tuple[int, float] | None]
     max_price: float = 0.0
 
+    @cached_property
+    def ahead(self) -> list[float]:
+        """By position: the least that the rest of the text costs, whatever the network allows."""
+        least = [0.0] * len(self.starts)
+        for at in range(len(least) - 2, -1, -1):
+            least[at] = min((price + least[end] for end, price in self._ways_on(at)), default=1e9)
+        return least
+
+    @cached_property
+    def behind(self) -> list[float]:
+        """Likewise, for the text before a position."""
+        least = [0.0] + [1e9] * (len(self.starts) - 1)
+        for at in range(len(least) - 1):
+            for end, price in self._ways_on(at):
+                least[end] = min(least[end], least[at] + price)
+        return least
+
+    def _ways_on(self, at: int) -> Iterator[tuple[int, float]]:
+        for ways in self.edges[at].values():
+            yield from ways
+        lost = self.dropped[at]
+        if lost is not None:
+            yield lost
+
     def heard(self, start: int, end: int) -> str:
         """The words of the text between two positions; a word that is split counts whole."""
         last = self.starts[end] + int(end > start and self.starts[end] == self.starts[end - 1])
@@ -122,6 +146,8 @@ class Matcher:
         highest = letters * (1 - min_confidence)
         spans = self._spans(words)
         for spans.max_price in (FIRST_LOOK * highest, highest):
+            if spans.ahead[0] > spans.max_price:
+                continue  # whatever the network allows
             found = self._best(spans, letters=letters)
             if found is not None:
                 return found
@@ -359,9 +385,10 @@ class _Solver:
         ways: dict[tuple[int, int], _Way] = {(position, start): ((0.0, 0, 0), None)}
         heap = [(position, start)]
         ends: dict[int, _Way] = {}
+        budget = spans.max_price - spans.behind[position]
 
         def reach(where: tuple[int, int], score: _Score, link: _Link | None) -> None:
-            if score[0] > spans.max_price:
+            if score[0] + spans.ahead[where[0]] > budget:
                 return
             before = ways.get(where)
             if before is None:
