@@ -369,6 +369,21 @@ nb::list Words(const earshot::Transcript& transcript) {
   return words;
 }
 
+nb::object Walk(const PyWordGraph& self, const IndexArray& pieces) {
+  earshot::WordGraph::Position position;
+  const auto walk = [&] {
+    const nb::gil_scoped_release release;
+    return self.shared()->Walk(pieces.data(), pieces.shape(0), &position);
+  };
+  if (!walk()) return nb::none();
+  nb::dict out;
+  out["next"] = ToList(position.next);
+  out["final"] = position.final;
+  out["weight"] = position.weight;
+  out["final_weight"] = position.final_weight;
+  return out;
+}
+
 nb::object CommandResult(const PyStream& self) {
   if (!self.stream().HasGraph()) return nb::none();
   const auto read = [&] {
@@ -551,7 +566,9 @@ void bind_model(nb::module_& m) {
       .def(nb::init<const IndexArray&, const ByteArray&, const IndexArray&, const IndexArray&, const WeightArray&, const ByteArray&,
                     int32_t, const IndexArray&, const IndexArray&, size_t>(),
            "arc_begin"_a, "arc_kind"_a, "arc_label"_a, "arc_dest"_a, "arc_weight"_a, "final"_a, "start"_a, "piece_begin"_a,
-           "piece_ids"_a, nb::kw_only(), "vocabulary"_a);
+           "piece_ids"_a, nb::kw_only(), "vocabulary"_a)
+      .def("walk", &Walk, "pieces"_a)
+      .def_prop_ro("size_bytes", [](const PyWordGraph& self) { return self.shared()->size_bytes(); });
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float>(),

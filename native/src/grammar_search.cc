@@ -45,7 +45,11 @@ GrammarSearch::GrammarSearch(const Model& model, const Scorer* scorer, float sco
     }
   };
   check("grammar_blank_penalty", config_.blank_penalty);
+  check("ctc_blank_penalty", config_.ctc_blank_penalty);
   check("word_penalty", config_.word_penalty);
+  if (!(config_.language_weight >= 0 && config_.language_weight <= 2)) {
+    throw std::invalid_argument("search: language_weight is " + std::to_string(config_.language_weight) + "; it must be in 0..2.");
+  }
   if (model.FindGraph("ctc") == nullptr) config_.ctc_weight = 0;
   extra_blank_penalty_ = config_.blank_penalty - scorer_blank_penalty;
   piece_cost_.reserve(pieces_.size());
@@ -113,7 +117,9 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
   const auto log_prob = [&](size_t p, int32_t piece) {
     return Bounded(rows[p][static_cast<size_t>(piece)] - shifts[p]);
   };
-  const auto ctc_log_prob = [&](int32_t piece) { return Bounded(ctc[static_cast<size_t>(piece)]); };
+  const auto ctc_log_prob = [&](int32_t piece) {
+    return Bounded(ctc[static_cast<size_t>(piece)] - (piece == settings_.blank_id ? config_.ctc_blank_penalty : 0));
+  };
   // CTC of path p and one piece: after the same piece there must have been a blank.
   const auto ctc_with = [&](size_t p, int32_t piece) {
     if (ctc == nullptr) return 0.0;
@@ -173,7 +179,12 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
       const int32_t piece = arcs[a].piece;
       const double alpha = paths[p].alpha + log_prob(p, piece);
       const double with = ctc_with(p, piece);
-      const double bound = paths[p].prior - piece_cost_[static_cast<size_t>(piece)];
+      double bound = paths[p].prior - piece_cost_[static_cast<size_t>(piece)];
+      if (config_.language_weight > 0) {
+        // The graph says what may follow: what the network has learnt about that would count twice.
+        const float expected = paths[p].context.out->language[static_cast<size_t>(piece)];
+        bound -= double{config_.language_weight} * std::max(expected, -20.0f);
+      }
       if (too_low(Rank(alpha, with, bound))) continue;
       bool merged = false;
       for (size_t q = 0; q < count; ++q) merged = merged || (stays[q].parent == p && paths[q].history.last == piece);
@@ -237,9 +248,9 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
   next.clear();
 
   if (ctc != nullptr) {
-    float highest = ctc[0];
-    for (size_t v = 1; v < pieces_.size(); ++v) highest = std::max(highest, ctc[v]);
-    state->best_ctc += Bounded(highest);
+    double highest = ctc_log_prob(0);
+    for (size_t v = 1; v < pieces_.size(); ++v) highest = std::max(highest, ctc_log_prob(static_cast<int32_t>(v)));
+    state->best_ctc += highest;
   }
   ++state->num_frames;
 }

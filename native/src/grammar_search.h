@@ -28,6 +28,8 @@ struct GrammarConfig {
   size_t max_active_paths = 8;  // 1..64
   float ctc_weight = 0.5;       // 0..1: the share of CTC in the rank
   float blank_penalty = 0;      // taken off the transducer's logit of blank
+  float ctc_blank_penalty = 0;  // taken off CTC's log-probability of blank
+  float language_weight = 0;    // 0..2: share of the internal language model that is taken off
   float word_penalty = 0;       // nats, taken off the rank by every piece that starts a word
 };
 

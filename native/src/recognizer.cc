@@ -111,7 +111,7 @@ void Stream::Reset() {
 Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
                        std::shared_ptr<const WordGraph> graph)
     : model_(std::move(model)),
-      scorer_(model_, config.blank_penalty),
+      scorer_(model_, config.blank_penalty, grammar.language_weight > 0),
       search_(*model_, &scorer_, config),
       grammar_search_(*model_, &scorer_, config.blank_penalty, grammar),
       graph_(std::move(graph)) {

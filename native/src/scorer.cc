@@ -29,7 +29,8 @@ size_t ScorerScratch::ContextHash::operator()(const std::array<int32_t, kMaxCont
 ScorerScratch::ScorerScratch(const Model& model)
     : predictor_(model.FindGraph("predictor")), joiner_(model.FindGraph("joiner")) {}
 
-Scorer::Scorer(std::shared_ptr<const Model> model, float blank_penalty) : blank_penalty_(blank_penalty) {
+Scorer::Scorer(std::shared_ptr<const Model> model, float blank_penalty, bool language)
+    : blank_penalty_(blank_penalty), language_(language) {
   model->RequireRecogniser();
   settings_ = model->search();
   predictor_ = model->FindGraph("predictor");
@@ -90,16 +91,9 @@ void Scorer::Score(ScorerScratch* scratch) const {
   for (size_t r = 0; r < rows; ++r) {
     const ScorerScratch::Question& question = scratch->requests_[scratch->distinct_[r]];
     std::copy(question.encoder_row, question.encoder_row + width_, scratch->encoder_rows_.data() + r * width_);
-    std::copy(question.context->out->begin(), question.context->out->end(), scratch->predictor_rows_.data() + r * width_);
+    std::copy(question.context->out->out.begin(), question.context->out->out.end(), scratch->predictor_rows_.data() + r * width_);
   }
-  const void* inputs[2];
-  inputs[encoder_input_] = scratch->encoder_rows_.data();
-  inputs[predictor_input_] = scratch->predictor_rows_.data();
-  Executor::Item item;
-  item.inputs = inputs;
-  item.frames = rows;
-  scratch->joiner_.Step(&item, 1);
-  const float* logits = scratch->joiner_.output(logits_, 0);
+  const float* logits = Join(scratch, scratch->encoder_rows_.data(), scratch->predictor_rows_.data(), rows);
   std::copy(logits, logits + rows * vocabulary_, scratch->log_probs_.begin());
   for (size_t r = 0; r < rows; ++r) {
     float* row = scratch->log_probs_.data() + r * vocabulary_;
@@ -110,6 +104,17 @@ void Scorer::Score(ScorerScratch* scratch) const {
   for (size_t i = 0; i < count; ++i) {
     scratch->answers_[i] = scratch->log_probs_.data() + scratch->row_of_[i] * vocabulary_;
   }
+}
+
+const float* Scorer::Join(ScorerScratch* scratch, const float* encoder_rows, const float* predictor_rows, size_t rows) const {
+  const void* inputs[2];
+  inputs[encoder_input_] = encoder_rows;
+  inputs[predictor_input_] = predictor_rows;
+  Executor::Item item;
+  item.inputs = inputs;
+  item.frames = rows;
+  scratch->joiner_.Step(&item, 1);
+  return scratch->joiner_.output(logits_, 0);
 }
 
 // Predictor outputs of the contexts that lack one, in one batch.
@@ -153,9 +158,21 @@ void Scorer::ComputePredictors(ScorerScratch* scratch) const {
     scratch->items_[i] = item;
   }
   scratch->predictor_.Step(scratch->items_.data(), waiting.size());
+  const std::vector<float> silence(language_ ? width_ : 0);
   for (size_t i = 0; i < waiting.size(); ++i) {
     const float* out = scratch->predictor_.output(predictor_out_, i);
-    waiting[i]->out = std::make_shared<const std::vector<float>>(out, out + width_);
+    auto prediction = std::make_shared<Prediction>();
+    prediction->out.assign(out, out + width_);
+    if (language_) {
+      const float* logits = Join(scratch, silence.data(), prediction->out.data(), 1);
+      std::vector<float>& language = prediction->language;
+      language.assign(logits, logits + vocabulary_);
+      const auto blank = static_cast<size_t>(settings_.blank_id), unk = static_cast<size_t>(settings_.unk_id);
+      language[blank] = language[unk] = -std::numeric_limits<float>::infinity();
+      kernels().log_softmax_f32(language.data(), vocabulary_);
+      language[blank] = language[unk] = 0;
+    }
+    waiting[i]->out = std::move(prediction);
     if (!settings_.stateful) scratch->cache_[waiting[i]->ids] = waiting[i]->out;
   }
   for (PredictorContext* context : late) context->out = scratch->cache_[context->ids];

@@ -19,10 +19,18 @@ namespace earshot {
 
 constexpr size_t kMaxContext = 8;
 
+// What the predictor makes of a history.
+struct Prediction {
+  std::vector<float> out;
+  // Internal language model: log-probabilities of the next piece without sound; empty if not asked
+  // for. Blank and the unknown piece have 0.
+  std::vector<float> language;
+};
+
 // A history as the predictor sees it. Made by Scorer; copies share what is computed.
 struct PredictorContext {
   std::array<int32_t, kMaxContext> ids{};  // the last `context_size` ids, the newest last
-  std::shared_ptr<const std::vector<float>> out;  // null: not computed yet
+  std::shared_ptr<const Prediction> out;  // null: not computed yet
   std::shared_ptr<GraphState> state;  // stateful: before `ids` is taken in; never changed once shared
 };
 
@@ -48,7 +56,7 @@ class ScorerScratch {
     size_t operator()(const std::array<int32_t, kMaxContext>& ids) const;
   };
   Executor predictor_, joiner_;
-  std::unordered_map<std::array<int32_t, kMaxContext>, std::shared_ptr<const std::vector<float>>, ContextHash> cache_;
+  std::unordered_map<std::array<int32_t, kMaxContext>, std::shared_ptr<const Prediction>, ContextHash> cache_;
   std::vector<Question> requests_;
   std::vector<size_t> row_of_;      // one per request
   std::vector<size_t> distinct_;    // the first request of each row
@@ -61,8 +69,9 @@ class ScorerScratch {
 
 class Scorer {
  public:
-  // `blank_penalty` is taken off the logit of blank.
-  Scorer(std::shared_ptr<const Model> model, float blank_penalty);
+  // `blank_penalty` is taken off the logit of blank. `language`: compute the internal language model
+  // of every history, as the joiner's answer to an encoder that says nothing (Meng et al. 2021).
+  Scorer(std::shared_ptr<const Model> model, float blank_penalty, bool language);
 
   PredictorContext Start() const;
   // Takes one more piece in.
@@ -75,10 +84,13 @@ class Scorer {
 
  private:
   void ComputePredictors(ScorerScratch* scratch) const;
+  // Logits of `rows` pairs of an encoder row and a predictor row, until the joiner's next step.
+  const float* Join(ScorerScratch* scratch, const float* encoder_rows, const float* predictor_rows, size_t rows) const;
 
   std::shared_ptr<const Graph> predictor_, joiner_;
   SearchSettings settings_;
   float blank_penalty_;
+  bool language_;
   size_t vocabulary_, width_;
   size_t encoder_input_, predictor_input_, logits_, predictor_out_;  // positions in the graphs' lists
 };

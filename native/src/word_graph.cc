@@ -119,6 +119,7 @@ std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabul
   graph->CheckCalls();
   graph->CheckLoops(graph->Finishing(true));
   graph->useful_ = graph->Finishing(false);
+  graph->FindInner();
   if (graph->useful_[static_cast<size_t>(graph->start_)] == 0) {
     Bad("no final node can be reached from node " + Number(graph->start_) + ", the start; there must be a sentence.");
   }
@@ -131,6 +132,30 @@ std::shared_ptr<GrammarStates> WordGraph::States() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (states_ == nullptr || states_->bytes() > kMaxBytes + arcs_.size() * sizeof(Arc)) states_ = std::make_shared<GrammarStates>(*this);
   return states_;
+}
+
+bool WordGraph::Walk(const int32_t* pieces, size_t count, Position* position) const {
+  const std::shared_ptr<GrammarStates> states = States();
+  const GrammarState* state = states->Start(&position->weight);
+  size_t num_arcs;
+  const GrammarArc* arcs = states->Arcs(*state, &num_arcs);
+  for (size_t i = 0; i < count; ++i) {
+    const GrammarArc* arc = std::lower_bound(arcs, arcs + num_arcs, pieces[i],
+                                             [](const GrammarArc& a, int32_t piece) { return a.piece < piece; });
+    if (arc == arcs + num_arcs || arc->piece != pieces[i]) return false;
+    state = states->Follow(*state, static_cast<size_t>(arc - arcs));
+    position->weight += arc->weight * GrammarStates::kWeightUnit;
+    arcs = states->Arcs(*state, &num_arcs);
+  }
+  for (size_t a = 0; a < num_arcs; ++a) position->next.push_back(arcs[a].piece);
+  position->final = state->final;
+  position->final_weight = position->weight + state->final_weight * GrammarStates::kWeightUnit;
+  return true;
+}
+
+size_t WordGraph::size_bytes() const {
+  return arcs_.size() * sizeof(Arc) + num_nodes() * (sizeof(int32_t) + 2) + (word_begin_.size() + word_pieces_.size()) * sizeof(int32_t) +
+         States()->bytes();
 }
 
 // Orders words by their pieces; words of equal pieces become one.
@@ -279,6 +304,21 @@ std::vector<char> WordGraph::Finishing(bool without_words) const {
   return marked;
 }
 
+void WordGraph::FindInner() {
+  std::vector<char> arriving(num_nodes(), 0);  // 2: more than one
+  const auto arrive = [&](int32_t node, int n) {
+    char& count = arriving[static_cast<size_t>(node)];
+    count = static_cast<char>(std::min(count + n, 2));
+  };
+  arrive(start_, 2);
+  for (const Arc& arc : arcs_) {
+    arrive(arc.dest, 1);
+    if (arc.kind == ArcKind::kCall) arrive(arc.label, 2);
+  }
+  inner_.resize(num_nodes());
+  for (size_t n = 0; n < inner_.size(); ++n) inner_[n] = arriving[n] == 1;
+}
+
 // Refuses a loop of arcs that say nothing: takes nodes away that none of these
 // leads to; what cannot be taken away is on such a loop or behind one.
 void WordGraph::CheckLoops(const std::vector<char>& nullable) const {
@@ -313,6 +353,14 @@ int32_t GrammarStates::PieceAt(const View::Entry& entry, uint32_t depth) const {
   return graph_.word_pieces(static_cast<size_t>(entry.word))[depth];
 }
 
+int32_t GrammarStates::BestOf(const View& view, uint32_t low, uint32_t high) {
+  int32_t best = 0;
+  if (!view.weighted) return best;
+  best = view.entries[low].weight;
+  for (uint32_t i = low + 1; i < high; ++i) best = std::max(best, view.entries[i].weight);
+  return best;
+}
+
 int32_t GrammarStates::Push(int32_t parent, int32_t node) {
   const auto [found, fresh] = frame_of_.try_emplace(Pair(parent, node), static_cast<int32_t>(frames_.size()));
   if (fresh) {
@@ -328,18 +376,14 @@ uint32_t GrammarStates::ViewOf(int32_t node) {
   views_.emplace_back();
   View& view = views_.back();
   view.node = node;
-  // The cheapest way to each node by arcs that say nothing and call nothing.
-  std::vector<Open> open = {{0, node, 0}};
-  std::unordered_set<int32_t> closed;
+  std::vector<Open> open = {{0, node, -1}};
   while (!open.empty()) {
-    std::pop_heap(open.begin(), open.end());
     const Open from = open.back();
     open.pop_back();
-    if (!closed.insert(from.node).second) continue;
     const auto n = static_cast<size_t>(from.node);
-    if (graph_.final_[n] != 0 && !view.final) {  // the first is the cheapest
+    if (graph_.final_[n] != 0) {
+      view.final_weight = view.final ? std::max(view.final_weight, from.weight) : from.weight;
       view.final = true;
-      view.final_weight = from.weight;
     }
     for (int32_t a = graph_.arc_begin_[n]; a < graph_.arc_begin_[n + 1]; ++a) {
       const WordGraph::Arc& arc = graph_.arcs_[static_cast<size_t>(a)];
@@ -348,14 +392,18 @@ uint32_t GrammarStates::ViewOf(int32_t node) {
       switch (arc.kind) {
         case WordGraph::ArcKind::kWord:
           view.entries.push_back({arc.label, arc.dest, weight});
+          view.weighted = view.weighted || weight != 0;
           break;
         case WordGraph::ArcKind::kCall:
           if (graph_.useful_[static_cast<size_t>(arc.label)] != 0) view.calls.push_back({arc.label, arc.dest, weight});
           break;
         case WordGraph::ArcKind::kEpsilon:
         case WordGraph::ArcKind::kTag:
-          open.push_back({weight, arc.dest, 0});
-          std::push_heap(open.begin(), open.end());
+          if (graph_.inner_[static_cast<size_t>(arc.dest)] != 0) {
+            open.push_back({weight, arc.dest, -1});
+          } else {
+            view.jumps.push_back({arc.dest, weight});
+          }
           break;
       }
     }
@@ -369,12 +417,14 @@ uint32_t GrammarStates::ViewOf(int32_t node) {
                                  [](const View::Entry& a, const View::Entry& b) { return a.word == b.word && a.dest == b.dest; }),
                      view.entries.end());
   view.entries.shrink_to_fit();
-  bytes_ += sizeof(View) + 64 + view.entries.size() * sizeof(View::Entry) + view.calls.size() * sizeof(View::Call);
+  bytes_ += sizeof(View) + 64 + view.entries.size() * sizeof(View::Entry) + view.calls.size() * sizeof(View::Call) +
+            view.jumps.size() * sizeof(View::Jump);
   return found->second;
 }
 
 void GrammarStates::Close(GrammarState* state) {
   closed_.clear();
+  if (closed_.bucket_count() > 4096) closed_ = {};  // clearing costs as much as the largest state so far
   std::make_heap(open_.begin(), open_.end());
   while (!open_.empty()) {
     std::pop_heap(open_.begin(), open_.end());
@@ -388,7 +438,9 @@ void GrammarStates::Close(GrammarState* state) {
     const uint32_t index = ViewOf(from.node);
     const View& view = views_[index];
     if (!view.entries.empty()) {
-      state->places.push_back({index, 0, static_cast<uint32_t>(view.entries.size()), 0, from.stack, from.weight});
+      const auto size = static_cast<uint32_t>(view.entries.size());
+      const int32_t best = BestOf(view, 0, size);
+      state->places.push_back({index, 0, size, 0, from.stack, best, AddWeights(from.weight, best)});
     }
     if (view.final) {
       const int32_t weight = AddWeights(from.weight, view.final_weight);
@@ -400,6 +452,10 @@ void GrammarStates::Close(GrammarState* state) {
         state->final = true;
         state->final_weight = weight;
       }
+    }
+    for (const View::Jump& jump : view.jumps) {
+      open_.push_back({AddWeights(from.weight, jump.weight), jump.dest, from.stack});
+      std::push_heap(open_.begin(), open_.end());
     }
     for (const View::Call& call : view.calls) {
       open_.push_back({AddWeights(from.weight, call.weight), call.start, Push(from.stack, call.dest)});
@@ -522,11 +578,12 @@ const GrammarState* GrammarStates::Follow(const GrammarState& state, size_t inde
     });
     auto longer = low;  // words that end here are the first: a word is less than its continuations
     for (; longer < high && LengthOf(*longer) == place.depth + 1; ++longer) {
-      open_.push_back({AddWeights(place.weight, longer->weight), longer->dest, place.stack});
+      open_.push_back({AddWeights(place.weight, longer->weight - place.best), longer->dest, place.stack});
     }
     if (longer < high) {
-      next.places.push_back({place.view, static_cast<uint32_t>(longer - first), static_cast<uint32_t>(high - first),
-                             place.depth + 1, place.stack, place.weight});
+      const auto from = static_cast<uint32_t>(longer - first), to = static_cast<uint32_t>(high - first);
+      const int32_t best = BestOf(view, from, to);
+      next.places.push_back({place.view, from, to, place.depth + 1, place.stack, best, AddWeights(place.weight, best - place.best)});
     }
   }
   Close(&next);

@@ -54,6 +54,19 @@ class WordGraph {
   // new one, and the old one goes with its last user.
   std::shared_ptr<GrammarStates> States() const;
 
+  // Where a history of pieces leads.
+  struct Position {
+    std::vector<int32_t> next;  // pieces that may follow, sorted
+    bool final = false;         // the sentence may end here
+    double weight = 0;          // of the best way here, nats
+    double final_weight = 0;    // of the best sentence that ends here
+  };
+  // False if no sentence begins so.
+  bool Walk(const int32_t* pieces, size_t count, Position* position) const;
+
+  // Of the graph and of what its searches share.
+  size_t size_bytes() const;
+
   size_t vocabulary() const { return vocabulary_; }
   size_t num_words() const { return word_begin_.size() - 1; }
   // Pieces of one word, in no particular order of words; equal words are one.
@@ -72,6 +85,7 @@ class WordGraph {
   void CheckCalls() const;
   void CheckLoops(const std::vector<char>& nullable) const;
   std::vector<char> Finishing(bool without_words) const;
+  void FindInner();
   void SortWords(const Arrays& arrays, std::vector<int32_t>* rank);
   size_t num_nodes() const { return final_.size(); }
 
@@ -79,6 +93,7 @@ class WordGraph {
   std::vector<Arc> arcs_;
   std::vector<uint8_t> final_;
   std::vector<char> useful_;          // a final node can be reached
+  std::vector<char> inner_;           // one arc leads here and nothing else
   int32_t start_ = 0;
   std::vector<int32_t> word_begin_, word_pieces_;  // distinct words in the order of their pieces
   size_t vocabulary_ = 0;
@@ -103,7 +118,8 @@ struct GrammarState {
     uint32_t low, high;    // of which these are still possible,
     uint32_t depth;        // after so many pieces of them
     int32_t stack;         // where to go on when the sub-network ends
-    int32_t weight;
+    int32_t best;          // weight of the best of these words
+    int32_t weight;        // with `best`: a word pays from its first piece on
   };
   std::vector<Place> places;
   bool final = false;      // the sentence may end here,
@@ -135,7 +151,8 @@ class GrammarStates {
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
-  // What can be done from a node before the next word of its own sub-network.
+  // What can be done in a node, and in the inner nodes that silent arcs lead to
+  // from there. All views together are no larger than the graph.
   struct View {
     struct Entry {
       int32_t word;        // rank
@@ -145,9 +162,14 @@ class GrammarStates {
     struct Call {
       int32_t start, dest, weight;
     };
+    struct Jump {
+      int32_t dest, weight;
+    };
     int32_t node;
-    std::vector<Entry> entries;
+    std::vector<Entry> entries;   // sorted by word
     std::vector<Call> calls;
+    std::vector<Jump> jumps;      // silent arcs to nodes with views of their own
+    bool weighted = false;  // some entry
     bool final = false;
     int32_t final_weight = 0;
   };
@@ -173,6 +195,8 @@ class GrammarStates {
   // Takes the best weight off all, and returns it beside the state.
   const GrammarState* Intern(GrammarState&& state, int32_t* weight);
   int32_t PieceAt(const View::Entry& entry, uint32_t depth) const;
+  // Of the words of a view from `low` to `high`, of which there must be one.
+  static int32_t BestOf(const View& view, uint32_t low, uint32_t high);
   size_t LengthOf(const View::Entry& entry) const { return graph_.word_length(static_cast<size_t>(entry.word)); }
   std::vector<Portable> Export(const GrammarState& state);
 
