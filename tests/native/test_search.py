@@ -19,53 +19,13 @@ from typing import Any
 
 import ear_builder as eb
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from score_oracle import BLANK, F32, F64, UNK, History, Joint, encode, noise
 
 from earshot import _native
 from tests.child_memory import child_figures
-
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
-History = tuple[int, ...]
-BLANK, UNK = 0, 2
-
-
-class Joint:
-    """log p(piece | history, frame) of a recogniser from `ear_builder`, memoised by history."""
-
-    def __init__(self, ear: eb.Ear, *, blank_penalty: float = 0.0) -> None:
-        self.tensors = {name: np.asarray(w, np.float64) for name, (_, w) in ear.tensors.items()}
-        self.search = ear.header["search"]
-        self.blank_penalty = blank_penalty
-        self.memory: dict[History, F64] = {}
-
-    def predictor(self, history: History) -> F64:
-        t = self.tensors
-        if self.search["predictor"] == "stateful":
-            h, c = np.zeros(16), np.zeros(16)
-            for token in (BLANK, *history):
-                pre = t["p.wx"] @ t["table"][token] + t["p.wh"] @ h + t["p.b"]
-                i, f, g, o = pre.reshape(4, 16)
-                c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
-                h = np.tanh(c) / (1 + np.exp(-o))
-            return t["p.w"] @ h
-        n = self.search["context_size"]
-        context = ([-1] * (n - 1) + [BLANK] + list(history))[-n:]
-        width = t["table"].shape[1]
-        embedded = [t["table"][i] if i >= 0 else np.zeros(width) for i in context]
-        return t["p.w"] @ np.maximum(t["p.conv"] @ np.concatenate(embedded), 0)
-
-    def __call__(self, history: History, frame: F64) -> F64:
-        if history not in self.memory:
-            self.memory[history] = self.predictor(history)
-        logits = self.tensors["j.w"] @ np.tanh(frame + self.memory[history]) + self.tensors["j.b"]
-        logits[BLANK] -= self.blank_penalty
-        out = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
-        out[UNK] = -np.inf
-        return out
 
 
 def search_oracle(
@@ -118,25 +78,6 @@ def greedy_oracle(joint: Joint, frames: F64, *, cap: int) -> tuple[History, list
     return history, at, log_probs
 
 
-def noise(samples: int, *, seed: int = 0) -> F32:
-    rng = np.random.default_rng(seed)
-    level = 0.02 + 0.2 * (np.sin(np.arange(samples) / 3000 + seed) > 0)
-    return (level * rng.standard_normal(samples)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[eb.Ear], _native.Model]:
-    folder = tmp_path_factory.mktemp("models")
-    count = itertools.count()
-
-    def open_model(ear: eb.Ear) -> _native.Model:
-        path = folder / f"{next(count)}.ear"
-        path.write_bytes(ear.bytes())
-        return _native.Model(str(path))
-
-    return open_model
-
-
 def decode(model: _native.Model, samples: F32, method: str = "greedy_search", **kwargs: Any) -> Any:
     recogniser = _native.Recognizer(model, method, **kwargs)
     stream = recogniser.create_stream()
@@ -144,11 +85,6 @@ def decode(model: _native.Model, samples: F32, method: str = "greedy_search", **
     stream.input_finished()
     recogniser.decode_streams([stream])
     return stream.result()
-
-
-def encode(model: _native.Model, samples: F32) -> F64:
-    x = _native.fbank(samples)
-    return model.graph("encoder").step(x, None, flush=True)["encoder_out"].astype(np.float64)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
