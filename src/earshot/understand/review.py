@@ -13,7 +13,7 @@ from earshot.core.errors import CommandsProblem
 from earshot.data.tokenizer import WORD_START
 from earshot.understand.sampling import sample_phrases
 from earshot.understand.sounds import alike_pairs
-from earshot.understand.templates import Commands, Sample, TextList
+from earshot.understand.templates import Commands, ListValue, Sample, TextList
 
 if TYPE_CHECKING:
     from earshot.data.tokenizer import Tokenizer
@@ -104,11 +104,10 @@ def _alike_values(commands: Commands) -> list[CommandsProblem]:
             if id(found) in seen or not isinstance(found, TextList):
                 continue
             seen.add(id(found))
-            said = {
-                phrase: value
-                for value in reversed(found.values)
-                for phrase in sample_phrases(value, block)
-            }
+            said: dict[str, ListValue] = {}
+            for value in found.values:
+                for phrase in sample_phrases(value, block):
+                    said.setdefault(phrase, value)
             for first, second in alike_pairs(list(said)):
                 one, other = said[first], said[second]
                 if one is other or (one.out == other.out and one.out is not None):
