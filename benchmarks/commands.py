@@ -102,7 +102,7 @@ class EarshotCommands:
     def __init__(
         self, model: Path, commands: Path, *, label: str, threshold: float | None = None
     ) -> None:
-        self.name, self.member = label, model.stem
+        self.name, self.member = label, str(model)
         self._recognizer = earshot.Recognizer.load(
             model, commands=commands, command_threshold=threshold
         )
@@ -392,6 +392,13 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--synthetic-grammar and --out-of-grammar measure different clips: choose one")
     if options.synthetic_grammar:
         options.commands = options.synthetic_grammar
+    for label, path in options.model or []:
+        twins = [other for name, other in options.model if name == label]
+        if len(twins) > 1 and (label == named_model(str(path))[0] or len(set(twins)) < len(twins)):
+            parser.error(
+                f"{len(twins)} models are called {label!r}; write LABEL=FILE, with one label for "
+                "the seeds of one system only"
+            )
     short = options.quick or options.out_of_grammar
     if options.snrs is None:
         levels = (QUICK_SNR_DB,) if short else PUBLISHED_SNRS_DB

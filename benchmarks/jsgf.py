@@ -14,34 +14,19 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
+from earshot.decode.word_graph import ArcKind, WordGraph
 
-__all__ = ["JsgfError", "Pronunciations", "Words", "jsgf", "pronounced"]
+__all__ = ["JsgfError", "Pronunciations", "jsgf", "pronounced"]
 
 MAX_CHARACTERS = 20_000_000
-WORD, EPSILON, CALL, TAG = range(4)
 
 
 class JsgfError(Exception):
     """The graph cannot be written, or a word cannot be said; the message says why."""
 
 
-class Words(Protocol):
-    """What this file reads of a `decode.word_graph.WordGraph`."""
-
-    words: tuple[str, ...]
-    arc_begin: npt.NDArray[np.int32]
-    arc_kind: npt.NDArray[np.uint8]
-    arc_label: npt.NDArray[np.int32]
-    arc_dest: npt.NDArray[np.int32]
-    final: npt.NDArray[np.uint8]
-    start: int
-
-
-def jsgf(graph: Words, *, name: str = "commands") -> str:
+def jsgf(graph: WordGraph, *, name: str = "commands") -> str:
     """The grammar as a JSGF file's text.
 
     Args:
@@ -80,7 +65,7 @@ class _Part:
     END = -1  # stands behind all final nodes
 
     @classmethod
-    def read(cls, graph: Words, entry: int) -> _Part:
+    def read(cls, graph: WordGraph, entry: int) -> _Part:
         order = _sorted_nodes(graph, entry)
         rank = {node: at for at, node in enumerate(order)}
         rank[cls.END] = len(order)
@@ -100,7 +85,7 @@ class _Part:
             calls += [
                 int(graph.arc_label[arc])
                 for arc in _arcs(graph, node)
-                if graph.arc_kind[arc] == CALL
+                if graph.arc_kind[arc] == ArcKind.CALL
             ]
             if graph.final[node]:
                 after.append(cls.END)
@@ -112,10 +97,10 @@ class _Part:
             cut[node] = meeting
         return cls(order, cut, calls)
 
-    def text(self, graph: Words) -> str:
+    def text(self, graph: WordGraph) -> str:
         return self._between(graph, self.order[0], self.END) or "<NULL>"
 
-    def _between(self, graph: Words, node: int, end: int) -> str:
+    def _between(self, graph: WordGraph, node: int, end: int) -> str:
         """The sentences between two nodes, as one sequence."""
         parts = []
         while node != end:
@@ -140,18 +125,18 @@ def _choice(choices: list[str]) -> str:
     return f"[{spoken}]" if "" in choices else f"({spoken})"
 
 
-def _label(graph: Words, arc: int) -> str:
+def _label(graph: WordGraph, arc: int) -> str:
     kind, label = graph.arc_kind[arc], int(graph.arc_label[arc])
-    if kind == WORD:
+    if kind == ArcKind.WORD:
         return graph.words[label]
-    return f"<n{label}>" if kind == CALL else ""
+    return f"<n{label}>" if kind == ArcKind.CALL else ""
 
 
-def _arcs(graph: Words, node: int) -> range:
+def _arcs(graph: WordGraph, node: int) -> range:
     return range(int(graph.arc_begin[node]), int(graph.arc_begin[node + 1]))
 
 
-def _sorted_nodes(graph: Words, entry: int) -> list[int]:
+def _sorted_nodes(graph: WordGraph, entry: int) -> list[int]:
     """Nodes that are reached without entering a sub-graph, each before those behind it."""
     done: dict[int, bool] = {}  # False while its successors are being walked
     order: list[int] = []

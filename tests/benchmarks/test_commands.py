@@ -416,7 +416,14 @@ def test_the_command_line_knows_the_protocol() -> None:
     made = commands.arguments(["--synthetic-grammar", "g.yaml", "--part", "2/3"])
     assert (made.commands, made.noise, made.part) == (Path("g.yaml"), "train", (2, 3))
     assert commands.named_model("adapted=a/b.ear") == ("adapted", Path("a/b.ear"))
-    for bad in (["--part", "3/2"], ["--snrs", "6;9"]):
+    seeds = commands.arguments(["--model", "adapted=a/m.ear", "--model", "adapted=b/m.ear"])
+    assert seeds.model == [("adapted", Path("a/m.ear")), ("adapted", Path("b/m.ear"))]
+    for bad in (
+        ["--part", "3/2"],
+        ["--snrs", "6;9"],
+        ["--model", "a/m.ear", "--model", "b/m.ear"],
+        ["--model", "x=m.ear", "--model", "x=m.ear"],
+    ):
         with pytest.raises(SystemExit):
             commands.arguments(bad)
 
