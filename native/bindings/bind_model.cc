@@ -313,7 +313,7 @@ class PyRecognizer {
  public:
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float ctc_weight,
-               float grammar_blank_penalty, float word_penalty) {
+               float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -325,6 +325,8 @@ class PyRecognizer {
     grammar.max_active_paths = grammar_paths;
     grammar.ctc_weight = ctc_weight;
     grammar.blank_penalty = grammar_blank_penalty;
+    grammar.ctc_blank_penalty = ctc_blank_penalty;
+    grammar.language_weight = language_weight;
     grammar.word_penalty = word_penalty;
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar,
                                               word_graph != nullptr ? word_graph->shared() : nullptr);
@@ -571,10 +573,12 @@ void bind_model(nb::module_& m) {
       .def_prop_ro("size_bytes", [](const PyWordGraph& self) { return self.shared()->size_bytes(); });
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
-      .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float>(),
+      .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
+                    float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "ctc_weight"_a = 0.5f,
-           "grammar_blank_penalty"_a = 0.0f, "word_penalty"_a = 0.0f)
+           "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
+           "word_penalty"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);
