@@ -84,6 +84,9 @@ class CommandConfig:
     Args:
         ctc_weight: Share of CTC in the score of a path, 0..1; the rest is the transducer's.
         grammar_blank_penalty: Nats taken off the blank's score in the grammar search.
+        ctc_blank_penalty: The same of CTC's blank.
+        language_weight: Share of the network's own language model that is taken off, 0..2: the
+            grammar says what may be said, and counting both would favour what training texts said.
         word_penalty: Nats taken off for every word of a command.
         grammar_paths: Histories that the grammar search keeps, 1..64.
         threshold: A command is accepted from this confidence on, 0..1.
@@ -97,10 +100,12 @@ class CommandConfig:
     """
 
     # Chosen by `python benchmarks/calibrate_commands.py`, on development data only.
-    ctc_weight: float = 0.5
+    ctc_weight: float = 0.2
     grammar_blank_penalty: float = 0.0
+    ctc_blank_penalty: float = 2.0
+    language_weight: float = 0.75
     word_penalty: float = 0.0
-    grammar_paths: int = 8
+    grammar_paths: int = 16
     threshold: float = 0.5
     bias: float = 0.0
     weights: tuple[float, ...] = (-2.0, -2.0, -1.0, -1.0, 0.5, 0.5, 3.0, 1.0)
@@ -111,6 +116,8 @@ class CommandConfig:
         for name, low, high in (
             ("ctc_weight", 0.0, 1.0),
             ("grammar_blank_penalty", -100.0, 100.0),
+            ("ctc_blank_penalty", -100.0, 100.0),
+            ("language_weight", 0.0, 2.0),
             ("word_penalty", -100.0, 100.0),
             ("grammar_paths", 1, 64),
             ("threshold", 0.0, 1.0),
