@@ -66,16 +66,16 @@ def tokenizer_of(path: Path) -> Tokenizer:
         The tokenizer that the file carries.
 
     Raises:
-        ModelFileError: The file is no model, or carries no tokenizer.
+        ModelFileError: The file is no model, or carries no tokenizer that can be used.
     """
     file = ModelFile(path)
-    if not any(tensor.name == "tokenizer" for tensor in file.tensors):
-        raise ModelFileError(
-            path,
-            "it carries no tokenizer, which commands are spelled with",
-            remedy="Export the model again with `earshot train export`",
-        )
-    return Tokenizer(file.tensor_bytes("tokenizer"))
+    problem = "it carries no tokenizer, which commands are spelled with"
+    if any(tensor.name == "tokenizer" for tensor in file.tensors):
+        try:
+            return Tokenizer(file.tensor_bytes("tokenizer"))
+        except ConfigError as err:
+            problem = f"its tokenizer cannot be used ({err})"
+    raise ModelFileError(path, problem, remedy="Export the model again with `earshot train export`")
 
 
 class Stream:
@@ -237,6 +237,8 @@ class Recognizer:
                 "grammar_paths": command_config.grammar_paths,
                 "ctc_weight": command_config.ctc_weight,
                 "grammar_blank_penalty": command_config.grammar_blank_penalty,
+                "ctc_blank_penalty": command_config.ctc_blank_penalty,
+                "language_weight": command_config.language_weight,
                 "word_penalty": command_config.word_penalty,
             }
         with engine_errors():
@@ -305,8 +307,7 @@ class Recognizer:
         if command_threshold is not None:
             config = replace(config, threshold=command_threshold)
         if not isinstance(commands, Commands):
-            single = isinstance(commands, str | Path)
-            commands = load_commands([commands] if single else list(commands))
+            commands = load_commands([commands] if isinstance(commands, str | Path) else commands)
         model = open_model(file)
         graph = compile_commands(commands, tokenizer_of(file))
         return cls(model, search, commands=graph, command_config=config)
