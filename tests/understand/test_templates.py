@@ -227,3 +227,10 @@ def test_every_value_of_a_list_is_sampled_before_one_comes_again(load: Load) -> 
     )
     samples = commands.sample(12, seed=0)
     assert sorted(s.slots["x"] for s in samples) == sorted(values)
+
+
+def test_optional_parts_are_said_half_of_the_time(load: Load) -> None:
+    commands = load("intents: {Go: {data: [{sentences: ['go [now|at once] [please]']}]}}\n")
+    texts = [s.text for s in commands.sample(400, seed=0)]
+    for found in (("now" in t or "once" in t for t in texts), ("please" in t for t in texts)):
+        assert 160 <= sum(found) <= 240

@@ -35,6 +35,11 @@ class _Unspeakable(Exception):
     """A part of a template whose words nobody knows, such as a wildcard."""
 
 
+def _is_nothing(node: Expression) -> bool:
+    """Whether it is the empty way through an optional part, which hassil lists among the others."""
+    return getattr(node, "original_text", None) == ""
+
+
 class _Deck(Iterable[_Item]):
     """Items in an order that is shuffled anew each time they have all come."""
 
@@ -101,9 +106,11 @@ class _Sampler:
 
     def _either(self, node: Alternative, block: Block, slots: dict[str, object]) -> str:
         items = list(node.items)
+        if node.is_optional:
+            if self._rng.random() < 0.5:
+                return ""
+            items = [item for item in items if not _is_nothing(item)] or items
         self._rng.shuffle(items)
-        if node.is_optional and self._rng.random() < 0.5:
-            return ""
         for item in items:
             inner = dict(slots)
             try:
