@@ -8,13 +8,18 @@ spare. Knows nothing of audio, and of templates only how they are sampled.
 
 from __future__ import annotations
 
+import math
+import random
+from collections import Counter
 from pathlib import Path
 
 from earshot.train.recipe import CommandsConfig
 from earshot.train.text import TextItem, write_texts
-from earshot.understand.templates import load_commands
+from earshot.understand.templates import Commands, load_commands
 
 __all__ = ["prepare"]
+
+_DRAWS = 3  # for every sentence that is wanted
 
 
 def prepare(out_dir: Path, *, seed: int, config: CommandsConfig) -> dict[str, int]:
@@ -40,10 +45,23 @@ def prepare(out_dir: Path, *, seed: int, config: CommandsConfig) -> dict[str, in
         ("train", config.sentences, seed),
         ("heldout", config.dev_sentences, seed + 1_000_000),
     ):
-        items = [
-            TextItem(sample.text, "command", f"commands:{sample.intent}")
-            for sample in commands.sample(count, seed=sample_seed)
-        ]
+        items = _sampled(commands, count, seed=sample_seed)
         write_texts(items, out_dir / "text" / f"commands_{name}.jsonl")
         counts[name] = len(items)
     return counts
+
+
+def _sampled(commands: Commands, count: int, *, seed: int) -> list[TextItem]:
+    """Up to `count` sentences; one that was drawn n times comes about sqrt(n) times.
+
+    Short sentences, of which there are few, are drawn again and again; damped, they leave room for
+    sentences that are different, and still come more often than any of those.
+    """
+    drawn = Counter((s.text, s.intent) for s in commands.sample(_DRAWS * count, seed=seed))
+    items = [
+        TextItem(text, "command", f"commands:{intent}")
+        for (text, intent), times in drawn.items()
+        for _ in range(math.isqrt(times))
+    ]
+    random.Random(f"{seed}:commands").shuffle(items)
+    return items[:count]
