@@ -329,7 +329,7 @@ class Loader:
         text = document.text(text_node, what)
         if text is None:
             return None
-        is_template = re.search(r"[(){}<>\[\]|;\\]", text) is not None
+        is_template = re.search(r"[(){}<>\[\]|]", text) is not None  # as hassil sees it
         expression = None
         if is_template or not text.strip() or not text.isascii():
             expression = self._parsed(document, text_node, text, what)

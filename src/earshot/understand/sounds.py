@@ -51,8 +51,8 @@ def alike_pairs(phrases: Sequence[str]) -> list[tuple[str, str]]:
         phrases: In the recogniser's spelling.
 
     Returns:
-        Pairs whose keys are equal, or, of up to 2000 phrases, one sign apart in five or more,
-        in the order of the phrases.
+        Pairs with half of their letters in common whose keys are equal, or, of up to 2000
+        phrases with three quarters, one sign apart in five or more; in the order of the phrases.
     """
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cdist
@@ -68,6 +68,7 @@ def alike_pairs(phrases: Sequence[str]) -> list[tuple[str, str]]:
         for group in groups.values()
         for at, first in enumerate(group)
         for second in group[at + 1 :]
+        if Levenshtein.normalized_distance(unique[first], unique[second]) <= 0.5
     }
     if len(unique) <= MAX_ALL_PAIRS:
         distances = cdist(keys, keys, scorer=Levenshtein.distance, score_cutoff=1)

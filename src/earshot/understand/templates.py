@@ -198,21 +198,33 @@ class Commands:
 
     def where(self, word: str) -> str:
         """The first `file:line` whose text says a word; the first file if none does."""
+        place = self._places.get(word)
+        if place is None:  # put together from parts, such as "light[s]"
+            joined = ((p, re.sub(r"[^a-z']", "", text.lower())) for p, text in self._texts())
+            place = next((p for p, letters in joined if word in letters), self.sources[0])
+        return place
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        """By word: where it is written first."""
+        places: dict[str, str] = {}
         for place, text in self._texts():
-            if word in spoken_form(re.sub(r"[\[\](){}<>|;]", " ", text)).split():
-                return place
-        for place, text in self._texts():  # put together from parts, such as "light[s]"
-            if word in re.sub(r"[^a-z']", "", text.lower()):
-                return place
-        return self.sources[0]
+            for word in spoken_form(re.sub(r"[\[\](){}<>|;]", " ", text)).split():
+                places.setdefault(word, place)
+        return places
 
     def _texts(self) -> Iterator[tuple[str, str]]:
+        seen: set[int] = set()
         for block in self.blocks:
             for template in (*block.templates, *block.rules.values()):
-                yield template.where, template.text
+                if id(template) not in seen:
+                    seen.add(id(template))
+                    yield template.where, template.text
             for found in block.lists.values():
-                for value in found.values if isinstance(found, TextList) else ():
-                    yield value.where, value.text
+                if isinstance(found, TextList) and id(found) not in seen:
+                    seen.add(id(found))
+                    for value in found.values:
+                        yield value.where, value.text
 
     def count_sentences(self) -> int:
         """How many sentences there are, by dynamic programming over the network of words.
