@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from earshot.core.errors import (
     AudioError,
+    CommandsError,
     ConfigError,
     EarshotError,
     ManifestError,
     ModelFileError,
 )
 from earshot.core.transcript import Transcript, Word
+from earshot.core.understanding import SlotValue, Understanding
 from earshot.core.utterance import Utterance
 
 if TYPE_CHECKING:
@@ -23,13 +25,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AudioError",
+    "CommandsError",
     "ConfigError",
     "EarshotError",
     "ManifestError",
     "ModelFileError",
     "Recognizer",
+    "SlotValue",
     "Stream",
     "Transcript",
+    "Understanding",
     "Utterance",
     "Word",
     "__version__",
