@@ -63,7 +63,7 @@ def test_arrays_of_a_wrong_kind(changes: dict[str, Any], message: str) -> None:
 
 
 def test_what_the_engine_refuses() -> None:
-    with pytest.raises(ValueError, match=r"word graph: piece_ids has 5 at 2; ids must be in 1\.\.4"):
+    with pytest.raises(ValueError, match=r"piece_ids has 5 at 2; ids must be in 1\.\.4"):
         GRAPH.to_native(vocabulary=5)
     with pytest.raises(ValueError, match="start is node 9"):
         replace(GRAPH, start=9).to_native(vocabulary=6)
