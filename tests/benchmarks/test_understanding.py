@@ -65,6 +65,9 @@ def test_a_figure_without_anything_to_count_is_left_out() -> None:
     alone = [Outcome(True, False, True, True, 0, 0, 0)]
     assert resampled([alone], FIGURES["slot_f1"]) is None
     assert resampled([alone], FIGURES["out_of_scope_recall"]) is None
+    rejected = [*alone, Outcome(True, True, False, True, 0, 0, 0)]
+    assert resampled([rejected], FIGURES["out_of_scope_precision"]) is None
+    assert summary(rejected).out_of_scope_precision is None
 
 
 def test_float_bytes_count_every_feature_that_has_a_row() -> None:

@@ -61,7 +61,7 @@ class Evaluation:
         slot_f1: Harmonic mean of the two.
         all_right: Sentences with the right intent and all slots right.
         out_of_scope_recall: Sentences out of scope that were rejected.
-        out_of_scope_precision: Rejected sentences that are out of scope.
+        out_of_scope_precision: Rejected sentences that are out of scope, where any are.
     """
 
     sentences: int
@@ -170,7 +170,9 @@ def summary(outcomes: Iterable[Outcome]) -> Evaluation:
         slot_f1=_share(2 * hits, slots_found + expected) if expected else None,
         all_right=_share(sum(one.all_right for one in every), len(every)),
         out_of_scope_recall=_share(sum(one.rejected for one in outside), len(outside)),
-        out_of_scope_precision=_share(sum(not one.in_scope for one in rejected), len(rejected)),
+        out_of_scope_precision=_share(sum(not one.in_scope for one in rejected), len(rejected))
+        if outside
+        else None,
     )
 
 
