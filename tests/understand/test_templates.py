@@ -81,6 +81,8 @@ def test_a_broken_sentence_is_said_with_its_line(
         ("values: [kitchen, hall]", "range: {from: 1, to: x}", 8, "'to' of the range"),
         ("values: [kitchen, hall]", "range: {from: 0, to: 90000, step: 3}", 8, "30000 numbers"),
         ("values: [kitchen, hall]", "range: {from: 0, to: 9, fractions: thirds}", 8, "'thirds'"),
+        ("values: [kitchen, hall]", "values: ['hall', 'in [the] {area}']", 8, "uses its own list"),
+        ("values: [kitchen, hall]", "<<: kitchen", 8, "'<<' in list 'area'"),
         ("- sentences:", "- sentenses:", 4, "there is no field 'sentenses'"),
         ("intents:", "intents: {Stop: {data: []}}\n    intents:", 2, "'intents' is in the file"),
         ("lists:", "language: de\n    lists:", 6, "the language is 'de'"),

@@ -90,7 +90,11 @@ class Document:
                 self.problem(node, f"{what} is {_kind(node)}", "write `name: value` lines")
             return []
         self._complain_of_twins(node, what)
-        self._loader.flatten_mapping(node)  # << of other mappings
+        try:
+            self._loader.flatten_mapping(node)  # << of other mappings
+        except self._yaml.YAMLError:
+            self.problem(node, f"'<<' in {what} is followed by no mapping", "remove it")
+            return []
         return [(str(key.value), key, value) for key, value in node.value]
 
     def fields(self, node: Any, what: str) -> dict[str, tuple[Any, Any]]:

@@ -16,7 +16,6 @@ from earshot.data.spoken import spoken_form
 from earshot.understand.syntax import shortened
 from earshot.understand.templates import (
     Block,
-    RangeList,
     SlotList,
     Template,
     TextList,
@@ -118,13 +117,12 @@ class ReferenceCheck:
             return Facts(False)
         if id(rule.expression) in self._open:
             at = self._open.index(id(rule.expression))
-            names = [n for n in self._trail[at:] if n] + [name]
-            chain = " -> ".join(f"<{n}>" for n in names)
+            chain = " -> ".join([*self._trail[at:], f"<{name}>"])
             self._complain(
                 rule, f"rule <{name}> uses itself: {chain}", "take one of these references out"
             )
             return Facts(False)
-        self._trail.append(name)
+        self._trail.append(f"<{name}>")
         facts = self.facts(rule, is_shipped=is_shipped)
         self._trail.pop()
         return facts
@@ -141,13 +139,34 @@ class ReferenceCheck:
             )
         elif isinstance(found, WildcardList):
             return Facts(False, wildcards=frozenset({name}))
-        elif isinstance(found, RangeList) and (found.start > found.stop or found.step < 1):
+        elif isinstance(found, TextList):
+            self._list_values(found)
+        elif found.start > found.stop or found.step < 1:
             self._complain(
                 of,
                 f"{{{name}}} holds no number",
                 "write the smaller one first and a step of at least 1",
             )
         return Facts(False)
+
+    def _list_values(self, found: TextList) -> None:
+        """Look into the values of a list that something refers to; they may lead back to it."""
+        for value in found.values:
+            if value.expression is None:
+                continue
+            template = Template(value.where, value.text, value.expression)
+            if id(value.expression) in self._open:
+                at = self._open.index(id(value.expression))
+                chain = " -> ".join([*self._trail[at:], f"{{{found.name}}}"])
+                self._complain(
+                    template,
+                    f"a value of list '{found.name}' uses its own list: {chain}",
+                    "take one of these references out",
+                )
+                continue
+            self._trail.append(f"{{{found.name}}}")
+            self.facts(template)
+            self._trail.pop()
 
     def _complain(self, of: Template, problem: str, remedy: str) -> None:
         self._problems.append(CommandsProblem(of.where, problem, remedy))
