@@ -56,6 +56,7 @@ def problems(path: Path | list[Path]) -> list[tuple[int, str]]:
         ("turn on {aria}", "there is no list {aria}"),
         ("<turn> on", "there is no rule <turn>"),
         ("go (a;b;c;d;e;f;g;h;i)", "(a;b;...) has 9 items"),
+        ("(" * 90 + "go" + ")" * 90, "over 40 brackets within each other"),
         ("set {9..3:level}", "{9..3} holds no number"),
     ],
 )
@@ -125,6 +126,15 @@ def test_an_intent_twice_in_a_file_is_a_problem_and_both_are_checked(write: Writ
 def test_a_misspelt_name_is_answered_with_the_right_one(write: Write) -> None:
     with pytest.raises(CommandsError, match="did you mean 'area'"):
         load_commands(write(SOUND.replace("{area}", "{aera}")))
+
+
+def test_rules_that_use_rules_without_end_are_refused(write: Write) -> None:
+    rules = "".join(f"  r{i}: 'a <r{i + 1}>'\n" for i in range(300))
+    path = write(
+        f"intents: {{Go: {{data: [{{sentences: ['<r0>']}}]}}}}\n"
+        f"expansion_rules:\n{rules}  r300: b\n"
+    )
+    assert any("rules use rules over 30 deep" in text for _, text in problems(path))
 
 
 def test_several_files_are_one_set_of_commands(write: Write, tmp_path: Path) -> None:

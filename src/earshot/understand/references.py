@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts", "ReferenceCheck"]
 
+MAX_NESTED_RULES = 30  # a rule that uses a rule that uses a rule ...
 MAX_PERMUTED = 8  # items of one (a;b;...): their network has 2**items nodes
 
 
@@ -120,6 +121,13 @@ class ReferenceCheck:
             chain = " -> ".join([*self._trail[at:], f"<{name}>"])
             self._complain(
                 rule, f"rule <{name}> uses itself: {chain}", "take one of these references out"
+            )
+            return Facts(False)
+        if len(self._open) > MAX_NESTED_RULES:
+            self._complain(
+                of,
+                f"rules use rules over {MAX_NESTED_RULES} deep",
+                "write the innermost ones out where they are used",
             )
             return Facts(False)
         self._trail.append(f"<{name}>")

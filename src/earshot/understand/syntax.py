@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["TemplateProblem", "parse_template", "shortened"]
 
 
+MAX_NESTED = 40  # brackets within each other
+
 _PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">"}
 
 
@@ -45,6 +47,10 @@ def _check_brackets(text: str) -> None:
                     f"'{char}' in a name (column {column})", "close the name before it"
                 )
             stack.append((char, column, set()))
+            if len(stack) > MAX_NESTED:
+                raise TemplateProblem(
+                    f"over {MAX_NESTED} brackets within each other", "put some of it into a rule"
+                )
         elif char in _PAIRS.values():
             bracket, opened, _ = stack.pop()
             if not bracket:
