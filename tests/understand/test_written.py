@@ -62,6 +62,7 @@ SENTENCES = st.lists(st.sampled_from(VOCABULARY.split()), max_size=9)
         ("twenty oh five", "2005"),
         ("in eighteen twelve", "in 1812"),
         ("march third twenty twenty five", "march 3rd 2025"),
+        ("april twenty one to thirty", "april 21 to 30"),
         ("may four twenty twenty five", "may 4 2025"),
         ("the third of march", "the 3rd of march"),
         ("the twenty second of march", "the 22nd of march"),

@@ -393,7 +393,8 @@ def _counts_a_group(words: Sequence[str], at: int, number: _Number) -> bool:
     if number.end != at + 1:
         return False
     after = _word(words, number.end) == "of"
-    return after or (_word(words, at - 1) in ("or", "to") and _word(words, at - 2) == "one")
+    bare_one = _word(words, at - 2) == "one" and not _follows_number(words, at - 2)
+    return after or (bare_one and _word(words, at - 1) in ("or", "to"))
 
 
 def _money(words: Sequence[str], at: int, number: _Number) -> _Match:
