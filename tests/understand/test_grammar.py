@@ -145,7 +145,10 @@ def test_context_chooses_among_the_values_of_a_list(load: Load, sentences_of: Se
           Dim: {data: [{sentences: ["dim {name}"], requires_context: {domain: [light, lamp]}}]}
           Run: {data: [{sentences: ["run {name}"], excludes_context: {domain: light}}]}
           Ask: {data: [{sentences: ["ask {name}"], requires_context: {area: {slot: true}}}]}
+          See: {data: [{sentences: ["see {room}"], requires_context: {domain: fan}}]}
+          Any: {data: [{sentences: ["find {name} in {room}"]}]}
         lists:
+          room: {values: [hall]}
           name:
             values:
               - {in: ceiling, out: l1, context: {domain: light}}
@@ -154,6 +157,7 @@ def test_context_chooses_among_the_values_of_a_list(load: Load, sentences_of: Se
     )
     assert set(sentences_of(commands.network)) == {
         "dim ceiling", "run fan", "ask ceiling", "ask fan",
+        "see hall", "find ceiling in hall", "find fan in hall",
     }  # fmt: skip
 
 

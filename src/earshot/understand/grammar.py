@@ -14,9 +14,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,7 @@ import numpy.typing as npt
 
 from earshot.core.errors import CommandsError, CommandsProblem
 from earshot.data.spoken import DIGIT_WORDS, number_words, spoken_form
-from earshot.understand.templates import Block, ListValue, RangeList, TextList
+from earshot.understand.templates import NOTHING, Block, ListValue, RangeList, TextList
 
 if TYPE_CHECKING:
     from hassil.expression import Expression, ListReference, Permutation
@@ -55,7 +54,6 @@ _LETTER_OR_DIGIT = re.compile(r"[\w']")
 # Kind; label: word id, 0, first node of the called graph, or index into `meanings`; the node after
 # it; for a CALL the index into `slots`, or -1 where it fills none.
 Arc = tuple[int, int, int, int]
-_NO_SLOTS: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class Meaning:
     """
 
     intent: str | None = None
-    slots: Mapping[str, object] = field(default_factory=lambda: _NO_SLOTS)
+    slots: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     value: object = None
 
 
@@ -288,6 +286,8 @@ class _Scope:
 
 
 class _Builder:
+    """Nodes and arcs under construction, and the graphs that were built for calls."""
+
     def __init__(self) -> None:
         self._arcs: list[list[Arc]] = []
         self._final: list[bool] = []
@@ -309,8 +309,8 @@ class _Builder:
             if isinstance(found, TextList)
             for value in found.values
         )
-        core = self._node()
-        end = self._node(final=True)
+        core = self.node()
+        end = self.node(final=True)
         for block in commands.blocks:
             scope = self._scope(block)
             tag = self._tag(Meaning(block.intent, block.slots))
@@ -323,7 +323,8 @@ class _Builder:
 
     # -- nodes and arcs
 
-    def _node(self, *, final: bool = False) -> int:
+    def node(self, *, final: bool = False) -> int:
+        """A new node."""
         self._arcs.append([])
         self._final.append(final)
         return len(self._arcs) - 1
@@ -347,13 +348,13 @@ class _Builder:
             self._slot_table.append(Slot(name, numbers))
         return self._slots[key]
 
-    def _say(self, source: int, words: Sequence[str], dest: int) -> None:
+    def say(self, source: int, words: Sequence[str], dest: int) -> None:
         """A chain of words; no words are an epsilon arc."""
         if not words:
             self._arc(source, EPSILON, 0, dest)
             return
         for word in words[:-1]:
-            after = self._node()
+            after = self.node()
             self._arc(source, WORD, self._word(word), after)
             source = after
         self._arc(source, WORD, self._word(words[-1]), dest)
@@ -369,8 +370,8 @@ class _Builder:
         return self._scopes.setdefault(key, _Scope(block, key))
 
     def _sentence(self, template: Template, scope: _Scope, tag: int, start: int, end: int) -> None:
-        first = self._node()
-        last = self._node()
+        first = self.node()
+        last = self.node()
         try:
             self._spell(template.expression, scope, first, last)
         except _TooManySpellings as err:
@@ -381,11 +382,11 @@ class _Builder:
         self._arc(last, TAG, tag, end)
 
     def _with_skip_words(self, phrases: Sequence[str], core: int) -> int:
-        skipped, skipped_end = self._node(), self._node(final=True)
+        skipped, skipped_end = self.node(), self.node(final=True)
         for phrase in phrases:
-            self._say(skipped, phrase.split(), skipped_end)
-        start, before, after = self._node(), self._node(), self._node()
-        end = self._node(final=True)
+            self.say(skipped, phrase.split(), skipped_end)
+        start, before, after = self.node(), self.node(), self.node()
+        end = self.node(final=True)
         for source, label, dest in ((start, skipped, before), (before, core, after)):
             self._arc(source, CALL, label, dest)
         self._arc(start, EPSILON, 0, before)
@@ -445,7 +446,8 @@ class _Builder:
         found = scope.block.list_named(node.list_name)
         if len(scope.key) > 1 and not (isinstance(found, TextList) and carried_context(found)):
             own = scope.key[:1]
-            self._scopes.setdefault(own, _Scope(scope.block, own))
+            free = replace(scope.block, requires=NOTHING, excludes=NOTHING)
+            self._scopes.setdefault(own, _Scope(free, own))
             return own
         return scope.key
 
@@ -539,7 +541,7 @@ class _Builder:
             if isinstance(found, RangeList):
                 return self._range(found)
             return None  # a wildcard, or a list that the house did not give
-        start, end = self._node(), self._node(final=True)
+        start, end = self.node(), self.node(final=True)
         expression = (
             scope.block.rules[called.name].expression
             if called.kind == "rule"
@@ -550,7 +552,7 @@ class _Builder:
 
     def _text_list(self, found: TextList, scope: _Scope, prefix: str, suffix: str) -> int | None:
         """Values that share their first words share nodes."""
-        start, end = self._node(), self._node(final=True)
+        start, end = self.node(), self.node(final=True)
         known: dict[tuple[int, int], int] = {}
         carried = carried_context(found)
         for value in found.values:
@@ -558,7 +560,7 @@ class _Builder:
                 continue
             tag = self._tag(Meaning(value=value.out))
             if value.expression is not None:
-                first, last = self._node(), self._node()
+                first, last = self.node(), self.node()
                 self._spell(value.expression, scope, first, last, prefix, suffix)
                 self._arc(start, EPSILON, 0, first)
                 self._arc(last, TAG, tag, end)
@@ -567,7 +569,7 @@ class _Builder:
             for word in spoken_form(f"{prefix}{value.text}{suffix}").split():
                 step = (node, self._word(word))
                 if step not in known:
-                    known[step] = self._node()
+                    known[step] = self.node()
                     # Not `_arc`: looking for a twin among 20,000 arcs is slow, and `known` tells.
                     self._arcs[node].append((WORD, step[1], known[step], -1))
                 node = known[step]
@@ -577,19 +579,19 @@ class _Builder:
     # -- numbers
 
     def _range(self, found: RangeList) -> int:
-        start, end = self._node(), self._node(final=True)
+        start, end = self.node(), self.node(final=True)
         whole = end
         if found.fractions:
-            whole = self._node()
+            whole = self.node()
             self._arc(whole, EPSILON, 0, end)
-            point = self._node()
+            point = self.node()
             self._arc(whole, WORD, self._word("point"), point)
             for tenth in found.fractions:
                 self._arc(point, WORD, self._word(DIGIT_WORDS[tenth]), end)
             if 5 in found.fractions:
-                self._say(whole, ("and", "a", "half"), end)
+                self.say(whole, ("and", "a", "half"), end)
         if found.start < 0:
-            minus = self._node()
+            minus = self.node()
             for word in ("minus", "negative"):
                 self._arc(start, WORD, self._word(word), minus)
             low = max(1, -found.stop)
@@ -617,7 +619,7 @@ class _Builder:
                 node = source
                 for word in head:
                     if (node, word) not in known:
-                        known[node, word] = self._node()
+                        known[node, word] = self.node()
                         self._arc(node, WORD, self._word(word), known[node, word])
                     node = known[node, word]
                 self._arc(node, WORD, self._word(tail), dest)
@@ -673,15 +675,15 @@ class _Builder:
             groups.append((last, last, 0, high % size))
         head_step, head_phase = (1, 0) if size % step == 0 else (step // size, phase // size)
         for head_from, head_to, rest_from, rest_to in groups:
-            said = self._node()
-            before = self._node()
+            said = self.node()
+            before = self.node()
             self._positive(before, said, head_from, head_to, head_step, head_phase % head_step)
             if is_first and head_from == 1 and (1 - head_phase) % head_step == 0:
                 self._arc(before, WORD, self._word("a"), said)
             if not self._arcs[before]:
                 continue
             self._arc(source, EPSILON, 0, before)
-            after = self._node()
+            after = self.node()
             self._arc(said, WORD, self._word(name), after)
             rest_step = step if size % step == 0 else size
             rest_phase = phase % rest_step
@@ -689,7 +691,7 @@ class _Builder:
                 self._arc(after, EPSILON, 0, dest)
             self._positive(after, dest, max(rest_from, 1), rest_to, rest_step, rest_phase)
             if rest_from < 100 and rest_to > 0:
-                joined = self._node()
+                joined = self.node()
                 self._positive(
                     joined, dest, max(rest_from, 1), min(rest_to, 99), rest_step, rest_phase
                 )
@@ -815,7 +817,7 @@ class _Assembly:
     def _at(self, fragment: int) -> int:
         """The node between words that stands for a fragment node."""
         if fragment not in self._nodes:
-            self._nodes[fragment] = self._builder._node()
+            self._nodes[fragment] = self._builder.node()
             self._todo.append(fragment)
         return self._nodes[fragment]
 
@@ -825,14 +827,14 @@ class _Assembly:
         if self._spellings > MAX_SPELLINGS:
             raise _TooManySpellings(letters)
         if at == self._end:
-            self._builder._say(source, _spoken_words(letters), self._last)
+            self._builder.say(source, _spoken_words(letters), self._last)
         for kind, label, dest in self._net.arcs[at]:
             if kind == _NOTHING:
                 self._walk(dest, source, letters)
             elif kind == _LETTERS:
                 self._walk(dest, source, letters + str(label))
             elif kind == _BLANK:
-                self._builder._say(source, _spoken_words(letters), self._at(dest))
+                self._builder.say(source, _spoken_words(letters), self._at(dest))
             elif isinstance(label, _Called):
                 self._call(source, letters, label, dest)
 
@@ -840,8 +842,8 @@ class _Assembly:
         is_number = self._builder.is_range(called)
         if letters and (is_number or not _LETTER_OR_DIGIT.match(letters[-1])):
             # A sign is no part of a word, as in "({name}"; nor are letters beside a number.
-            before = self._builder._node()
-            self._builder._say(source, _spoken_words(letters), before)
+            before = self._builder.node()
+            self._builder.say(source, _spoken_words(letters), before)
             source, letters = before, ""
         if is_number:
             self._builder.call(source, called, self._at(dest))
