@@ -452,6 +452,7 @@ def run(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
         "benchmark": "commands",
         **circumstances([path for _, path in models]),
         "part": list(options.part),
+        "num_clips": len(clips),
         "question": {
             "clips": hashlib.sha256("\n".join(c.id for c in clips).encode()).hexdigest(),
             "kind": _kind(options),
@@ -536,11 +537,10 @@ def reported(header: dict[str, Any], records: Sequence[Record]) -> dict[str, Any
             "remark": CITED.format(clips=len({record.id for record in records})),
         }
         report["above"] = _above(report["rows"])
-    sizes = {(row["system"], row["condition"]): row["clips"] for row in report["rows"]}
-    if len(set(sizes.values())) > 1:
+    if {row["clips"] for row in report["rows"]} - {header["num_clips"]}:
         report["remarks"] = [
             *report["remarks"],
-            "INCOMPLETE: not every system heard every clip in every condition",
+            f"INCOMPLETE: not every system heard all {header['num_clips']} clips everywhere",
         ]
     return report
 

@@ -345,7 +345,7 @@ CLIPS = [
 ]
 NOISE = Noise("hiss", "", (lambda: tone(40_000, 0.1, seed=2),))
 HEADER: dict[str, Any] = {
-    "benchmark": "commands", "command": "", "commit": "", "models": [], "part": [1, 1],
+    "benchmark": "commands", "command": "", "commit": "", "models": [], "part": [1, 1], "num_clips": 4,
     "question": {"kind": "coffee orders", "noise": "hiss"}, "remarks": [],
 }  # fmt: skip
 
@@ -406,6 +406,8 @@ def test_an_unfinished_table_says_so() -> None:
     cut = [r for r in whole.records if r.id != "c3" or r.condition == "clean"]
     assert commands.reported(HEADER, whole.records)["remarks"] == []
     assert "INCOMPLETE" in commands.reported(HEADER, cut)["remarks"][0]
+    half = [r for r in whole.records if r.id in ("c0", "c1")]
+    assert "all 4 clips" in commands.reported(HEADER, half)["remarks"][0]
 
 
 def test_the_command_line_knows_the_protocol() -> None:
