@@ -345,8 +345,8 @@ CLIPS = [
 ]
 NOISE = Noise("hiss", "", (lambda: tone(40_000, 0.1, seed=2),))
 HEADER: dict[str, Any] = {
-    "benchmark": "commands", "command": "", "commit": "", "models": [], "part": [1, 1], "num_clips": 4,
-    "question": {"kind": "coffee orders", "noise": "hiss"}, "remarks": [],
+    "benchmark": "commands", "command": "", "commit": "", "models": [], "part": [1, 1],
+    "num_clips": 4, "question": {"kind": "coffee orders", "noise": "hiss"}, "remarks": [],
 }  # fmt: skip
 
 
