@@ -307,6 +307,7 @@ class Ears:
                 max_active_paths=4,
                 word_graph=graph.word_graph.to_native(vocabulary=len(native.pieces)),
                 grammar_paths=config.grammar_paths,
+                grammar_beam=config.grammar_beam,
                 ctc_weight=config.ctc_weight,
                 grammar_blank_penalty=config.grammar_blank_penalty,
                 ctc_blank_penalty=config.ctc_blank_penalty,

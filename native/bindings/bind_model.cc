@@ -312,7 +312,7 @@ class PyStream {
 class PyRecognizer {
  public:
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
-               float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float ctc_weight,
+               float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
@@ -323,6 +323,7 @@ class PyRecognizer {
     config.blank_penalty = blank_penalty;
     earshot::GrammarConfig grammar;
     grammar.max_active_paths = grammar_paths;
+    grammar.beam = grammar_beam;
     grammar.ctc_weight = ctc_weight;
     grammar.blank_penalty = grammar_blank_penalty;
     grammar.ctc_blank_penalty = ctc_blank_penalty;
@@ -574,9 +575,9 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float>(),
+                    float, float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
-           "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "ctc_weight"_a = 0.5f,
+           "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f, "ctc_weight"_a = 0.5f,
            "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),

@@ -36,6 +36,9 @@ GrammarSearch::GrammarSearch(const Model& model, const Scorer* scorer, float sco
     throw std::invalid_argument("search: grammar_paths is " + std::to_string(config_.max_active_paths) + "; it must be in 1.." +
                                 std::to_string(SearchConfig::kMaxActivePaths) + ".");
   }
+  if (!(config_.beam > 0)) {
+    throw std::invalid_argument("search: grammar_beam is " + std::to_string(config_.beam) + "; it must be above 0.");
+  }
   if (!(config_.ctc_weight >= 0 && config_.ctc_weight <= 1)) {
     throw std::invalid_argument("search: ctc_weight is " + std::to_string(config_.ctc_weight) + "; it must be in 0..1.");
   }
@@ -195,6 +198,7 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
       if (!too_low(rank)) insert({rank, p, &arcs[a], to, prior});
     }
   }
+  while (best.size() > 1 && best.back().rank < best.front().rank - config_.beam) best.pop_back();
   // A complete sentence is not lost to longer ones that may never end.
   if (std::none_of(best.begin(), best.end(), [](const Candidate& c) { return c.state->final; })) {
     double highest = kMinusInfinity;

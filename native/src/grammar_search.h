@@ -26,6 +26,7 @@ namespace earshot {
 
 struct GrammarConfig {
   size_t max_active_paths = 8;  // 1..64
+  float beam = 100;             // nats, > 0: paths further behind the best are dropped
   float ctc_weight = 0.5;       // 0..1: the share of CTC in the rank
   float blank_penalty = 0;      // taken off the transducer's logit of blank
   float ctc_blank_penalty = 0;  // taken off CTC's log-probability of blank

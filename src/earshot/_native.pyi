@@ -210,6 +210,7 @@ class Recognizer:
         grammar_paths: int = 8,
         ctc_weight: float = 0.5,
         grammar_blank_penalty: float = 0.0,
+        grammar_beam: float = 100.0,
         ctc_blank_penalty: float = 0.0,
         language_weight: float = 0.0,
         word_penalty: float = 0.0,

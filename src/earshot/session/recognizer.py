@@ -235,6 +235,7 @@ class Recognizer:
             grammar_search = {
                 "word_graph": commands.word_graph.to_native(vocabulary=len(model.pieces)),
                 "grammar_paths": command_config.grammar_paths,
+                "grammar_beam": command_config.grammar_beam,
                 "ctc_weight": command_config.ctc_weight,
                 "grammar_blank_penalty": command_config.grammar_blank_penalty,
                 "ctc_blank_penalty": command_config.ctc_blank_penalty,
