@@ -35,6 +35,9 @@ from earshot.data.spoken import number_value, number_words, spoken_form
         ("girls’ night 'quoted' o'clock", "girls night quoted o'clock"),
         ("Mr. Smith", "mister smith"),
         ("1/2 hour", "half hour"),
+        (f"1{'0' * 12}.5 stars", f"one {'zero ' * 12}point five stars"),
+        (f"pay ${'7' * 13}", f"pay {'seven ' * 13}dollars"),
+        (f"the {'3' * 13}rd", f"the {'three ' * 13}rd"),
         ("   ", ""),
     ],
 )

@@ -191,6 +191,14 @@ def _plural(words: str) -> str:
     return words[:-1] + "ies" if words.endswith("y") else words + "s"
 
 
+_MAX_DIGITS = 12  # `number_words` goes no further; more are said one by one
+
+
+def _counted(digits: str) -> str:
+    """A numeral as a count, leading zeros or not."""
+    return number_words(int(digits)) if len(digits) <= _MAX_DIGITS else digit_words(digits)
+
+
 def _plain_number(digits: str) -> str:
     if (len(digits) > 1 and digits[0] == "0") or len(digits) > 6:
         return digit_words(digits)
@@ -221,19 +229,19 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (
         re.compile(r"([$£€])\s?(\d+)(?:\.(\d\d))?(?!\d)"),
         lambda m: (
-            f" {number_words(int(m[2]))} {_CURRENCIES[m[1]]} "
+            f" {_counted(m[2])} {_CURRENCIES[m[1]]} "
             + (f"and {number_words(int(m[3]))} cents " if m[3] and int(m[3]) else "")
         ),
     ),
     (re.compile(r"\b(\d{2,4})'?s\b"), lambda m: f" {_plural(_plain_number(m[1]))} "),
-    (re.compile(r"\b(\d+)(?:st|nd|rd|th)\b"), lambda m: f" {ordinal_words(int(m[1]))} "),
+    (re.compile(r"\b(\d{1,12})(?:st|nd|rd|th)\b"), lambda m: f" {ordinal_words(int(m[1]))} "),
     (
         re.compile(r"(?<![\w.])-(\d+)"),
         lambda m: f" minus {_plain_number(m[1])} ",
     ),
     (
         re.compile(r"(\d+)\.(\d+)"),
-        lambda m: f" {number_words(int(m[1]))} point {digit_words(m[2])} ",
+        lambda m: f" {_counted(m[1])} point {digit_words(m[2])} ",
     ),
     (re.compile(r"%"), lambda m: " percent "),
     (re.compile(r"°\s?f\b"), lambda m: " degrees fahrenheit "),
