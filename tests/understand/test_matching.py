@@ -126,6 +126,13 @@ def test_other_speech_is_near_to_nothing(home: CommandGraph, heard: str) -> None
     assert home.nearest(heard) is None
 
 
+@pytest.mark.parametrize("letters", [250, 256, 260, 512, 70_000])
+def test_words_without_end_are_near_to_nothing(home: CommandGraph, letters: int) -> None:
+    """Distances of words are counted in few bits and must not start again from 0."""
+    assert home.nearest("x" * letters) is None
+    assert home.nearest("turn on the lights in the kitche" + "n" * letters) is None
+
+
 def test_a_command_is_nearest_to_itself_whatever_is_asked(home: CommandGraph) -> None:
     found = home.nearest("make it twelve degrees", min_confidence=0.99)
     assert found is not None

@@ -42,6 +42,7 @@ SMALL_WORD_PRICE = 0.35  # of its letters
 MAX_SKIPPABLE_ARCS = 16  # words of a longer choice are not passed over
 MIN_LIKENESS = 0.65  # share of a text's letters that agree with the nearest command
 MAX_WORDS = 40  # a longer text is no command
+MAX_LETTERS = 1000  # likewise; distances of words are counted in 16 bits
 
 _Score = tuple[float, int, int]  # price, minus words covered by slots, slots
 
@@ -141,7 +142,7 @@ class Matcher:
         """The command most like a text; None if none is like enough."""
         words = spoken_form(text).split()
         letters = sum(map(len, words))
-        if not 0 < len(words) <= MAX_WORDS or not self._network.words:
+        if not 0 < len(words) <= MAX_WORDS or letters > MAX_LETTERS or not self._network.words:
             return None
         highest = letters * (1 - min_confidence)
         spans = self._spans(words)
@@ -276,12 +277,12 @@ class Matcher:
 
     @staticmethod
     def _distances(
-        cdist: Callable[..., npt.NDArray[np.uint8]],
+        cdist: Callable[..., npt.NDArray[np.uint16]],
         distance: Callable[..., int],
         texts: Sequence[str],
         words: Sequence[str],
-    ) -> npt.NDArray[np.uint8]:
-        return cdist(texts, words, scorer=distance, dtype=np.uint8)
+    ) -> npt.NDArray[np.uint16]:
+        return cdist(texts, words, scorer=distance, dtype=np.uint16)
 
     # -- the answer
 
