@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,17 @@ def test_every_problem_of_the_templates_is_a_line(
     assert result.stdout == ""
     assert not (tmp_path / "out.txt").exists()
     assert loaded == []
+
+
+def test_broken_templates_are_said_before_a_microphone_is_opened(
+    earshot: Earshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)  # not installed
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("intents: {Go: {data: []}}")
+    result = earshot("listen", "--commands", broken)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {broken}:1: intent 'Go' has no sentences")
 
 
 @pytest.mark.parametrize("command", ["transcribe", "listen"])

@@ -156,11 +156,40 @@ def test_a_list_of_two_files_is_a_problem(write: Write) -> None:
 
 def test_bytes_and_folders_without_commands_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "latin.yaml").write_bytes(b"intents: \xff")
+    (tmp_path / "latin.yaml").write_bytes(b"language: en\nintents: \xff")
     with pytest.raises(CommandsError) as caught:
         load_commands([tmp_path / "empty", tmp_path / "latin.yaml"])
     assert "no .yaml file" in str(caught.value)
-    assert "byte 9 is not UTF-8" in str(caught.value)
+    assert f"{tmp_path / 'latin.yaml'}:2: byte 0xff is not UTF-8" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "complaint"),
+    [
+        ("intents:\n  A: 'go \x07'\n", 2, "YAML has no control character U+0007"),
+        ("intents: {Go: go home}", 1, "intent 'Go' is 'go home'"),
+        ("intents: {Go: [}", 1, "this is not YAML: while parsing a flow"),
+        ("go home", 1, "the file is 'go home'"),
+        ("intents:\n  [a, b]: {}\n", 2, "a name in 'intents' is a list"),
+    ],
+)
+def test_what_is_there_instead_of_commands_is_called_by_its_name(
+    write: Write, text: str, line: int, complaint: str
+) -> None:
+    found = problems(write(text))
+    assert found[0][0] == line
+    assert found[0][1].startswith(complaint)
+    assert not any("is empty" in said or "Node" in said for _, said in found)
+
+
+def test_a_list_twice_in_a_file_is_said_once(write: Write) -> None:
+    path = write(SOUND + "      area:\n        values: [attic]\n")
+    assert problems(path) == [(9, "'area' is in 'lists' twice, first in line 7")]
+
+
+def test_a_file_that_is_named_twice_is_read_once(write: Write, tmp_path: Path) -> None:
+    path = write(SOUND, "one.yaml")
+    assert load_commands([path, tmp_path]).count_sentences() == 4
 
 
 def test_words_that_yaml_takes_for_truth_values_stay_words(load: Load) -> None:

@@ -64,13 +64,13 @@ def listen(
             for line in _input_devices():
                 say(line)
             return
+        recognizer = loaded(
+            model,
+            commands=commands,
+            command_threshold=command_threshold,
+            method=method.value,
+        )
         with _microphone(device) as (rate, blocks):
-            recognizer = loaded(
-                model,
-                commands=commands,
-                command_threshold=command_threshold,
-                method=method.value,
-            )
             note(f"listening with {recognizer.name} at {rate} Hz; Ctrl-C ends it")
             _show(recognizer, rate, blocks, as_json=as_json, seconds=seconds)
 

@@ -105,7 +105,8 @@ def _print(review: Review, *, shown: int) -> None:
     total = review.num_sentences
     say(
         f"{len(review.by_intent)} {_counted(len(review.by_intent), 'intent')}, "
-        f"{total:,} {_counted(total, 'sentence')}, {review.num_words:,} different words"
+        f"{total:,} {_counted(total, 'sentence')}, "
+        f"{review.num_words:,} different {_counted(review.num_words, 'word')}"
     )
     if review.samples:
         say("such as")

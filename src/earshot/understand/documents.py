@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from earshot.core.errors import CommandsProblem
+from earshot.understand.syntax import shortened
 
 __all__ = ["Document"]
 
@@ -29,6 +30,12 @@ class Document:
         self.name = name
         self._problems = problems
         self._yaml = yaml
+        unreadable = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        if unreadable:
+            line = text.count("\n", 0, unreadable.start()) + 1
+            code = f"U+{ord(unreadable.group()):04X}"
+            self.problem(f"{name}:{line}", f"YAML has no control character {code}", "remove it")
+            text = ""
         # libyaml reads 20,000 values in a fifth of the time, where the package has it.
         self._loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
 
@@ -39,8 +46,8 @@ class Document:
         except self._yaml.YAMLError as err:
             mark = getattr(err, "problem_mark", None)
             where = f"{self.name}:{mark.line + 1}" if mark else self.name
-            what = getattr(err, "problem", None) or str(err)
-            text = " ".join(str(what).split())
+            parts = [getattr(err, name, None) for name in ("context", "problem")]
+            text = " ".join(", ".join(part for part in parts if part).split()) or str(err)
             self.problem(where, f"this is not YAML: {text}", "correct the line or the one before")
             return None
 
@@ -95,7 +102,8 @@ class Document:
         except self._yaml.YAMLError:
             self.problem(node, f"'<<' in {what} is followed by no mapping", "remove it")
             return []
-        return [(str(key.value), key, value) for key, value in node.value]
+        is_name = self._yaml.ScalarNode  # others have been complained of
+        return [(str(k.value), k, value) for k, value in node.value if isinstance(k, is_name)]
 
     def fields(self, node: Any, what: str) -> dict[str, tuple[Any, Any]]:
         """Key and value nodes of a mapping by name."""
@@ -131,5 +139,7 @@ class Document:
 
 
 def _kind(node: Any) -> str:
-    names = {"MappingNode": "a mapping", "SequenceNode": "a list", "ScalarNode": "empty"}
-    return names.get(type(node).__name__, "something else")
+    names = {"MappingNode": "a mapping", "SequenceNode": "a list"}
+    if type(node).__name__ in names:
+        return names[type(node).__name__]
+    return f"'{shortened(node.value)}'" if node.value else "empty"

@@ -98,13 +98,18 @@ class Loader:
             if not files:
                 self._complain(path, "the folder has no .yaml file", "name another one")
         for file in files:
+            if str(file) in self.sources:
+                continue  # named twice, or by itself and in its folder
             if not file.is_file():
                 self._complain(str(file), "there is no such file", "check the path")
                 continue
             try:
                 text = file.read_text(encoding="utf-8")
             except UnicodeDecodeError as err:
-                self._complain(str(file), f"byte {err.start} is not UTF-8", "save it as UTF-8")
+                self.sources.append(str(file))
+                line = err.object.count(b"\n", 0, err.start) + 1
+                value = f"byte {err.object[err.start]:#04x}"
+                self._complain(f"{file}:{line}", f"{value} is not UTF-8", "save it as UTF-8")
                 continue
             self.read(str(file), text)
 
@@ -185,6 +190,8 @@ class Loader:
     ) -> None:
         """File a list or rule; what is shipped gives way to a user's of the same name."""
         before = into.get(name)
+        if before is not None and before.where.startswith(f"{document.name}:"):
+            return  # a name that is twice in one mapping is a problem already
         if is_shipped:
             if before is None:
                 into[name] = found
