@@ -58,6 +58,8 @@ def problems(path: Path | list[Path]) -> list[tuple[int, str]]:
         ("go (a;b;c;d;e;f;g;h;i)", "(a;b;...) has 9 items"),
         ("(" * 90 + "go" + ")" * 90, "over 40 brackets within each other"),
         ("set {9..3:level}", "{9..3} holds no number"),
+        ("set {0..1000000000001}", "{0..1000000000001} holds too many numbers"),
+        ("set {0..90000,3}", "{0..90000,3} holds too many numbers"),
     ],
 )
 def test_a_broken_sentence_is_said_with_its_line(
@@ -75,12 +77,16 @@ def test_a_broken_sentence_is_said_with_its_line(
         ("values: [kitchen, hall]", "value: [kitchen]", 8, "there is no field 'value'"),
         ("values: [kitchen, hall]", "values: [{out: k}]", 8, "has no 'in'"),
         ("values: [kitchen, hall]", "values: ['?!']", 8, "has no words"),
+        ("values: [kitchen, hall]", "values: [{in: a, out: 2026-01-02}]", 8, "no form in JSON"),
+        ("values: [kitchen, hall]", "values: [{in: a, out: .nan}]", 8, "no form in JSON"),
+        ("values: [kitchen, hall]", "values: [{in: a, out: {1: x, y: z}}]", 8, "no form in JSON"),
+        ('lights"', f'lights"\n            slots: {{a: {"[" * 900}{"]" * 900}}}', 6, "recursion"),
         ("values: [kitchen, hall]", "values: ['[hall]']", 8, "can be said without a word"),
         ("values: [kitchen, hall]", "values: ['(hall']", 8, "is never closed"),
         ("values: [kitchen, hall]", "range: {from: 9, to: 1}", 8, "goes from 9 to 1"),
         ("values: [kitchen, hall]", "range: {from: 1}", 8, "has no 'to'"),
         ("values: [kitchen, hall]", "range: {from: 1, to: x}", 8, "'to' of the range"),
-        ("values: [kitchen, hall]", "range: {from: 0, to: 90000, step: 3}", 8, "30000 numbers"),
+        ("values: [kitchen, hall]", "range: {from: 0, to: 90000, step: 3}", 8, "over 20000"),
         ("values: [kitchen, hall]", "range: {from: 0, to: 9, fractions: thirds}", 8, "'thirds'"),
         ("values: [kitchen, hall]", "values: ['hall', 'in [the] {area}']", 8, "uses its own list"),
         ("values: [kitchen, hall]", "<<: kitchen", 8, "'<<' in list 'area'"),
@@ -204,6 +210,19 @@ def test_words_that_yaml_takes_for_truth_values_stay_words(load: Load) -> None:
     assert [(v.text, v.out) for v in values.values] == [
         ("on", "on"), ("off", "off"), ("yes", True), ("5", 5),
     ]  # fmt: skip
+
+
+def test_values_of_lists_are_numbers_only_where_they_are_written_as_such(load: Load) -> None:
+    commands = load(
+        """
+        intents: {A: {data: [{sentences: ["at {t}"]}]}}
+        lists: {t: {values: [5, 2.5, "7", 12:30, 010, 1_000, 2026-01-02]}}
+        """
+    )
+    (found,) = commands.blocks[0].lists.values()
+    assert isinstance(found, TextList)
+    outs = [value.out for value in found.values]
+    assert outs == [5, 2.5, "7", "12:30", "010", "1_000", "2026-01-02"]
 
 
 def test_ranges_and_ranges_in_place(load: Load) -> None:

@@ -5,6 +5,7 @@ Knows YAML; knows nothing of what the fields mean.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -65,13 +66,19 @@ class Document:
         return bool(node.tag == "tag:yaml.org,2002:null")
 
     def value(self, node: Any) -> Any:
-        """The Python value of a node; None, and a problem, if it has none."""
+        """The value of a node as JSON has it; None, and a problem, if it has none."""
         try:
-            return self._loader.construct_object(node, deep=True)
-        except (self._yaml.YAMLError, ValueError, TypeError) as err:
+            found = self._loader.construct_object(node, deep=True)
+        except (self._yaml.YAMLError, ValueError, TypeError, RecursionError) as err:
             text = " ".join(str(getattr(err, "problem", None) or err).split())
             self.problem(node, f"the value cannot be read: {text}", "write it in quotes")
             return None
+        try:
+            json.dumps(found, allow_nan=False, sort_keys=True)
+        except (ValueError, TypeError, RecursionError) as err:
+            self.problem(node, f"the value has no form in JSON: {err}", "write it in quotes")
+            return None
+        return found
 
     def text(self, node: Any, what: str) -> str | None:
         """A text as it stands, so that `on` is a word and not a truth value."""

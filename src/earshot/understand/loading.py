@@ -18,6 +18,8 @@ from earshot.understand.documents import Document
 from earshot.understand.references import Facts, ReferenceCheck
 from earshot.understand.syntax import TemplateProblem, parse_template, shortened
 from earshot.understand.templates import (
+    MAX_RANGE,
+    MAX_UNEVEN,
     NOTHING,
     Block,
     Commands,
@@ -36,8 +38,7 @@ __all__ = ["HOME_ASSISTANT", "Loader"]
 
 HOME_ASSISTANT = "homeassistant:"  # followed by a language; stands for the sentences they ship
 _SUFFIXES = (".yaml", ".yml")
-MAX_RANGE = 10**9
-MAX_UNEVEN = 20_000  # numbers of a range whose words have no regular network
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,11})(\.\d+)?", re.ASCII)
 
 
 # Fields that hassil or Home Assistant know. Those that do not change what can be said are ignored.
@@ -274,6 +275,8 @@ class Loader:
             found = document.value(fields[name][1])
             if isinstance(found, dict):
                 return found
+            if found is None:
+                return {}  # complained of already
             document.problem(
                 fields[name][1], f"'{name}' is no mapping", "write `name: value` lines"
             )
@@ -352,9 +355,8 @@ class Loader:
                 )
                 return None
             if is_text and out is None:
-                number = document.value(text_node)
-                is_number = isinstance(number, int | float) and not isinstance(number, bool)
-                out = number if is_number else text
+                # YAML sees numbers in 12:30 and 010, too.
+                out = document.value(text_node) if _PLAIN_NUMBER.fullmatch(text) else text
             elif out is None:
                 out = text
         return ListValue(document.where(text_node), text, expression, out, context)
@@ -408,16 +410,17 @@ class Loader:
                 "'from' must not be above 'to' and 'step' must be at least 1",
             )
             return None
-        spoken = (numbers["to"] - numbers["from"]) // numbers["step"]
-        if spoken > MAX_UNEVEN and 1000 % numbers["step"] and numbers["step"] % 1000:
-            document.problem(
-                node,
-                f"the range of list '{name}' has {spoken} numbers in steps of {numbers['step']}",
-                f"a range of more than {MAX_UNEVEN} needs a step that divides 1000",
-            )
-        return RangeList(
+        found = RangeList(
             name, where, numbers["from"], numbers["to"], numbers["step"], fractions, multiplier
         )
+        if found.is_too_uneven:
+            document.problem(
+                node,
+                f"the range of list '{name}' has over {MAX_UNEVEN} numbers in steps of "
+                f"{found.step}",
+                "make it smaller, or take a step that divides 1000",
+            )
+        return found
 
     def _warn(self, document: Document, node: Any, problem: str) -> None:
         self.warnings.append(

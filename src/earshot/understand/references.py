@@ -15,6 +15,8 @@ from earshot.core.errors import CommandsProblem
 from earshot.data.spoken import spoken_form
 from earshot.understand.syntax import shortened
 from earshot.understand.templates import (
+    MAX_RANGE,
+    MAX_UNEVEN,
     Block,
     SlotList,
     Template,
@@ -154,6 +156,12 @@ class ReferenceCheck:
                 of,
                 f"{{{name}}} holds no number",
                 "write the smaller one first and a step of at least 1",
+            )
+        elif not found.where and (found.stop > MAX_RANGE or found.is_too_uneven):
+            self._complain(
+                of,
+                f"{{{name}}} holds too many numbers",
+                f"end it at {MAX_RANGE} at most; over {MAX_UNEVEN} need a step that divides 1000",
             )
         return Facts(False)
 

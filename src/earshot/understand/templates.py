@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from earshot.understand.grammar import WordNetwork
 
 __all__ = [
+    "MAX_RANGE",
+    "MAX_UNEVEN",
     "NOTHING",
     "Block",
     "Commands",
@@ -38,6 +40,8 @@ __all__ = [
     "load_commands",
 ]
 
+MAX_RANGE = 10**9
+MAX_UNEVEN = 20_000  # numbers of a range whose words have no regular network
 NOTHING: Mapping[str, object] = MappingProxyType({})  # shared by all that have no fields
 
 
@@ -90,6 +94,12 @@ class RangeList:
     step: int = 1
     fractions: tuple[int, ...] = ()
     multiplier: float | None = None
+
+    @property
+    def is_too_uneven(self) -> bool:
+        """Whether there are over `MAX_UNEVEN` numbers in a step that has no regular words."""
+        count = (self.stop - self.start) // self.step
+        return count > MAX_UNEVEN and 1000 % self.step != 0 and self.step % 1000 != 0
 
 
 @dataclass(frozen=True, slots=True)
