@@ -146,6 +146,21 @@ def test_digit_strings_come_back(digits: str) -> None:
     assert written(digit_words(digits)) == digits
 
 
+@pytest.mark.parametrize(
+    ("said", "figures"),
+    [
+        ("in twenty ten fifth three", "in 2010 fifth three"),
+        ("zero euros minus nineteen fifteen", "€0 minus nineteen fifteen"),
+        ("triple oh ninety", "triple oh 90"),
+        ("twenty nineteen a hundred pounds", "twenty nineteen 100 pounds"),
+        ("minus one to eleven", "-1 to 11"),
+    ],
+)
+def test_figures_beside_numbers_leave_them_as_they_are(said: str, figures: str) -> None:
+    assert written(said) == figures
+    assert written(figures) == figures
+
+
 @settings(max_examples=600)
 @given(SENTENCES)
 def test_writing_twice_changes_nothing(words: list[str]) -> None:

@@ -233,12 +233,23 @@ def _cardinal(words: Sequence[str], at: int) -> tuple[int | float | None, int]:
 
 
 def _follows_number(words: Sequence[str], at: int) -> bool:
-    return at > 0 and _cardinal(words, at - 1)[0] is not None
+    return at > 0 and (_is_figure(words[at - 1]) or _cardinal(words, at - 1)[0] is not None)
+
+
+def _is_figure(word: str) -> bool:
+    """Whether a word was written in figures before; an amount of money is complete."""
+    return word[-1].isdigit() and word[0] not in "$€£"
 
 
 def _continues_number(words: Sequence[str], at: int) -> bool:
     word = _word(words, at)
-    return word in _SIZES or word in ("oh", "point") or _cardinal(words, at)[0] is not None
+    is_figure = word[:1].isdigit()  # written before
+    return (
+        is_figure
+        or word in _SIZES
+        or word in ("oh", "point")
+        or _cardinal(words, at)[0] is not None
+    )
 
 
 def _is_unit(word: str) -> bool:
@@ -285,7 +296,7 @@ def _number(words: Sequence[str], at: int) -> _Number | None:
     """A number with sign and fraction, if exactly one stands here."""
     start = at
     sign = ""
-    if _word(words, at) in ("minus", "negative") and not _figure_before(words, at):
+    if _word(words, at) in ("minus", "negative") and not _follows_number(words, at):
         sign, start = "-", at + 1
     value, end = _cardinal(words, start)
     if value is None:
@@ -313,11 +324,6 @@ def _bare_decimal(words: Sequence[str], at: int, start: int, sign: str) -> _Numb
     if not digits or words[start + 1] == "oh" or (digits == "1" and _word(words, end) == "of"):
         return None
     return _Number(f"{sign}0.{digits}", end)
-
-
-def _figure_before(words: Sequence[str], at: int) -> bool:
-    """Whether a number or a figure ends just before a place: "ten minus five"."""
-    return _follows_number(words, at) or _word(words, at - 1)[-1:].isdigit()
 
 
 def _year(words: Sequence[str], at: int) -> tuple[str, int] | None:
@@ -393,7 +399,11 @@ def _counts_a_group(words: Sequence[str], at: int, number: _Number) -> bool:
     if number.end != at + 1:
         return False
     after = _word(words, number.end) == "of"
-    bare_one = _word(words, at - 2) == "one" and not _follows_number(words, at - 2)
+    bare_one = (
+        _word(words, at - 2) == "one"
+        and _word(words, at - 3) not in ("minus", "negative")
+        and not _follows_number(words, at - 2)
+    )
     return after or (bare_one and _word(words, at - 1) in ("or", "to"))
 
 
