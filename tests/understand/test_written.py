@@ -149,7 +149,7 @@ def test_digit_strings_come_back(digits: str) -> None:
 @pytest.mark.parametrize(
     ("said", "figures"),
     [
-        ("in twenty ten fifth three", "in 2010 fifth three"),
+        ("in twenty ten fifth three first", "in 2010 fifth three first"),
         ("zero euros minus nineteen fifteen", "€0 minus nineteen fifteen"),
         ("triple oh ninety", "triple oh 90"),
         ("twenty nineteen a hundred pounds", "twenty nineteen 100 pounds"),
