@@ -1,4 +1,4 @@
-"""README's first command: the shipped clips, through the installed package and its own model."""
+"""README's commands: the shipped clips, through the installed package and its own model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import earshot
+from earshot.cli.formats import text_line
+from earshot.data.audio import read_audio
 
 
 def clips(repository: Path) -> dict[Path, str]:
@@ -26,3 +28,18 @@ def test_the_shipped_clips_give_the_right_words(repository: Path, method: str) -
     recognizer = earshot.Recognizer.load(method=method)
     heard = {path: recognizer.transcribe_file(path).text for path in clips(repository)}
     assert heard == clips(repository)
+
+
+def test_readme_shows_what_the_clips_ask_for(repository: Path) -> None:
+    readme = (repository / "README.md").read_text()
+    shown = re.findall(r"^examples/([\w-]+\.flac): (.*\t.*)$", readme, re.MULTILINE)
+    recognizer = earshot.Recognizer.load(commands=repository / "examples" / "smart-home.yaml")
+    heard = []
+    for path in sorted(clips(repository)):
+        stream = recognizer.create_stream()
+        stream.accept_waveform(16_000, read_audio(path))
+        stream.input_finished()
+        stream.decode()
+        line = text_line(stream.result().text, stream.understanding())
+        heard.append((path.name, line.rstrip("\n")))
+    assert shown == heard
