@@ -94,8 +94,14 @@ double Loss(InPlace<3> logits, Input<int32_t, 1> labels, int32_t blank, bool one
 }
 
 void RequireShape(bool right, const char* where) {
-  if (!right) throw nb::value_error((std::string(where) + ": the arrays' shapes do not belong together.").c_str());
+  if (!right) {
+    throw nb::value_error((std::string(where) + ": the arrays' shapes do not belong together, or one is empty; they must be as "
+                           "lstm_gradient.h and transducer_loss.h say.").c_str());
+  }
 }
+
+// Does an array of `rows` have room for `frames` times `width`? Neither is 0 then.
+bool Holds(size_t rows, size_t frames, size_t width) { return frames > 0 && width > 0 && frames <= rows / width; }
 
 template <size_t N>
 using Bf16 = nb::ndarray<int16_t, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
@@ -108,7 +114,7 @@ uint16_t* Bits(const Array& array) {
 double LossBf16(Bf16<2> logits, Input<float, 1> bias, Input<int32_t, 1> labels, size_t frames, InPlace<1> d_bias,
                 int32_t blank, bool one_symbol_per_frame, double fastemit_lambda) {
   const size_t V = logits.shape(1), width = labels.shape(0) + 1;
-  RequireShape(bias.shape(0) == V && d_bias.shape(0) == V && logits.shape(0) >= frames * width, "transducer_loss_bf16");
+  RequireShape(bias.shape(0) == V && d_bias.shape(0) == V && Holds(logits.shape(0), frames, width), "transducer_loss_bf16");
   const std::vector<int32_t> checked = CheckedLabels(labels, frames, width, V, blank);
   const earshot::TransducerLossOptions options{blank, one_symbol_per_frame, fastemit_lambda};
   const nb::gil_scoped_release release;
@@ -119,7 +125,7 @@ double LossBf16(Bf16<2> logits, Input<float, 1> bias, Input<int32_t, 1> labels, 
 
 void JoinTanh(Input<float, 2> encoded, Input<float, 2> predicted, Bf16<2> joint) {
   const size_t T = encoded.shape(0), width = predicted.shape(0), J = encoded.shape(1);
-  RequireShape(width > 0 && predicted.shape(1) == J && joint.shape(1) == J && joint.shape(0) >= T * width, "join_tanh");
+  RequireShape(J > 0 && predicted.shape(1) == J && joint.shape(1) == J && Holds(joint.shape(0), T, width), "join_tanh");
   const nb::gil_scoped_release release;
   earshot::JoinTanh(encoded.data(), predicted.data(), T, width - 1, J, earshot::kernels(), Bits(joint));
   std::fill(Bits(joint) + T * width * J, Bits(joint) + joint.shape(0) * J, uint16_t{0});
@@ -127,8 +133,8 @@ void JoinTanh(Input<float, 2> encoded, Input<float, 2> predicted, Bf16<2> joint)
 
 void JoinTanhBackward(Bf16<2> d_joint, Bf16<2> joint, InPlace<2> d_encoded, InPlace<2> d_predicted) {
   const size_t T = d_encoded.shape(0), width = d_predicted.shape(0), J = d_encoded.shape(1);
-  RequireShape(width > 0 && d_predicted.shape(1) == J && joint.shape(1) == J && d_joint.shape(1) == J &&
-                   joint.shape(0) >= T * width && d_joint.shape(0) >= T * width,
+  RequireShape(J > 0 && d_predicted.shape(1) == J && joint.shape(1) == J && d_joint.shape(1) == J &&
+                   Holds(joint.shape(0), T, width) && Holds(d_joint.shape(0), T, width),
                "join_tanh_backward");
   const nb::gil_scoped_release release;
   earshot::JoinTanhBackward(Bits(d_joint), Bits(joint), T, width - 1, J, d_encoded.data(), d_predicted.data());
@@ -140,7 +146,7 @@ earshot::LstmShape ShapeOf(const nb::ndarray<float, nb::ndim<3>, nb::c_contig, n
 
 void Gates(InPlace<3> gates, Input<float, 1> bias, Input<float, 2> c0, InPlace<3> cells, InPlace<3> cell_tanh) {
   const earshot::LstmShape s = ShapeOf(cells);
-  RequireShape(gates.shape(0) == s.frames && gates.shape(1) == s.batch && gates.shape(2) == 4 * s.hidden &&
+  RequireShape(cells.size() > 0 && gates.shape(0) == s.frames && gates.shape(1) == s.batch && gates.shape(2) == 4 * s.hidden &&
                    bias.shape(0) == 4 * s.hidden && c0.shape(0) == s.batch && c0.shape(1) == s.hidden &&
                    cell_tanh.shape(0) == s.frames && cell_tanh.shape(1) == s.batch && cell_tanh.shape(2) == s.hidden,
                "lstm_gates");
@@ -155,7 +161,7 @@ void BackwardFrame(size_t t, Input<float, 3> gates, InPlace<3> cells, Input<floa
     return a.shape(0) == s.frames && a.shape(1) == s.batch && a.shape(2) == width;
   };
   const auto rows = [&](const auto& a) { return a.shape(0) == s.batch && a.shape(1) == s.hidden; };
-  RequireShape(t < s.frames && frames(gates, 4 * s.hidden) && frames(cell_tanh, s.hidden) && frames(d_output, s.hidden) &&
+  RequireShape(cells.size() > 0 && t < s.frames && frames(gates, 4 * s.hidden) && frames(cell_tanh, s.hidden) && frames(d_output, s.hidden) &&
                    frames(d_gates, 4 * s.hidden) && rows(c0) && rows(d_cell) && (!recurrent || rows(*recurrent)),
                "lstm_backward_frame");
   const uint16_t* from_next = recurrent ? reinterpret_cast<const uint16_t*>(recurrent->data()) : nullptr;
@@ -219,7 +225,7 @@ void bind_signal(nb::module_& m) {
   m.def("lstm_gates", &Gates, "gates"_a.noconvert(), "bias"_a, "c0"_a, "cells"_a.noconvert(), "cell_tanh"_a.noconvert(),
         "Activations and cells of an LSTM layer from the sums of its products; all arrays float32.");
   m.def("lstm_backward_frame", &BackwardFrame, "t"_a, "gates"_a, "cells"_a.noconvert(), "cell_tanh"_a, "c0"_a, "d_output"_a,
-        "recurrent"_a.none(), "d_cell"_a.noconvert(), "d_gates"_a.noconvert(),
+        "recurrent"_a.noconvert().none(), "d_cell"_a.noconvert(), "d_gates"_a.noconvert(),
         "One frame of an LSTM layer's backward pass; bfloat16 arrays are passed as int16.");
 
   m.def("align_counts", [](Input<int32_t, 1> ref, Input<int32_t, 1> hyp) {
