@@ -20,6 +20,10 @@ constexpr size_t kMaxBytes = size_t{16} << 20;
 // A state of more places would take seconds to make; only a network that is
 // ambiguous at every level of its calls has one.
 constexpr size_t kMaxPlaces = size_t{1} << 20;
+// Ways that wait to be looked at: calls in calls make them faster than places.
+constexpr size_t kMaxOpen = 2 * kMaxPlaces;
+// Positions in rows of arcs, of which a call is in two, are 32 bits.
+constexpr size_t kMaxSize = size_t{1} << 30;
 // Sums of weights stop here: far below what any sound could make up for.
 constexpr int32_t kLowest = -(1 << 30);
 constexpr int32_t kUnknownPiece = 2;  // the format fixes it, as it does blank: 0
@@ -61,6 +65,9 @@ std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabul
   if (arrays.arc_label.size() != arcs || arrays.arc_dest.size() != arcs || arrays.arc_weight.size() != arcs) {
     Bad("arc_kind, arc_label, arc_dest and arc_weight have " + Number(arcs) + ", " + Number(arrays.arc_label.size()) + ", " +
         Number(arrays.arc_dest.size()) + " and " + Number(arrays.arc_weight.size()) + " entries; all must have one per arc.");
+  }
+  if (nodes >= kMaxSize || arcs >= kMaxSize) {
+    Bad("there are " + Number(nodes) + " nodes and " + Number(arcs) + " arcs; there must be fewer than " + Number(kMaxSize) + " of each.");
   }
   CheckRows(arrays.arc_begin, arcs, "arc_begin", "arcs");
   CheckRows(arrays.piece_begin, arrays.piece_ids.size(), "piece_begin", "piece_ids");
@@ -431,7 +438,7 @@ void GrammarStates::Close(GrammarState* state) {
     const Open from = open_.back();
     open_.pop_back();
     if (!closed_.insert(Pair(from.node, from.stack)).second) continue;
-    if (closed_.size() + state->places.size() > kMaxPlaces) {
+    if (closed_.size() + state->places.size() > kMaxPlaces || open_.size() > kMaxOpen) {
       open_.clear();
       Bad("after some words there are more than " + Number(kMaxPlaces) + " ways to go on; calls must not multiply so.");
     }

@@ -360,6 +360,33 @@ def test_what_multiplies_without_end_is_refused() -> None:
         network.native(PIECES)
 
 
+CALLS = """
+from grammar_oracle import CALL, Network
+network = Network([(3,)])
+inner = network.node()
+network.sentence(inner, [0])
+for weight in (-1, 0, 0):
+    outer = network.node()
+    for _ in range(1000):
+        network.arc(outer, CALL, inner, network.node(final=True), weight=weight)
+    inner = outer
+network.start = inner
+graph = network.graph()
+before = peak_kib()
+try:
+    graph.to_native(vocabulary=9)
+except ValueError as error:
+    print(int("ways to go on" in str(error)), before, peak_kib())
+"""
+
+
+def test_calls_that_multiply_fast_are_refused_before_memory_runs_out() -> None:
+    """Three levels of 1000 calls each: best first, all of two levels come before the third."""
+    refused, before, after = child_figures(CALLS)
+    assert refused == 1
+    assert after - before < 400_000
+
+
 def ambiguous() -> Network:
     """Any of 20,000 words may be left out: states of many places, one after the other."""
 
