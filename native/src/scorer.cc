@@ -123,7 +123,8 @@ void Scorer::ComputePredictors(ScorerScratch* scratch) const {
   auto& late = scratch->late_;  // the same ids as a context that waits
   waiting.clear();
   late.clear();
-  if (scratch->cache_.size() * width_ * sizeof(float) > kCacheBytes) scratch->cache_.clear();
+  const size_t floats = width_ + (language_ ? vocabulary_ : 0);
+  if (scratch->cache_.size() * floats * sizeof(float) > kCacheBytes) scratch->cache_.clear();
   for (const ScorerScratch::Question& question : scratch->requests_) {
     PredictorContext& context = *question.context;
     if (context.out != nullptr) continue;
