@@ -62,6 +62,7 @@ def oracle(
     ctc: F64,
     *,
     paths: int = 8,
+    beam: float = math.inf,
     ctc_weight: float = 0.5,
     word_penalty: float = 0.0,
     ctc_blank_penalty: float = 0.0,
@@ -95,10 +96,10 @@ def oracle(
             return alpha + weight
         return (1 - ctc_weight) * alpha + ctc_weight * float(np.logaddexp(blank, piece)) + weight
 
-    beam: dict[History, tuple[float, float, float]] = {(): (0.0, 0.0, -np.inf)}
+    held: dict[History, tuple[float, float, float]] = {(): (0.0, 0.0, -np.inf)}
     for frame, posterior in zip(frames, ctc, strict=True):
         pool: dict[History, list[float]] = {}
-        for history, (alpha, blank, piece) in beam.items():
+        for history, (alpha, blank, piece) in held.items():
             scores = joint(history, frame)
             both = np.logaddexp(blank, piece)
             last = posterior[history[-1]] if history else -np.inf
@@ -114,13 +115,15 @@ def oracle(
                 for i, value in enumerate((alpha + score, to_blank, to_piece)):
                     old[i] = float(np.logaddexp(old[i], value))
         ranked = sorted(pool, key=lambda h: -rank(*pool[h], prior(h)))
-        kept = [h for h in ranked[:paths] if rank(*pool[h], prior(h)) > -np.inf]
+        ranks = {h: rank(*pool[h], prior(h)) for h in ranked[:paths]}
+        far = ranks[ranked[0]] - beam
+        kept = [h for h, value in ranks.items() if value >= far and value > -np.inf]
         if all(final_prior(h) is None for h in kept):
-            complete = [h for h in beam if final_prior(h) is not None]
+            complete = [h for h in held if final_prior(h) is not None]
             kept += sorted(complete, key=lambda h: -rank(*pool[h], final_prior(h) or 0.0))[:1]
-        beam = {h: tuple(pool[h]) for h in kept}  # type: ignore[misc]
+        held = {h: tuple(pool[h]) for h in kept}  # type: ignore[misc]
     found = []
-    for history, (alpha, blank, piece) in beam.items():
+    for history, (alpha, blank, piece) in held.items():
         end = final_prior(history)
         if end is not None:
             score = rank(alpha, blank, piece, end)
@@ -154,6 +157,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"grammar_paths": 5, "ctc_weight": 1.0, "word_penalty": -1.0},
     {"grammar_paths": 64, "ctc_weight": 0.5},
     {"grammar_paths": 4, "ctc_blank_penalty": 1.5, "language_weight": 0.75},
+    {"grammar_paths": 64, "grammar_beam": 2.0},
+    {"grammar_paths": 32, "grammar_beam": 6.0, "ctc_weight": 0.25, "language_weight": 0.5},
 ]
 
 
@@ -169,7 +174,7 @@ def test_against_the_rewrite(load: Load, what: str, kwargs: dict[str, Any]) -> N
         if not flat.first():
             continue
         samples = noise(6000 + 3000 * seed, seed=seed)
-        options = {("paths" if k == "grammar_paths" else k): v for k, v in kwargs.items()}
+        options = {k.removeprefix("grammar_"): v for k, v in kwargs.items()}
         frames, ctc = encode(model, samples), posteriors(model, samples)
         want = oracle(Joint(ear), flat, frames, ctc, **options)
         stream = decode(model, samples, network.native(PIECES), **kwargs)
@@ -329,6 +334,34 @@ def test_a_complete_sentence_outlives_longer_ones(load: Load) -> None:
     check(got, oracle(Joint(ear), Flat(network), frames, ctc, paths=1, ctc_weight=0.0))
 
 
+def test_a_tiny_beam_keeps_one_path(tmp_path: Path, load: Load) -> None:
+    model = _native.Model(str(write_tiny_model(tmp_path / "tiny.ear")))
+    network = Network([(3,), (4,), (5, 6, 7), (5, 6)])
+    start = network.node()
+    network.arc(start, WORD, 1, network.sentence(start, [0]))
+    network.sentence(start, [3])
+    network.sentence(start, [0, 1, 2])
+    graph = network.native(len(TINY_PIECES))
+    for samples in (noise(40000), noise(9000, seed=1)):
+        got = commands(model, samples, graph, grammar_paths=64, grammar_beam=1e-30)
+        assert got["paths"] and got["alive"]
+        assert got == commands(model, samples, graph, grammar_paths=1)
+        wide = commands(model, samples, graph, grammar_paths=64)
+        assert len(wide["paths"]) > len(got["paths"])
+
+
+def test_a_huge_beam_is_none(load: Load) -> None:
+    for what in VARIANTS:
+        model = load(eb.recogniser(seed=2, pieces=PIECES, **VARIANTS[what]))
+        graph = random_network(102, words=WORDS).native(PIECES)
+        none, huge, small = (
+            commands(model, noise(16000), graph, grammar_paths=64, grammar_beam=beam)
+            for beam in (math.inf, 1e30, 0.5)
+        )
+        assert none["paths"] and none == huge
+        assert small["paths"] and small != none
+
+
 # --- streams --------------------------------------------------------------------------------
 
 CLIP = noise(20000, seed=4)
@@ -455,6 +488,10 @@ def test_wrong_settings(models: list[_native.Model]) -> None:
     for kwargs, message in (
         ({"grammar_paths": 0}, "grammar_paths is 0; it must be in 1..64"),
         ({"grammar_paths": 65}, "grammar_paths is 65"),
+        ({"grammar_beam": 0.0}, r"grammar_beam is 0.0\d*; it must be above 0"),
+        ({"grammar_beam": -1.0}, "grammar_beam is -1"),
+        ({"grammar_beam": math.nan}, "grammar_beam is -?nan"),
+        ({"grammar_beam": 1e-50}, "grammar_beam is 0"),  # as a float
         ({"ctc_weight": -0.1}, r"ctc_weight is -0.1\d*; it must be in 0..1"),
         ({"ctc_weight": 1.1}, "ctc_weight is 1.1"),
         ({"ctc_weight": math.nan}, "ctc_weight is -?nan"),
