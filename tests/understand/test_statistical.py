@@ -390,3 +390,21 @@ def test_confidence_is_a_probability() -> None:
     assert calibration.probability((1e6, 0, 0, 0)) == pytest.approx(1.0)
     assert calibration.probability((-1e6, 0, 0, 0)) == pytest.approx(0.0)
     assert calibration.probability((0, 0, 0, 0.5)) == pytest.approx(0.5)
+
+
+def test_a_model_that_knows_no_intent_is_refused(model: StatisticalModel, tmp_path) -> None:
+    from earshot.modelfile.codecs import EncodedTensor, encode_f32, encode_int8
+
+    model.save(tmp_path / "sound.ear")
+    sound = ModelFile(tmp_path / "sound.ear")
+    tensors = {
+        row.name: EncodedTensor(row.codec, row.shape, sound.tensor_bytes(row.name))
+        for row in sound.tensors
+    }
+    tensors["understand.intent"] = encode_int8(sound.dequantise("understand.intent")[:1])
+    tensors["understand.intent_bias"] = encode_f32(np.zeros(1, np.float32))
+    settings = {**sound.header["understanding"], "intents": [], "out_of_scope": True}
+    path = tmp_path / "none.ear"
+    write_model(path, name="none", graphs={}, tensors=tensors, understanding=settings)
+    with pytest.raises(ModelFileError, match="there are no intents"):
+        StatisticalModel.load(path)

@@ -431,6 +431,8 @@ def _from_file(file: ModelFile, settings: Mapping[str, Any]) -> StatisticalModel
     intents, slots, number_slots = (
         _names(settings[key]) for key in ("intents", "slots", "number_slots")
     )
+    if not intents:
+        raise ValueError("there are no intents")
     width, confidence = settings["width"], settings["confidence"]
     if not isinstance(width, int) or not 2 <= width <= 1024 or width % 2:
         raise ValueError(f"width is {width!r}")
