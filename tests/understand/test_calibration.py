@@ -76,6 +76,17 @@ def test_the_fit_is_where_the_penalised_likelihood_is_highest() -> None:
         assert loss(bias + away[0], np.asarray(weights) + away[1:]) > best
 
 
+def test_what_held_before_holds_until_rows_say_otherwise() -> None:
+    before = (-2.0, (1.0, 0.5))
+    rows = [[1.0, 1.0], [0.5, 2.0]]
+    none_right = [False, False]
+    assert fit_logistic(rows, none_right, [1e-9, 1e-9], toward=before) == before
+    few, _ = fit_logistic(rows, none_right, [1.0, 1.0], toward=before)
+    many, _ = fit_logistic(rows, none_right, [50.0, 50.0], toward=before)
+    assert many < few < before[0]
+    assert many > -10  # finite, though all answers are the same
+
+
 def test_a_fit_of_answers_that_are_certain_stays_finite() -> None:
     rows = [[float(n)] for n in (-3, -2, -1, 1, 2, 3)]
     bias, (weight,) = fit_logistic(rows, [n[0] > 0 for n in rows], [1.0] * 6)
@@ -122,7 +133,7 @@ def test_kinds_weigh_alike(heard: list[Heard]) -> None:
     assert of_kind[0] == pytest.approx(of_kind[1])
 
 
-def test_too_little_is_refused_and_too_few_near_commands_change_nothing(
+def test_too_little_is_refused_and_without_near_commands_their_weights_stay(
     heard: list[Heard],
 ) -> None:
     commands = [one for one in heard if one.is_command]
@@ -140,6 +151,9 @@ def test_too_little_is_refused_and_too_few_near_commands_change_nothing(
     config = calibrated(plain, alone, false_accepts=0.03)
     assert (config.near_bias, config.near_weights) == (plain.near_bias, plain.near_weights)
     assert config.weights != plain.weights
+    # Near commands that were always wrong where a path was in doubt are believed less.
+    wrong = [replace(one, near_right=False) for one in heard if not one.is_command or one.right]
+    assert calibrated(plain, wrong, false_accepts=0.03).near_bias < plain.near_bias
 
 
 def carrying(path: Path, text: str | None) -> ModelFile:

@@ -120,6 +120,7 @@ def fit_logistic(
     weights: Sequence[float],
     *,
     penalty: float = 1.0,
+    toward: tuple[float, tuple[float, ...]] | None = None,
 ) -> tuple[float, tuple[float, ...]]:
     """Logistic regression by Newton steps.
 
@@ -128,6 +129,8 @@ def fit_logistic(
         right: N answers, some of them true and some false.
         weights: N weights, > 0.
         penalty: Times half the sum of the squared weights of features; the bias is free.
+        toward: Bias and K weights to penalise the distance from, the bias too, instead of that
+            of the weights from zero: what holds until the rows say otherwise.
 
     Returns:
         Bias and K weights, rounded to three places: as they are kept.
@@ -136,16 +139,22 @@ def fit_logistic(
     y = np.asarray(right, dtype=np.float64)
     share = np.asarray(weights, dtype=np.float64)
     ridge = np.full(x.shape[1], penalty)
-    ridge[0] = 0.0
+    centre = np.zeros(x.shape[1])
+    if toward is None:
+        ridge[0] = 0.0
+    else:
+        centre[:] = toward[0], *toward[1]
 
     def loss(at: np.ndarray) -> float:
         total = x @ at
-        return float(share @ (np.logaddexp(0.0, total) - y * total) + 0.5 * ridge @ (at * at))
+        return float(
+            share @ (np.logaddexp(0.0, total) - y * total) + 0.5 * ridge @ (at - centre) ** 2
+        )
 
-    solution = np.zeros(x.shape[1])
+    solution = centre
     for _ in range(_NEWTON_STEPS):
         chance = np.exp(-np.logaddexp(0.0, -(x @ solution)))
-        gradient = x.T @ (share * (chance - y)) + ridge * solution
+        gradient = x.T @ (share * (chance - y)) + ridge * (solution - centre)
         curvature = (x.T * (share * chance * (1 - chance))) @ x + np.diag(ridge)
         # A trace of it for the bias, which no penalty holds, where all answers are certain.
         step = np.linalg.solve(curvature + 1e-9 * np.eye(len(ridge)), gradient)
@@ -192,8 +201,8 @@ def calibrated(
     """Weights of both regressions, and the threshold, for what a model heard.
 
     Args:
-        config: How it was heard. The weights for near commands are kept where too few near
-            commands were heard to tell.
+        config: How it was heard. Its weights for near commands hold as far as too few near
+            commands were heard to say otherwise.
         heard: Commands and other speech, kinds of either.
         false_accepts: Share of each kind of other speech that may be accepted, 0..1.
 
@@ -226,11 +235,13 @@ def calibrated(
         and (one.evidence is None or command_confidence(one.evidence, config) < 0.5)
     ]
     near_right = sum(right for _, right, _ in doubted)
-    if min(near_right, len(doubted) - near_right) >= _LEAST_RIGHT:
+    if doubted:
+        enough = min(near_right, len(doubted) - near_right) >= _LEAST_RIGHT
         near_bias, near_weights = fit_logistic(
             [near.features() for near, _, _ in doubted],
             [right for _, right, _ in doubted],
             [weight for _, _, weight in doubted],
+            toward=None if enough else (config.near_bias, config.near_weights),
         )
         config = replace(config, near_bias=near_bias, near_weights=near_weights)
     by_kind: dict[str, list[float]] = defaultdict(list)
