@@ -44,14 +44,15 @@ from earshot.core.understanding import Understanding
 from earshot.data.atomic import replaced_file
 from earshot.runtime.session import open_model
 from earshot.session.recognizer import embedded_model_path, tokenizer_of
-from earshot.understand.confidence import (
-    CommandConfig,
-    Evidence,
-    NearEvidence,
-    command_confidence,
-    near_confidence,
+from earshot.understand.calibration import (
+    Heard,
+    acceptance,
+    balanced_weights,
+    calibrated,
+    confidence_of,
+    weigh,
 )
-from earshot.understand.decision import read_nearest, read_paths
+from earshot.understand.confidence import CommandConfig
 from earshot.understand.graph import CommandGraph, compile_commands
 from earshot.understand.templates import load_commands
 
@@ -97,24 +98,14 @@ class Trial:
     read: Callable[[], Samples]
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What came out of a trial, as numbers."""
-
-    trial: Trial
-    evidence: Evidence | None  # None: no complete path
-    right: bool
-    near: NearEvidence | None  # None: nothing is near
-    near_right: bool
-
-
 def meaning_of(intent: str | None, values: Mapping[str, object]) -> str:
     return json.dumps([intent, dict(sorted(values.items()))], default=str)
 
 
-def as_meaning(understanding: Understanding) -> str:
+def is_meant(meaning: str | None, understanding: Understanding) -> bool:
     slots = understanding.slots
-    return meaning_of(understanding.intent, {name: slots[name].value for name in slots})
+    found = meaning_of(understanding.intent, {name: slots[name].value for name in slots})
+    return found == meaning
 
 
 # ---------------------------------------------------------------- what is heard
@@ -306,13 +297,7 @@ class Ears:
                 method="modified_beam_search",
                 max_active_paths=4,
                 word_graph=graph.word_graph.to_native(vocabulary=len(native.pieces)),
-                grammar_paths=config.grammar_paths,
-                grammar_beam=config.grammar_beam,
-                ctc_weight=config.ctc_weight,
-                grammar_blank_penalty=config.grammar_blank_penalty,
-                ctc_blank_penalty=config.ctc_blank_penalty,
-                language_weight=config.language_weight,
-                word_penalty=config.word_penalty,
+                **config.search_settings(),
             )
             for name, graph in graphs.items()
         }
@@ -329,15 +314,16 @@ class Ears:
         for stream, trial in zip(streams, trials, strict=True):
             free, found = stream.result(), stream.command_result()
             assert found is not None
-            reading = read_paths(found, free, graph)
-            near = read_nearest(free, graph) if nearest else None
             heard.append(
-                Heard(
-                    trial,
-                    None if reading is None else reading.evidence,
-                    reading is not None and as_meaning(reading.understanding) == trial.meaning,
-                    None if near is None else near[1],
-                    near is not None and as_meaning(near[0]) == trial.meaning,
+                weigh(
+                    found,
+                    free,
+                    graph,
+                    kind=trial.kind,
+                    grammar=trial.grammar,
+                    is_command=trial.meaning is not None,
+                    is_right=functools.partial(is_meant, trial.meaning),
+                    nearest=nearest,
                 )
             )
         return heard
@@ -360,7 +346,7 @@ def right_share(heard: Sequence[Heard]) -> float:
     """Mean over kinds and grammars of the share whose best interpretation is right."""
     groups: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for one in heard:
-        groups[one.trial.kind, one.trial.grammar].append(one.right)
+        groups[one.kind, one.grammar].append(one.right)
     return float(np.mean([np.mean(group) for group in groups.values()]))
 
 
@@ -396,102 +382,10 @@ def choose_search(
 # ---------------------------------------------------------------- confidence
 
 
-def fitted(
-    features: Sequence[Sequence[float]], right: Sequence[bool], weights: Sequence[float]
-) -> tuple[float, tuple[float, ...]]:
-    """Bias and weights of a logistic regression, rounded as they are written into the code."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=1.0, max_iter=2000)
-    model.fit(np.asarray(features), np.asarray(right), sample_weight=np.asarray(weights))
-    return (
-        round(float(model.intercept_[0]), 3),
-        tuple(round(float(w), 3) for w in model.coef_[0]),
-    )
-
-
-def balanced(heard: Sequence[Heard]) -> list[float]:
-    """Weights: commands weigh half, other speech half, and each kind within them the same."""
-    counts: dict[str, int] = defaultdict(int)
-    kinds: dict[bool, set[str]] = {True: set(), False: set()}
-    for one in heard:
-        counts[one.trial.kind] += 1
-        kinds[one.trial.meaning is not None].add(one.trial.kind)
-    return [
-        len(heard) / (2 * len(kinds[one.trial.meaning is not None]) * counts[one.trial.kind])
-        for one in heard
-    ]
-
-
-def choose_confidence(
-    config: CommandConfig, heard: Sequence[Heard], *, false_accepts: float
-) -> CommandConfig:
-    """Weights of both regressions, and the lowest threshold that keeps other speech out."""
-    weighed = list(zip(heard, balanced(heard), strict=True))
-    with_path = [(one.evidence, one.right, w) for one, w in weighed if one.evidence is not None]
-    bias, weights = fitted(
-        [evidence.features() for evidence, _, _ in with_path],
-        [right for _, right, _ in with_path],
-        [weight for _, _, weight in with_path],
-    )
-    config = replace(config, bias=bias, weights=weights)
-    # The second is asked where the first is in doubt: it learns from those alone.
-    doubted = [
-        (one.near, one.near_right, weight)
-        for one, weight in weighed
-        if one.near is not None
-        and (one.evidence is None or command_confidence(one.evidence, config) < 0.5)
-    ]
-    near_bias, near_weights = fitted(
-        [near.features() for near, _, _ in doubted],
-        [right for _, right, _ in doubted],
-        [weight for _, _, weight in doubted],
-    )
-    config = replace(config, near_bias=near_bias, near_weights=near_weights)
-    by_kind: dict[str, list[float]] = defaultdict(list)
-    for one in heard:
-        if one.trial.meaning is None:
-            by_kind[one.trial.kind].append(confidence(one, config)[0])
-    bounds = [float(np.quantile(values, 1 - false_accepts)) for values in by_kind.values()]
-    return replace(config, threshold=min(1.0, round(max(bounds) + 0.0005, 3)))
-
-
-def confidence(one: Heard, config: CommandConfig) -> tuple[float, bool]:
-    """How sure a decision is, and whether it is right: as `understand.decision.decide` decides."""
-    sure, right = 0.0, False
-    if one.evidence is not None:
-        sure, right = command_confidence(one.evidence, config), one.right
-    if one.near is not None and near_confidence(one.near, config) > sure:
-        sure, right = near_confidence(one.near, config), one.near_right
-    return sure, right
-
-
-def report(heard: Sequence[Heard], config: CommandConfig) -> list[dict[str, Any]]:
-    """By kind and grammar: how often accepted, accepted and right, right without a threshold."""
-    groups: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
-    for one in heard:
-        for grammar in (one.trial.grammar, "all"):
-            groups[one.trial.kind, grammar].append(confidence(one, config))
-    rows = []
-    for (kind, grammar), values in sorted(groups.items()):
-        accepted = [(sure, right) for sure, right in values if sure >= config.threshold]
-        rows.append(
-            {
-                "kind": kind,
-                "grammar": grammar,
-                "trials": len(values),
-                "accepted": round(len(accepted) / len(values), 4),
-                "accepted_right": round(sum(r for _, r in accepted) / len(values), 4),
-                "right": round(sum(r for _, r in values) / len(values), 4),
-            }
-        )
-    return rows
-
-
 def calibration_error(heard: Sequence[Heard], config: CommandConfig) -> float:
     """Mean distance of confidence from the share that is right, over ten groups, as weighed."""
-    decided = [confidence(one, config) for one in heard]
-    table = np.column_stack([decided, balanced(heard)])
+    decided = [confidence_of(one, config) for one in heard]
+    table = np.column_stack([decided, balanced_weights(heard)])
     groups = np.array_split(table[np.argsort(table[:, 0])], 10)
     apart = [abs(np.average(group[:, 0] - group[:, 1], weights=group[:, 2])) for group in groups]
     return float(np.average(apart, weights=[group[:, 2].sum() for group in groups]))
@@ -535,8 +429,8 @@ def main() -> None:
         *other_speech(graphs, own, options.texts, clips, data, count=options.count),
     ]
     heard = Ears(model, graphs, config).hear_all(trials)
-    config = choose_confidence(config, heard, false_accepts=options.false_accepts)
-    rows = report(heard, config)
+    config = calibrated(config, heard, false_accepts=options.false_accepts)
+    rows = acceptance(heard, config)
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     for field in fields(config):

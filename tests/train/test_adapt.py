@@ -26,6 +26,7 @@ from earshot.compress.export import export_transducer, read_transducer
 from earshot.core.errors import CommandsError, ConfigError, ModelFileError
 from earshot.core.understanding import SlotValue, Understanding
 from earshot.data.audio import read_audio
+from earshot.modelfile.reader import ModelFile
 from earshot.models.encoder import EncoderConfig
 from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import Transducer, TransducerConfig
@@ -35,6 +36,7 @@ from earshot.train import command_text, measure, run, synthesis
 from earshot.train.adapt import Adaptation, adapt, adaptation_recipe, training_minutes
 from earshot.train.recipe import CommandsConfig
 from earshot.train.text import load_texts
+from earshot.understand.calibration import stored_config
 from earshot.understand.templates import load_commands
 
 TEMPLATES = """
@@ -260,14 +262,17 @@ def test_a_stopped_adaptation_goes_on_and_another_one_starts_anew(
     result = adapt(request, tell=said.append)
     assert engine == []
     assert not list((request.work_dir / "checkpoints").glob("*.old"))  # as a new run leaves them
-    assert said[-1].startswith("going on in ")
+    assert said[-2].startswith("going on in ")
+    # One thing said for all sentences is no ground for a confidence.
+    assert said[-1].startswith("the confidence stays as it is")
+    assert stored_config(ModelFile(request.output)) is None
     assert result.before is None and result.after is None  # without flite's held-out voices
     assert result.output == request.output
     assert Recognizer.load(request.output).transcribe_file(_any_clip(request)).text
 
     before = (request.work_dir / "model.ear").stat().st_mtime_ns
     adapt(request, tell=said.append)
-    assert said[-1].endswith("it is taken as it is")
+    assert said[-2].endswith("it is taken as it is")
     assert (request.work_dir / "model.ear").stat().st_mtime_ns == before
 
     templates.write_text(TEMPLATES.replace("hall", "attic"))

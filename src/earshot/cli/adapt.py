@@ -31,6 +31,7 @@ _STAGES = {
     "tokenizer": "word pieces",
     "train": "training",
     "export": "export",
+    "calibrate": "calibration",
     "measure": "measuring",
 }
 _LINE_EVERY_S = 30.0

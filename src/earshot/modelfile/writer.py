@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from earshot.core.errors import ModelFileError
 from earshot.data.atomic import replaced_file
@@ -124,6 +125,32 @@ def write_model(
     header |= {"graphs": dict(graphs), "metadata": dict(metadata or {})}
     if understanding is not None:
         header["understanding"] = dict(understanding)
+    _write(path, header, tensors)
+
+
+def write_with_metadata(source: ModelFile, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model again with further metadata; all else stays.
+
+    Args:
+        source: The model.
+        path: The file to make or replace; may be that of `source`.
+        metadata: Added to what is there, or in its place where a key is there already.
+
+    Raises:
+        ModelFileError: The header becomes too long.
+        OSError: The file cannot be written.
+    """
+    header = {key: value for key, value in source.header.items() if key != "tensors"}
+    header["metadata"] = {**cast("dict[str, str]", header.get("metadata", {})), **metadata}
+    tensors = {
+        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
+        for tensor in source.tensors
+    }
+    _write(path, header, tensors)
+
+
+def _write(path: Path, header: dict[str, object], tensors: Mapping[str, EncodedTensor]) -> None:
+    """Lay a file out, and check it with the reader before it takes its name."""
     text, offsets = _placed(header, tensors)
     if len(text) > MAX_HEADER_BYTES:
         raise ModelFileError(

@@ -234,13 +234,7 @@ class Recognizer:
             self._grammar = (commands, command_config)
             grammar_search = {
                 "word_graph": commands.word_graph.to_native(vocabulary=len(model.pieces)),
-                "grammar_paths": command_config.grammar_paths,
-                "grammar_beam": command_config.grammar_beam,
-                "ctc_weight": command_config.ctc_weight,
-                "grammar_blank_penalty": command_config.grammar_blank_penalty,
-                "ctc_blank_penalty": command_config.ctc_blank_penalty,
-                "language_weight": command_config.language_weight,
-                "word_penalty": command_config.word_penalty,
+                **command_config.search_settings(),
             }
         with engine_errors():
             self._engine = _native.Recognizer(
@@ -271,7 +265,8 @@ class Recognizer:
             commands: Command templates to listen for: a file, a folder, a list of them, or
                 `understand.templates.Commands`. None recognises free speech only.
             command_threshold: Confidence from which on a command is accepted, 0..1; 0 accepts
-                any that fits best. None takes the one that was chosen on development data.
+                any that fits best. None takes the model's own, or where it carries none, the one
+                that was chosen for the embedded model on development data.
             method: "greedy_search" or "modified_beam_search".
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
@@ -300,11 +295,12 @@ class Recognizer:
                 )
             return cls(open_model(file), search)
         # Imported here: a recogniser of free speech needs none of it.
+        from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
         from earshot.understand.graph import compile_commands
         from earshot.understand.templates import Commands, load_commands
 
-        config = CommandConfig()
+        config = stored_config(ModelFile(file)) or CommandConfig()
         if command_threshold is not None:
             config = replace(config, threshold=command_threshold)
         if not isinstance(commands, Commands):

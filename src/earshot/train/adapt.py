@@ -24,10 +24,12 @@ from earshot.data.atomic import replaced_file
 from earshot.modelfile.reader import ModelFile
 from earshot.session.recognizer import Recognizer, embedded_model_path
 from earshot.train import run
+from earshot.train.calibrate import calibrate_model
 from earshot.train.cuts import read_cuts, write_json
 from earshot.train.measure import Figures, make_clips, measure
 from earshot.train.recipe import Recipe, load_recipe
 from earshot.train.synthesis import HELD_OUT_VOICES, installed_voices, require_voices
+from earshot.understand.calibration import stored_config
 from earshot.understand.templates import Commands, load_commands
 
 __all__ = [
@@ -43,7 +45,7 @@ __all__ = [
 DEFAULT_MINUTES = 24.0
 SETTINGS = Path(__file__).parent / "adapt.toml"
 
-_RESERVED_MINUTES = 1.5  # for export and measuring, of the default budget
+_RESERVED_MINUTES = 2.0  # for export, calibration and measuring, of the default budget
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
@@ -334,6 +336,7 @@ def adapt(
     if not made.is_file():
         run.run(recipe, stages=_FINISHING, progress=progress, training_bar=False)
     _verify(made, folder / "cuts" / "commands_dev.jsonl.gz")
+    _calibrate(recipe, commands, made, progress, tell)
     with made.open("rb") as source, replaced_file(request.output) as out:
         shutil.copyfileobj(source, out)
     before, after = _measure(recipe, commands, made, progress)
@@ -364,6 +367,29 @@ def _measure(
 
         figures.append(measure(model, commands, clips, progress=hear))
     return figures[0], figures[1]
+
+
+def _calibrate(
+    recipe: Recipe,
+    commands: Commands,
+    made: Path,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> None:
+    """Fit the confidence to the model, once; where there is too little to hear, say so."""
+    if stored_config(ModelFile(made)) is not None:
+        return
+    try:
+        calibrate_model(
+            made,
+            commands,
+            work_dir=Path(recipe.folder),
+            output=made,
+            seed=recipe.train.seed,
+            progress=lambda done, total: progress("calibrate", done, total),
+        )
+    except ConfigError as err:
+        tell(f"the confidence stays as it is for the embedded model: {err}")
 
 
 def _verify(model: Path, cuts: Path) -> None:

@@ -280,7 +280,7 @@ def training_loader(
     )
     clips = TrainingClips(
         tokenizer,
-        Augmenter(recipe.augment, _read_noise(folder), _read_rooms(folder)),
+        Augmenter(recipe.augment, read_noise(folder), _read_rooms(folder)),
         progress,
         num_bins=recipe.model.encoder.num_bins,
         stack=recipe.model.encoder.stack,
@@ -329,7 +329,8 @@ def _quiet_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _read_noise(folder: Path) -> NoisePool | None:
+def read_noise(folder: Path) -> NoisePool | None:
+    """The noise pool of an experiment folder; None where it has none."""
     track = folder / "noise" / "pool.npy"
     if not track.exists():
         return None

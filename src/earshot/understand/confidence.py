@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from earshot.core.errors import ConfigError
 
@@ -131,6 +132,21 @@ class CommandConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"commands.{name} is {value}; it must lie in {low}..{high}.")
+
+    def search_settings(self) -> dict[str, Any]:
+        """What the engine's recogniser is told beside the words."""
+        return {
+            name: getattr(self, name)
+            for name in (
+                "grammar_paths",
+                "grammar_beam",
+                "ctc_weight",
+                "grammar_blank_penalty",
+                "ctc_blank_penalty",
+                "language_weight",
+                "word_penalty",
+            )
+        }
 
 
 def command_confidence(evidence: Evidence, config: CommandConfig) -> float:

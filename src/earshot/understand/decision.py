@@ -28,7 +28,15 @@ from earshot.understand.confidence import (
 if TYPE_CHECKING:
     from earshot._native import CommandPath, CommandResult, StreamResult, WordResult
 
-__all__ = ["Decision", "Interpreter", "Reading", "decide", "read_nearest", "read_paths"]
+__all__ = [
+    "Decision",
+    "Interpreter",
+    "Reading",
+    "decide",
+    "meaning_key",
+    "read_nearest",
+    "read_paths",
+]
 
 
 class Interpreter(Protocol):
@@ -128,7 +136,7 @@ def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter)
     for path in result["paths"]:
         meaning = commands.interpret([word["word"] for word in path["words"]])
         if path["words"] and meaning is not None:
-            by_meaning.setdefault(_key(meaning), []).append((path, meaning))
+            by_meaning.setdefault(meaning_key(meaning), []).append((path, meaning))
     if not by_meaning:
         return None
     totals = {
@@ -177,7 +185,7 @@ def read_nearest(
     )
 
 
-def _key(meaning: Understanding) -> str:
-    """Equal for equal intents and values, however they were said."""
+def meaning_key(meaning: Understanding) -> str:
+    """A text that is equal for equal intents and values, however they were said."""
     values = {name: slot.value for name, slot in meaning.slots.items()}
     return json.dumps([meaning.intent, values], sort_keys=True, default=repr)
