@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 from processes import ColdStart, cold_start, peak_memory_mib
-from rtf import Contestant, race, test_audio
+from races import Contestant, race, test_audio
 from speech_sets import SAMPLE_RATE_HZ, SetMissing, data_folder
 from systems import default_model
 from wer import circumstances, print_aligned, save

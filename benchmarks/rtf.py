@@ -16,9 +16,7 @@ import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ import soundfile
 from ear_to_onnx import quantise_dynamically, write_onnx
 from onnx_runner import OnnxEncoder, OnnxGreedy, one_thread_session
 from processes import ColdStart, cold_start, peak_memory_mib, watched
-from speech_sets import REAL_SETS, SAMPLE_RATE_HZ, SetMissing, data_folder, read_clip
+from races import Contestant, race, test_audio
+from speech_sets import SAMPLE_RATE_HZ, data_folder
 from systems import METHODS, default_model
 from wer import circumstances, print_aligned
 
@@ -50,57 +49,6 @@ AIMS = {
 }
 
 Array = npt.NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class Contestant:
-    """Something that goes over all of the audio, and how long that took each time."""
-
-    name: str
-    part: str  # "recogniser" or "encoder"
-    run: Callable[[], None]
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-
-    def row(self, audio_s: float) -> dict[str, Any]:
-        """Real-time factors, as they go into the JSON object."""
-        wall, cpu = np.array(self.wall_s) / audio_s, np.array(self.cpu_s) / audio_s
-        return {
-            "part": self.part,
-            "contestant": self.name,
-            "rounds": len(wall),
-            "rtf_median": float(np.median(wall)),
-            "rtf_p10": float(np.percentile(wall, 10)),
-            "cpu_rtf_median": float(np.median(cpu)),
-            "cpu_rtf_p10": float(np.percentile(cpu, 10)),
-        }
-
-
-def race(contestants: Sequence[Contestant], *, rounds: int) -> None:
-    """Lets everybody run once unmeasured, then `rounds` times in turns."""
-    for contestant in contestants:
-        contestant.run()
-    for number in range(rounds):
-        for turn in range(len(contestants)):
-            contestant = contestants[(turn + number) % len(contestants)]
-            wall, cpu = time.perf_counter(), time.process_time()
-            contestant.run()
-            contestant.cpu_s.append(time.process_time() - cpu)
-            contestant.wall_s.append(time.perf_counter() - wall)
-
-
-def test_audio(data: Path, *, seconds: float) -> tuple[list[Array], str]:
-    """Speech to run over: LibriSpeech test rows, or the shipped examples where there are none."""
-    try:
-        clips = [clip.read() for clip in REAL_SETS["librispeech"](data, ["test"]).clips[:40]]
-        source = "LibriSpeech dev-clean half, test rows"
-    except SetMissing:
-        clips = [read_clip(path) for path in sorted((ROOT / "examples").glob("*.flac"))]
-        source = "examples/*.flac"
-    chosen: list[Array] = []
-    while sum(map(len, chosen)) < seconds * SAMPLE_RATE_HZ:
-        chosen.append(clips[len(chosen) % len(clips)])
-    return chosen, source
 
 
 def recogniser_runs(label: str, model: Path, clips: Sequence[Array]) -> list[Contestant]:
