@@ -36,11 +36,11 @@ class _MergedTransducerLoss(torch.autograd.Function):
             losses = _losses_in_bf16
         else:
             losses = _losses
-        total, *gradients = losses(
-            encoded,
-            predicted,
-            weight,
-            bias,
+        inputs = (encoded, predicted, weight, bias)
+        gradients = tuple(torch.zeros_like(x, dtype=torch.float32) for x in inputs)
+        total = losses(
+            inputs,
+            gradients,
             labels.to("cpu", torch.int32),
             # No alignment exists for the others; the data pipeline drops such clips.
             [
@@ -53,8 +53,7 @@ class _MergedTransducerLoss(torch.autograd.Function):
             compute_dtype,
             {"one_symbol_per_frame": one_symbol_per_frame, "fastemit_lambda": fastemit_lambda},
         )
-        like = (encoded, predicted, weight, bias)
-        ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(gradients, like, strict=True)))
+        ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)))
         return torch.tensor(total, dtype=torch.float32, device=encoded.device)
 
     @staticmethod
@@ -64,20 +63,16 @@ class _MergedTransducerLoss(torch.autograd.Function):
 
 
 def _losses(
-    encoded: Tensor,
-    predicted: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    inputs: tuple[Tensor, ...],
+    gradients: tuple[Tensor, ...],
     labels: Tensor,
     utterances: list[tuple[int, int, int]],
     dtype: torch.dtype,
     options: dict[str, Any],
-) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
-    """Summed loss and gradients of the (index, frames, pieces) in `utterances`, on any device."""
-    grad_encoded = torch.zeros_like(encoded, dtype=torch.float32)
-    grad_predicted = torch.zeros_like(predicted, dtype=torch.float32)
-    grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-    grad_bias = torch.zeros_like(bias, dtype=torch.float32)
+) -> float:
+    """Summed loss of the (index, frames, pieces) in `utterances`; adds to `gradients`."""
+    encoded, predicted, weight, bias = inputs
+    grad_encoded, grad_predicted, grad_weight, grad_bias = gradients
     low_weight = weight.to(dtype)
     total = 0.0
     for index, count, pieces in utterances:
@@ -96,24 +91,20 @@ def _losses(
         back *= 1.0 - joint.square()
         grad_encoded[index, :count] = back.sum(1)
         grad_predicted[index, : pieces + 1] = back.sum(0)
-    return total, grad_encoded, grad_predicted, grad_weight, grad_bias
+    return total
 
 
 def _losses_in_bf16(
-    encoded: Tensor,
-    predicted: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    inputs: tuple[Tensor, ...],
+    gradients: tuple[Tensor, ...],
     labels: Tensor,
     utterances: list[tuple[int, int, int]],
     dtype: torch.dtype,
     options: dict[str, Any],
-) -> tuple[float, Tensor, Tensor, Tensor, Tensor]:
+) -> float:
     """The same on a CPU: all but the products is the engine's, which reads and writes bf16."""
-    grad_encoded = torch.zeros_like(encoded, dtype=torch.float32)
-    grad_predicted = torch.zeros_like(predicted, dtype=torch.float32)
-    grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-    grad_bias = torch.zeros_like(bias, dtype=torch.float32)
+    encoded, predicted, weight, bias = inputs
+    grad_encoded, grad_predicted, grad_weight, grad_bias = gradients
     low_weight = weight.to(dtype)
     encodings, predictions = encoded.float().numpy(), predicted.float().numpy()
     biases = bias.float().numpy()
@@ -141,7 +132,7 @@ def _losses_in_bf16(
             grad_encoded[index, :count].numpy(),
             grad_predicted[index, : pieces + 1].numpy(),
         )
-    return total, grad_encoded, grad_predicted, grad_weight, grad_bias
+    return total
 
 
 def merged_transducer_loss(
