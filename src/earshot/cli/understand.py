@@ -147,9 +147,7 @@ def text(
 
         matcher = Matcher(load_commands(commands).network)
         said = spoken_form(sentence)
-        found = matcher.exact(said.split())
-        if found is None and not exact:
-            found = matcher.nearest(said)
+        found = matcher.exact(said.split()) if exact else matcher.closest(said)
     result = found or Understanding(None, {}, 0.0)
     if as_json:
         say(json.dumps({"text": said, **result.as_dict()}, ensure_ascii=False))

@@ -71,8 +71,7 @@ class CommandGraph:
             With the share of the text's letters that agree as its confidence, 1 for a text
             that is a command; None where no command is that like.
         """
-        exact = self._matcher.exact(text.split())
-        return exact or self._matcher.nearest(text, min_confidence=min_confidence)
+        return self._matcher.closest(text, min_confidence=min_confidence)
 
 
 def compile_commands(commands: Commands, tokenizer: Tokenizer) -> CommandGraph:

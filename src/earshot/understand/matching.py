@@ -138,6 +138,10 @@ class Matcher:
         spans = _Spans(words, list(range(count + 1)), [*edges, {}], [None] * (count + 1))
         return self._best(spans, letters=1)
 
+    def closest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
+        """What a text exactly means, else the command most like it; None if none is like enough."""
+        return self.exact(text.split()) or self.nearest(text, min_confidence=min_confidence)
+
     def nearest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
         """The command most like a text; None if none is like enough."""
         words = spoken_form(text).split()
