@@ -96,6 +96,7 @@ def write_model(
     tensors: Mapping[str, EncodedTensor],
     pieces: Sequence[str] | None = None,
     search: Mapping[str, object] | None = None,
+    phones: Sequence[str] | None = None,
     num_bins: int = 80,
     understanding: Mapping[str, object] | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -109,6 +110,7 @@ def write_model(
         tensors: Tensor name to packed tensor; sections lie in this order.
         pieces: The word piece of every id; only a recogniser has them.
         search: The `search` object of section 2; only a recogniser has one.
+        phones: What outputs 1.. of the graph `phones` mean; only a model with that graph has them.
         num_bins: Mel bins of the features, 1..256; said in a recogniser's file only.
         understanding: The `understanding` object of section 6, for a model over words.
         metadata: Licence, description, recipe and so on.
@@ -122,6 +124,8 @@ def write_model(
         header |= {"features": feature_settings(num_bins), "search": dict(search)}
     if pieces is not None:
         header["pieces"] = list(pieces)
+    if phones is not None:
+        header["phones"] = list(phones)
     header |= {"graphs": dict(graphs), "metadata": dict(metadata or {})}
     if understanding is not None:
         header["understanding"] = dict(understanding)
