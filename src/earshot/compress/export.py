@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from earshot.core.errors import ConfigError
+from earshot.data.pronunciation import PHONES
 from earshot.modelfile.codecs import encode_f32, encode_f32_r16, encode_int8, encode_u8
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
@@ -73,6 +74,7 @@ def export_transducer(
             "max_symbols_per_frame": 1 if model.config.one_symbol_per_frame else 10,
         },
         num_bins=model.config.encoder.num_bins,
+        phones=PHONES if model.config.phones else None,
         metadata=metadata,
     )
 
@@ -88,7 +90,8 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
         config: The shape it was trained with.
 
     Returns:
-        The network, on the CPU.
+        The network, on the CPU. A head over phones that the configuration has and the file lacks
+        is as a new network's.
 
     Raises:
         ModelFileError: Not a sound model file.
@@ -100,6 +103,10 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
     shapes = {info.name: info.shape for info in file.tensors}
     wanted = {name: tuple(tensor.value.shape) for name, tensor in tensors.items()}
     shapes.pop("tokenizer", None)
+    if "phones" not in file.header["graphs"]:  # older models: the head is trained from nothing
+        graphs.pop("phones", None)
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("phones.")}
+        wanted = {name: wanted[name] for name in tensors}
     if file.header["graphs"] != graphs or shapes != wanted:
         raise ConfigError(
             f"{path}: holds a network of another shape than the recipe's [model]. Use the recipe "

@@ -1,7 +1,7 @@
-"""The transducer: encoder, predictor, joiner, and a CTC head beside them.
+"""The transducer: encoder, predictor, joiner, and CTC heads beside them, over pieces and phones.
 
-Gives the training loss and describes itself as the graphs `encoder`, `predictor`, `joiner` and
-`ctc` of a `.ear` file. Knows nothing of data, optimisers or files.
+Gives the training loss and describes itself as the graphs `encoder`, `predictor`, `joiner`,
+`ctc` and `phones` of a `.ear` file. Knows nothing of data, optimisers or files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from earshot.data.pronunciation import PHONES
 from earshot.models.encoder import EncoderConfig, LstmEncoder
 from earshot.models.graph import GraphBuilder, GraphTensor
 from earshot.models.loss import merged_transducer_loss
@@ -31,17 +32,20 @@ class TransducerConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     ctc_weight: float = 0.3
+    phones: bool = False  # a second CTC head over phones, for grammars
+    phone_weight: float = 1.0
     one_symbol_per_frame: bool = True  # the loss allows what the search allows
     fastemit_lambda: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Losses of one batch in nats per piece; `total` is what is minimised."""
+    """Losses of one batch in nats per piece, of `phones` per phone; `total` is minimised."""
 
     total: Tensor
     transducer: Tensor
     ctc: Tensor
+    phones: Tensor  # 0 without the head
 
 
 class Transducer(nn.Module):
@@ -62,9 +66,17 @@ class Transducer(nn.Module):
         )
         self.joiner = nn.Linear(config.joiner_width, config.vocab_size)
         self.ctc = nn.Linear(config.encoder.hidden, config.vocab_size)
+        self.phones = nn.Linear(config.encoder.hidden, len(PHONES) + 1) if config.phones else None
 
     def forward(
-        self, features: Tensor, feature_lengths: Tensor, labels: Tensor, label_lengths: Tensor
+        self,
+        features: Tensor,
+        feature_lengths: Tensor,
+        labels: Tensor,
+        label_lengths: Tensor,
+        *,
+        phones: Tensor,
+        phone_lengths: Tensor,
     ) -> Losses:
         """Losses of a padded batch.
 
@@ -73,9 +85,11 @@ class Transducer(nn.Module):
             feature_lengths: (B,) frames of 10 ms.
             labels: (B, U) piece ids, int64, padded with anything.
             label_lengths: (B,).
+            phones: (B, P) phone ids, int64, padded with anything; unused without the head.
+            phone_lengths: (B,); below 0 where the phones are not known, which trains nothing.
 
         Returns:
-            Losses, each summed over the batch and divided by the number of pieces.
+            Losses, each summed over the batch and divided by the number of its labels.
         """
         hidden = self.encoder(features)
         stack = self.config.encoder.stack
@@ -95,20 +109,17 @@ class Transducer(nn.Module):
             )
             / pieces
         )
-        log_probs = functional.log_softmax(self.ctc(hidden).float(), dim=-1)
-        ctc = (
-            functional.ctc_loss(
-                log_probs.transpose(0, 1),
-                labels,
-                frames,
-                label_lengths,
-                blank=BLANK_ID,
-                reduction="sum",
-                zero_infinity=True,
-            )
-            / pieces
-        )
-        return Losses(transducer + self.config.ctc_weight * ctc, transducer.detach(), ctc.detach())
+        ctc = _ctc_loss(self.ctc(hidden), frames, labels, label_lengths)
+        total = transducer + self.config.ctc_weight * ctc
+        phone = torch.zeros((), device=hidden.device)
+        if self.phones is not None:
+            known = phone_lengths >= 0
+            if known.any():
+                phone = _ctc_loss(
+                    self.phones(hidden[known]), frames[known], phones[known], phone_lengths[known]
+                )
+                total = total + self.config.phone_weight * phone
+        return Losses(total, transducer.detach(), ctc.detach(), phone.detach())
 
     @torch.no_grad()
     def greedy_search(
@@ -163,13 +174,39 @@ class Transducer(nn.Module):
         joiner.linear(joiner.node("tanh", [total]), self.joiner, out="logits")
         ctc = GraphBuilder("ctc", ["hidden"])
         ctc.node("log_softmax", [ctc.linear("hidden", self.ctc)], out="log_probs")
+        builders = [encoder, predictor, joiner, ctc]
+        if self.phones is not None:
+            phones = GraphBuilder("phones", ["hidden"])
+            phones.node("log_softmax", [phones.linear("hidden", self.phones)], out="log_probs")
+            builders.append(phones)
         outputs = {
             "encoder": ["encoder_out", "hidden"],
             "predictor": ["predictor_out"],
             "joiner": ["logits"],
             "ctc": ["log_probs"],
+            "phones": ["log_probs"],
         }
-        builders = (encoder, predictor, joiner, ctc)
         graphs = {b.name: b.as_json(outputs[b.name]) for b in builders}
         tensors = {name: t for b in builders for name, t in b.tensors.items()}
         return graphs, tensors
+
+
+def _ctc_loss(logits: Tensor, frames: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """CTC loss in nats per label.
+
+    Args:
+        logits: (B, T, V).
+        frames: (B,).
+        labels: (B, U).
+        label_lengths: (B,).
+    """
+    loss = functional.ctc_loss(
+        functional.log_softmax(logits.float(), dim=-1).transpose(0, 1),
+        labels,
+        frames,
+        label_lengths,
+        blank=BLANK_ID,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return loss / label_lengths.sum().clamp_min(1)

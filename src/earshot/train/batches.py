@@ -11,7 +11,7 @@ import json
 import logging
 import multiprocessing as mp
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from earshot import _native
 from earshot.core.errors import ManifestError
+from earshot.data.pronunciation import Lexicon
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.recipe import Recipe, SourceConfig
 
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_S = 0.2
 LONGEST_S = 17.0
+COMMON_PRONUNCIATION_SHARE = 0.6  # of words take their first one; the others draw from all
 
 
 class Progress:
@@ -57,13 +59,16 @@ class Batch:
     """One padded batch.
 
     features (B, T, num_bins) log-mel, padded by repeating the last frame; feature_lengths (B,);
-    labels (B, U) int64 padded with 0; label_lengths (B,); texts and kinds, B each.
+    labels (B, U) int64 padded with 0; label_lengths (B,); phones (B, P) int64 padded with 0;
+    phone_lengths (B,), -1 where a word's pronunciation is not known; texts and kinds, B each.
     """
 
     features: Tensor
     feature_lengths: Tensor
     labels: Tensor
     label_lengths: Tensor
+    phones: Tensor
+    phone_lengths: Tensor
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
 
@@ -71,7 +76,14 @@ class Batch:
         """The same batch with its tensors on `device` (the signature is torch's own)."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("features", "feature_lengths", "labels", "label_lengths")
+            for name in (
+                "features",
+                "feature_lengths",
+                "labels",
+                "label_lengths",
+                "phones",
+                "phone_lengths",
+            )
         }
         return Batch(**moved, texts=self.texts, kinds=self.kinds)
 
@@ -195,6 +207,7 @@ class TrainingClips(Dataset[Batch]):
         self._stack = stack
         self._seed = seed
         self._drawn = 0
+        self._lexicon = Lexicon.load()
 
     def __getitem__(self, cuts: CutSet) -> Batch:  # type: ignore[override]
         self._drawn += 1
@@ -208,11 +221,22 @@ class TrainingClips(Dataset[Batch]):
             labels = self._tokenizer.encode(text)
             # A frame of 40 ms emits one piece at most: faster speech cannot be learnt.
             if len(labels) <= 0.8 * len(features) / self._stack:
-                clips.append((features, labels, text, kind_of(cut)))
+                clips.append(_Clip(features, labels, self._phones(text, rng), text, kind_of(cut)))
         if not clips:  # every device must get a batch: one second of near silence will do
             floor = rng.standard_normal(16000, dtype=np.float32) * np.float32(1e-4)
-            clips.append((_native.fbank(floor, self._num_bins), [], "", "noise"))
+            clips.append(_Clip(_native.fbank(floor, self._num_bins), [], [], "", "noise"))
         return _collate(clips, self._num_bins)
+
+    def _phones(self, text: str, rng: np.random.Generator) -> list[int] | None:
+        """Phones of a text, None if a word is unknown; a rarer pronunciation now and then."""
+        phones: list[int] = []
+        for word in text.split():
+            known = self._lexicon.pronunciations(word)
+            if not known:
+                return None
+            which = 0 if rng.random() < COMMON_PRONUNCIATION_SHARE else rng.integers(len(known))
+            phones.extend(known[which])
+        return phones
 
     def _features(self, samples: Samples, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         if self._augmenter is None:
@@ -223,27 +247,45 @@ class TrainingClips(Dataset[Batch]):
         return self._augmenter.perturb_features(features, strength, rng)
 
 
-def _collate(
-    clips: list[tuple[npt.NDArray[np.float32], list[int], str, str]], num_bins: int
-) -> Batch:
-    lengths = [len(features) for features, *_ in clips]
+@dataclass(frozen=True, slots=True)
+class _Clip:
+    features: npt.NDArray[np.float32]
+    labels: list[int]
+    phones: list[int] | None
+    text: str
+    kind: str
+
+
+def _collate(clips: list[_Clip], num_bins: int) -> Batch:
+    lengths = [len(clip.features) for clip in clips]
     # Multiples of 64 frames (16 at 40 ms): few distinct shapes, so kernels are planned once.
     longest = -(-max(lengths, default=4) // 64) * 64
     padded = np.zeros((len(clips), longest, num_bins), dtype=np.float32)
-    most = max((len(labels) for _, labels, *_ in clips), default=0)
-    label_table = np.zeros((len(clips), most), dtype=np.int64)
-    for row, (features, labels, *_) in enumerate(clips):
-        padded[row, : len(features)] = features
-        padded[row, len(features) :] = features[-1]
-        label_table[row, : len(labels)] = labels
+    for row, clip in enumerate(clips):
+        padded[row, : len(clip.features)] = clip.features
+        padded[row, len(clip.features) :] = clip.features[-1]
+    labels, label_lengths = _padded([clip.labels for clip in clips])
+    phones, phone_lengths = _padded([clip.phones for clip in clips])
     return Batch(
         features=torch.from_numpy(padded),
         feature_lengths=torch.tensor(lengths, dtype=torch.int64),
-        labels=torch.from_numpy(label_table),
-        label_lengths=torch.tensor([len(labels) for _, labels, *_ in clips], dtype=torch.int64),
-        texts=tuple(text for _, _, text, _ in clips),
-        kinds=tuple(kind for *_, kind in clips),
+        labels=labels,
+        label_lengths=label_lengths,
+        phones=phones,
+        phone_lengths=phone_lengths,
+        texts=tuple(clip.text for clip in clips),
+        kinds=tuple(clip.kind for clip in clips),
     )
+
+
+def _padded(rows: Sequence[list[int] | None]) -> tuple[Tensor, Tensor]:
+    """Ids (B, U) padded with 0, and how many of each row count; -1 for None."""
+    lengths = [-1 if row is None else len(row) for row in rows]
+    table = torch.zeros((len(rows), max(0, *lengths)), dtype=torch.int64)
+    for n, row in enumerate(rows):
+        if row:
+            table[n, : len(row)] = torch.tensor(row)
+    return table, torch.tensor(lengths, dtype=torch.int64)
 
 
 def training_loader(

@@ -87,13 +87,19 @@ class TrainingModule(lightning.LightningModule):
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
         losses = self.transducer(
-            batch.features, batch.feature_lengths, batch.labels, batch.label_lengths
+            batch.features,
+            batch.feature_lengths,
+            batch.labels,
+            batch.label_lengths,
+            phones=batch.phones,
+            phone_lengths=batch.phone_lengths,
         )
         self._audio_s += float(batch.feature_lengths.sum()) / 100
         self.log_dict(
             {
                 "loss": losses.transducer,
                 "ctc": losses.ctc,
+                "phones": losses.phones,
                 "lr": rate,
                 "hours": self._audio_s / 3600,
                 "done": self._progress.get(),
