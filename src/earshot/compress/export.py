@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -103,7 +103,8 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
     shapes = {info.name: info.shape for info in file.tensors}
     wanted = {name: tuple(tensor.value.shape) for name, tensor in tensors.items()}
     shapes.pop("tokenizer", None)
-    if "phones" not in file.header["graphs"]:  # older models: the head is trained from nothing
+    if "phones" not in cast("dict[str, object]", file.header["graphs"]):
+        # An older model: the head is trained from nothing.
         graphs.pop("phones", None)
         tensors = {k: v for k, v in tensors.items() if not k.startswith("phones.")}
         wanted = {name: wanted[name] for name in tensors}
