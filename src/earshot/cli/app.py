@@ -9,7 +9,16 @@ from typing import Annotated
 import typer
 
 import earshot
-from earshot.cli import adapt, listen, model, train, transcribe, understand, understand_model
+from earshot.cli import (
+    adapt,
+    export,
+    listen,
+    model,
+    train,
+    transcribe,
+    understand,
+    understand_model,
+)
 
 app = typer.Typer(
     name="earshot",
@@ -22,6 +31,7 @@ app = typer.Typer(
 app.command("transcribe")(transcribe.transcribe)
 app.command("listen")(listen.listen)
 app.command("adapt")(adapt.adapt)
+model.app.command("export")(export.export)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
 understand.app.command("train")(understand_model.train)
