@@ -1,4 +1,4 @@
-"""`earshot model`: look into model files and check them. Prints what `modelfile` finds."""
+"""`earshot model`: look into model files, check and update them. Prints what `modelfile` finds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from earshot.cli.console import EXPECTED_FAILURE, complain, reported, say
+from earshot.cli.console import EXPECTED_FAILURE, complain, reported, say, usage_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-app = typer.Typer(help="Look into .ear model files and check them.", no_args_is_help=True)
+app = typer.Typer(help="Look into .ear model files, check and update them.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")]
+UpdateJsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command()
@@ -70,6 +71,111 @@ def verify(
             say(f"{path}: sound, {len(model.tensors)} tensors, {model.size_bytes} bytes")
     if failed:
         raise typer.Exit(EXPECTED_FAILURE)
+
+
+@app.command()
+def diff(
+    old: Annotated[Path, typer.Argument(help="The model that devices have.")],
+    new: Annotated[Path, typer.Argument(help="The model that they shall have.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The .eard update to write.")
+    ] = None,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Private Ed25519 key (PEM) that signs it.")
+    ] = None,
+    as_json: UpdateJsonOption = False,
+) -> None:
+    """Show what differs between two models, and write it as an update for `model patch`."""
+    if sign is not None and output is None:
+        raise usage_error("--sign: there is nothing to sign without --output; give both.")
+    _require_other(output, old, new)
+    with reported():
+        from earshot.modelfile.diff import compare_models
+        from earshot.modelfile.reader import ModelFile
+        from earshot.modelfile.signature import read_private_key
+
+        key = read_private_key(sign) if sign is not None else None
+        difference = compare_models(ModelFile(old), ModelFile(new))
+        summary = difference.summary()
+        if output is not None:
+            size = difference.write(output, key=key)
+            summary |= {"size_bytes": size, "share": size / difference.result.size_bytes}
+        summary |= {"output": str(output) if output else None, "signed": key is not None}
+    if as_json:
+        say(json.dumps(summary, ensure_ascii=False))
+    else:
+        _print_difference(cast("dict[str, Any]", summary))
+
+
+@app.command()
+def patch(
+    old: Annotated[Path, typer.Argument(help="The model that the update was made for.")],
+    update: Annotated[Path, typer.Argument(help="The .eard update.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The new model; may be the old one.")
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the old model.")] = False,
+    require_key: Annotated[
+        Path | None,
+        typer.Option("--require-key", help="Public Ed25519 key (PEM) that must have signed it."),
+    ] = None,
+    as_json: UpdateJsonOption = False,
+) -> None:
+    """Make the new model from the old one and an update; killed meanwhile, the old one stands."""
+    if (output is not None) == in_place:
+        raise usage_error("the new model needs a place: give either --output or --in-place.")
+    _require_other(output, update)
+    with reported():
+        from earshot.modelfile.patch import patch_model
+
+        report = patch_model(old, update, output=output or old, required_key=require_key)
+    if as_json:
+        say(json.dumps(report.summary(), ensure_ascii=False))
+    elif report.was_current:
+        say(f"{report.output}: has this update already, {report.size_bytes} bytes")
+    else:
+        signed = ", signature checked" if report.signature == "checked" else ""
+        say(f"{report.output}: written and sound, {report.size_bytes} bytes{signed}")
+
+
+def _require_other(output: Path | None, *inputs: Path) -> None:
+    """An update must not take the place of a file that it is made from, or the other way round."""
+    for path in inputs:
+        if output is not None and output.exists() and path.exists() and output.samefile(path):
+            raise usage_error(f"--output: {output} is also an input; name another file.")
+
+
+def _print_difference(summary: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("tensor", "stored", box=None, pad_edge=False)
+    table.add_column("blocks", justify="right")
+    table.add_column("changed", justify="right")
+    for tensor in summary["tensors"]:
+        if tensor["kind"] == "same":
+            continue
+        stored = "as changes" if tensor["kind"] == "changed" else "whole"
+        counts = f"{tensor['blocks']:,}", f"{tensor['changed_blocks']:,}"
+        table.add_row(escape(tensor["name"]), stored, *counts)
+    if table.row_count:
+        console.print(table)
+        console.print()
+    for name in summary["removed"]:
+        console.print(f"{escape(name)}: no longer there", soft_wrap=True)
+    changed, blocks = summary["changed_blocks"], summary["blocks"]
+    share = changed / blocks if blocks else 0.0
+    console.print(f"{changed:,} of {blocks:,} blocks of 64 bytes changed ({share:.1%})")
+    written = escape(summary["output"]) if summary["output"] else "an update"
+    has = "has" if summary["output"] else "would have"
+    signed = ", signed" if summary["signed"] else ""
+    console.print(
+        f"{written} {has} {summary['size_bytes']:,} bytes, {summary['share']:.1%} of the new "
+        f"model's {summary['result']['size_bytes']:,}{signed}",
+        soft_wrap=True,
+    )
 
 
 def _embedded() -> Path:

@@ -2,6 +2,7 @@
 
     EarshotError                 catch this one to catch all of them
     ├── ModelFileError           a `.ear` file is missing, damaged or of another version
+    ├── ModelUpdateError         an `.eard` file, or the key for one, cannot be used
     ├── AudioError               sound that cannot be read or is not sound
     ├── ManifestError            a list of utterances that cannot be read
     ├── CommandsError            command templates that cannot be used, all problems at once
@@ -58,6 +59,10 @@ class ModelFileError(_LocatedError):
     def path(self) -> str:
         """The file that cannot be used."""
         return self.where
+
+
+class ModelUpdateError(_LocatedError):
+    """An update is damaged, of another version, for another model, or not signed as demanded."""
 
 
 class AudioError(_LocatedError):

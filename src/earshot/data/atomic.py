@@ -1,6 +1,10 @@
 """Files that appear complete or not at all. Knows nothing of what is written."""
 
+import contextlib
+import fcntl
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +27,58 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: The folder is absent, full or not writable.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "w+b") as file:
+        with open(temporary, "x+b") as file:
+            # The lock says that somebody is still writing: see `remove_leftovers`.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> int:
+    """Delete what dead processes left behind when they were killed inside `replaced_file`.
+
+    Files that a living process still writes are locked, and stay.
+
+    Args:
+        path: The file that they were to become.
+
+    Returns:
+        How many were deleted.
+
+    Raises:
+        OSError: The folder is absent or not writable.
+    """
+    leftover = re.compile(re.escape(f".{path.name}.") + r"\d+\.[0-9a-f]{8}\.tmp")
+    removed = 0
+    with os.scandir(path.parent) as entries:
+        found = [entry for entry in entries if leftover.fullmatch(entry.name)]
+    for entry in found:
+        if not entry.is_file(follow_symlinks=False):
+            continue
+        with (
+            contextlib.suppress(FileNotFoundError, BlockingIOError),
+            open(entry.path, "rb") as file,
+        ):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(entry.path)
+            removed += 1
+    return removed
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk; a file system that cannot do so for folders has no more."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
