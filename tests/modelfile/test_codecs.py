@@ -161,7 +161,8 @@ def test_bytes_pass_through():
         ),
         (
             lambda: section_bytes("q4", (2,)),
-            "codec: 'q4'; it must be one of f32, f32_r16, i8_r16x4, u8.",
+            "codec: 'q4'; it must be one of f32, f32_r16, i8_r16x4, u8, i8_b16x1, i8_b16x4, "
+            "i4_b16x1, i4_b16x4, i4_r16x4.",
         ),
         (
             lambda: section_bytes("u8", (2, 2)),

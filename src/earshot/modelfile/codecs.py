@@ -7,13 +7,19 @@ model reads the packed bytes in place and never unpacks.
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-Codec = Literal["f32", "f32_r16", "i8_r16x4", "u8"]
+Codec = Literal[
+    "f32", "f32_r16", "i8_r16x4", "u8", "i8_b16x1", "i8_b16x4", "i4_b16x1", "i4_b16x4", "i4_r16x4"
+]
 CODECS: tuple[Codec, ...] = get_args(Codec)
+# Those that a reader of version 1 does not know.
+VERSION_2_CODECS: frozenset[Codec] = frozenset(
+    ("i8_b16x1", "i8_b16x4", "i4_b16x1", "i4_b16x4", "i4_r16x4")
+)
 
 ROW_BLOCK = 16  # rows that one kernel call computes side by side
 COLUMN_GROUP = 4  # int8 products that one dot-product instruction sums
@@ -21,6 +27,9 @@ COLUMN_PAD = 64  # int8 rows are padded to this many columns
 MAX_COLUMNS = 131_072  # 127 * 127 * K must stay below 2^31
 MAX_ELEMENTS = 2**31
 MAX_INT8 = 127  # symmetric: -128 is never used, so that |q| has one bound
+VECTOR_BYTES = 64  # 16 rows x 4 columns of 8 bits, or x 8 of 4 bits
+MASK_BITS = 64
+LEVELS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +47,8 @@ class EncodedTensor:
     data: bytes
 
     def __post_init__(self) -> None:
-        expected = section_bytes(self.codec, self.shape)
+        vectors = _stored_vectors(self.codec, self.shape, self.data)
+        expected = section_bytes(self.codec, self.shape, vectors=vectors)
         if len(self.data) != expected:
             raise ValueError(
                 f"tensor: {len(self.data)} bytes for codec {self.codec} and shape "
@@ -50,12 +60,59 @@ def _rounded_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def section_bytes(codec: Codec, shape: tuple[int, ...]) -> int:
+def _is_sparse(codec: Codec) -> bool:
+    return codec in ("i8_b16x1", "i8_b16x4", "i4_b16x1", "i4_b16x4")
+
+
+def _block_columns(codec: Codec) -> int:
+    """Columns of a block of a sparse codec."""
+    return 4 if codec.endswith("x4") else 1
+
+
+def _columns_per_vector(codec: Codec) -> int:
+    """Columns of 16 rows in 64 bytes."""
+    return 2 * COLUMN_GROUP if codec.startswith("i4") else COLUMN_GROUP
+
+
+def _mask_words(codec: Codec, columns: int) -> int:
+    """64-bit words of the mask of a block of rows."""
+    groups = _rounded_up(columns, COLUMN_PAD) // _block_columns(codec)
+    return -(-groups // MASK_BITS)
+
+
+def _packed_head(codec: Codec, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Where masks, row scales and vectors start in a section of a sparse or 4-bit codec."""
+    padded_rows = _rounded_up(shape[0], ROW_BLOCK)
+    masks = LEVELS if codec.startswith("i4") else 0
+    scales = masks
+    if _is_sparse(codec):
+        scales += 8 * _mask_words(codec, shape[1]) * (padded_rows // ROW_BLOCK)
+    return masks, scales, _rounded_up(scales + 2 * padded_rows, VECTOR_BYTES)
+
+
+def _stored_vectors(codec: Codec, shape: tuple[int, ...], data: bytes) -> int:
+    """How many 64-byte vectors of values the masks of a sparse section ask for; else 0."""
+    if not _is_sparse(codec) or len(shape) != 2 or len(data) < _packed_head(codec, shape)[2]:
+        return 0
+    columns = _block_columns(codec) * _masks(codec, shape, data).sum(axis=1, dtype=np.int64)
+    return int((-(-columns // _columns_per_vector(codec))).sum())
+
+
+def _masks(codec: Codec, shape: tuple[int, ...], data: bytes) -> npt.NDArray[np.uint8]:
+    """Which blocks a sparse section stores: (row blocks, column blocks), 0 or 1."""
+    start, end, _ = _packed_head(codec, shape)
+    words = np.frombuffer(data, np.uint8, end - start, start)
+    rows = words.reshape(_rounded_up(shape[0], ROW_BLOCK) // ROW_BLOCK, -1)
+    return np.unpackbits(rows, axis=1, bitorder="little")
+
+
+def section_bytes(codec: Codec, shape: tuple[int, ...], *, vectors: int = 0) -> int:
     """The size of a section in bytes.
 
     Args:
         codec: One of `CODECS`.
         shape: Logical shape, 1..4 positive integers.
+        vectors: Of a sparse codec: how many vectors of values its masks ask for.
 
     Returns:
         The number of bytes, without the padding between sections.
@@ -83,7 +140,12 @@ def section_bytes(codec: Codec, shape: tuple[int, ...]) -> int:
     padded_rows = _rounded_up(shape[0], ROW_BLOCK)
     if codec == "f32_r16":
         return 4 * padded_rows * shape[1]
-    return padded_rows * _rounded_up(shape[1], COLUMN_PAD) + 8 * padded_rows
+    padded_columns = _rounded_up(shape[1], COLUMN_PAD)
+    if codec == "i8_r16x4":
+        return padded_rows * padded_columns + 8 * padded_rows
+    if codec == "i4_r16x4":
+        vectors = padded_rows * padded_columns // 2 // VECTOR_BYTES
+    return _packed_head(codec, shape)[2] + VECTOR_BYTES * vectors
 
 
 def _finite_f32(array: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -221,6 +283,287 @@ def encode_int8(matrix: npt.ArrayLike) -> EncodedTensor:
     return encode_i8_r16x4(*quantize_rows(matrix))
 
 
+def _to_bf16(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Rounded to the nearest number that has eight significant bits, ties to even."""
+    bits = values.astype("<f4").view("<u4").astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
+    return rounded.astype("<u4").view("<f4")
+
+
+def _row_scales(
+    scale: npt.ArrayLike | None, default: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """The scales of rows as a file holds them: given ones, else `default`."""
+    if scale is None:
+        return _to_bf16(default)
+    given = _finite_f32(scale)
+    if given.shape != default.shape or (given.size and given.min() < 0):
+        raise ValueError(
+            f"tensor: scales have shape {given.shape} and minimum {given.min(initial=np.inf)}; "
+            f"there must be {len(default)}, none negative."
+        )
+    return _to_bf16(given.astype(np.float64))
+
+
+def _in_steps(
+    values: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Weights over their row's scale; zeros where that is 0."""
+    divisor = np.where(scale > 0, scale, np.float32(np.inf))
+    # Far beyond the largest step already: the bound only keeps a tiny scale from overflowing.
+    with np.errstate(over="ignore"):
+        return np.clip(values / divisor[:, None], -1024, 1024)
+
+
+def _checked_codebook(codebook: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    levels = np.asarray(codebook)
+    whole = levels.shape == (LEVELS,) and np.isfinite(levels).all()
+    whole = whole and np.array_equal(levels, np.rint(levels))
+    if not whole or np.abs(levels).max() > MAX_INT8 or np.any(np.diff(levels) < 0):
+        raise ValueError(
+            f"codebook: {levels.tolist()}; it must be {LEVELS} whole numbers in "
+            f"-{MAX_INT8}..{MAX_INT8}, ascending."
+        )
+    return levels.astype(np.int8)
+
+
+_FINENESS = 4  # a weight is rounded to a quarter of a step before its nearest level is looked up
+
+
+def _nearest_levels(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    """The code of every quarter step from -128 to 128."""
+    steps = np.arange(-128 * _FINENESS, 128 * _FINENESS + 1) / _FINENESS
+    distance = np.abs(steps[:, None] - levels.astype(np.float64))
+    nearest: npt.NDArray[np.uint8] = distance.argmin(axis=1).astype(np.uint8)
+    return nearest
+
+
+def _codes(
+    values: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    nearest: npt.NDArray[np.uint8],
+) -> npt.NDArray[np.uint8]:
+    steps = np.clip(_in_steps(values, scale), -128, 128) * _FINENESS
+    codes: npt.NDArray[np.uint8] = nearest[np.rint(steps).astype(np.int16) + 128 * _FINENESS]
+    return codes
+
+
+def _best_row_scales(
+    values: npt.NDArray[np.float32], levels: npt.NDArray[np.int8]
+) -> npt.NDArray[np.float32]:
+    """Of the scales that put a row's largest weight on a level, those with the least squared error.
+
+    Rows that were made from the codebook come back exactly, whichever level was their largest.
+    """
+    nearest = _nearest_levels(levels)
+    largest = np.abs(values).max(axis=1).astype(np.float64)
+    magnitudes = np.unique(np.abs(levels.astype(np.int64)))[::-1]
+    best: npt.NDArray[np.float32] = np.zeros(len(values), np.float32)
+    least = np.full(len(values), np.inf)
+    for magnitude in magnitudes[magnitudes > 0.4 * magnitudes[0]]:
+        scale = _to_bf16(largest / magnitude)
+        made = levels[_codes(values, scale, nearest)] * scale[:, None]
+        # Zeros are mostly left out of the file, so they have no say.
+        error = np.where(values != 0, made - values, 0)
+        squares = np.einsum("mk,mk->m", error, error, dtype=np.float64)
+        better = squares < least
+        best[better], least[better] = scale[better], squares[better]
+    return best
+
+
+def fit_codebook(matrix: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    """Sixteen levels that fit a matrix: Lloyd-Max over weights relative to their row's largest.
+
+    Zeros are not counted: those of a pruned matrix are not stored.
+
+    Args:
+        matrix: Shape (M, K), finite.
+
+    Returns:
+        16 levels in -127..127, ascending, the largest magnitude 127.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    values = _finite_f32(matrix)
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    relative = np.divide(values, largest, where=largest > 0, out=np.zeros_like(values))
+    stored = np.sort(relative[relative != 0].astype(np.float64))
+    if not len(stored):
+        return np.linspace(-MAX_INT8, MAX_INT8, LEVELS).round().astype(np.int8)
+    # Sorted, an even sample has the distribution of the whole.
+    stored = stored[np.linspace(0, len(stored) - 1, min(len(stored), 20_000)).round().astype(int)]
+    centres = np.quantile(stored, (np.arange(LEVELS) + 0.5) / LEVELS)
+    for _ in range(25):
+        cell = np.searchsorted((centres[1:] + centres[:-1]) / 2, stored)
+        count = np.bincount(cell, minlength=LEVELS)
+        total = np.bincount(cell, stored, minlength=LEVELS)
+        centres = np.where(count > 0, total / np.maximum(count, 1), centres)
+    return np.sort(np.rint(centres * (MAX_INT8 / np.abs(centres).max()))).astype(np.int8)
+
+
+def _quantised(
+    values: npt.NDArray[np.float32],
+    bits: int,
+    codebook: npt.ArrayLike | None,
+    scale: npt.ArrayLike | None,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], bytes]:
+    """Stored codes (M, K), row scales (M,) and the bytes of the codebook."""
+    largest = np.abs(values).max(axis=1).astype(np.float64)
+    if bits == 8:
+        if codebook is not None:
+            raise ValueError("codebook: given for 8 bits; only 4 bits have one.")
+        scales = _row_scales(scale, largest / MAX_INT8)
+        steps = np.clip(np.rint(_in_steps(values, scales)), -MAX_INT8, MAX_INT8)
+        return steps.astype(np.int8).view(np.uint8), scales, b""
+    levels = _checked_codebook(fit_codebook(values) if codebook is None else codebook)
+    if scale is None:
+        scale = _best_row_scales(values, levels)
+    scales = _row_scales(scale, largest)
+    return _codes(values, scales, _nearest_levels(levels)), scales, levels.tobytes()
+
+
+def _packed_vectors(codes: npt.NDArray[np.uint8], per_vector: int) -> bytes:
+    """Columns of 16 rows as vectors: [16][4], the low four bits first where 8 share one."""
+    short = -codes.shape[1] % per_vector
+    filled = np.pad(codes, ((0, 0), (0, short)))
+    vectors = filled.reshape(ROW_BLOCK, -1, per_vector // COLUMN_GROUP, COLUMN_GROUP)
+    halves = vectors.transpose(1, 2, 0, 3)  # (vector, half, row, column)
+    joined = halves[:, 0] if halves.shape[1] == 1 else halves[:, 0] | halves[:, 1] << 4
+    return joined.tobytes()
+
+
+def _row_blocks(
+    codec: Codec, codes: npt.NDArray[np.uint8], scales: npt.NDArray[np.float32], book: bytes
+) -> tuple[npt.NDArray[np.uint8], bytes, bytes]:
+    """Codes padded to whole blocks (Mp/16, 16, Kp), the scales' bytes, the padding after them."""
+    rows, columns = codes.shape
+    padded_rows = _rounded_up(rows, ROW_BLOCK)
+    padded = np.zeros((padded_rows, _rounded_up(columns, COLUMN_PAD)), np.uint8)
+    padded[:rows, :columns] = codes
+    _, start, values = _packed_head(codec, codes.shape)
+    words = np.zeros(padded_rows, "<u2")
+    words[:rows] = scales.view("<u4") >> 16
+    filler = bytes(values - start - 2 * padded_rows)
+    return padded.reshape(-1, ROW_BLOCK, padded.shape[1]), words.tobytes(), filler
+
+
+def encode_int4(
+    matrix: npt.ArrayLike,
+    *,
+    codebook: npt.ArrayLike | None = None,
+    scale: npt.ArrayLike | None = None,
+) -> EncodedTensor:
+    """A dense matrix in 4 bits a weight: an index into 16 levels.
+
+    Args:
+        matrix: Shape (M, K), finite.
+        codebook: 16 whole numbers in -127..127, ascending; without one, `fit_codebook`'s.
+        scale: Shape (M,): what a level of 1 is worth in each row, rounded to bfloat16; without
+            it, the one with the least squared error. Give it where training knows it.
+
+    Returns:
+        Codec `i4_r16x4`.
+
+    Raises:
+        ValueError: A value is not finite, or shapes or levels are not allowed.
+    """
+    values = _finite_f32(matrix)
+    section_bytes("i4_r16x4", values.shape)
+    codes, scales, book = _quantised(values, 4, codebook, scale)
+    blocks, words, filler = _row_blocks("i4_r16x4", codes, scales, book)
+    parts = [_packed_vectors(block, 2 * COLUMN_GROUP) for block in blocks]
+    return EncodedTensor(
+        "i4_r16x4", (values.shape[0], values.shape[1]), b"".join([book, words, filler, *parts])
+    )
+
+
+def encode_sparse(
+    weights: npt.ArrayLike,
+    *,
+    block: tuple[int, int],
+    bits: int,
+    codebook: npt.ArrayLike | None = None,
+    scale: npt.ArrayLike | None = None,
+) -> EncodedTensor:
+    """A matrix without its blocks of zeros: which blocks there are, and their values.
+
+    Nothing is pruned here. A block is left out when every weight in it is exactly 0; weights of 0
+    in blocks that stay are quantised like any other, and with 4 bits become the nearest level.
+
+    Args:
+        weights: Shape (M, K), finite.
+        block: (16, 1) or (16, 4): rows and columns of a block.
+        bits: 8, or 4 with a codebook.
+        codebook: For 4 bits: 16 whole numbers in -127..127, ascending; without one,
+            `fit_codebook`'s.
+        scale: Shape (M,): what a step (8 bits) or a level of 1 (4 bits) is worth in each row,
+            rounded to bfloat16; without it, from the row's largest weight (8 bits) or the
+            least squared error (4 bits). Give it where training knows it.
+
+    Returns:
+        Codec `i8_b16x1`, `i8_b16x4`, `i4_b16x1` or `i4_b16x4`.
+
+    Raises:
+        ValueError: A value is not finite, or block, bits, shapes or levels are not allowed.
+    """
+    if block not in ((16, 1), (16, 4)) or bits not in (8, 4):
+        raise ValueError(
+            f"tensor: blocks of {block} with {bits} bits; blocks must be (16, 1) or (16, 4), "
+            "bits 8 or 4."
+        )
+    codec = cast("Codec", f"i{bits}_b16x{block[1]}")
+    values = _finite_f32(weights)
+    section_bytes(codec, values.shape)
+    codes, scales, book = _quantised(values, bits, codebook, scale)
+    blocks, words, filler = _row_blocks(codec, codes, scales, book)
+    rows, columns = values.shape
+    present = np.zeros((len(blocks) * ROW_BLOCK, blocks.shape[2]), bool)
+    present[:rows, :columns] = values != 0
+    cells = present.reshape(len(blocks), ROW_BLOCK, -1, block[1])
+    kept = np.zeros(cells.shape[::2], bool)
+    cells.any(axis=(1, 3), out=kept)
+    bits_of_rows = np.zeros((len(blocks), MASK_BITS * _mask_words(codec, columns)), np.uint8)
+    bits_of_rows[:, : kept.shape[1]] = kept
+    masks = np.packbits(bits_of_rows, axis=1, bitorder="little").tobytes()
+    parts = [
+        _packed_vectors(part[:, np.repeat(keep, block[1])], _columns_per_vector(codec))
+        for part, keep in zip(blocks, kept, strict=True)
+    ]
+    return EncodedTensor(codec, (rows, columns), b"".join([book, masks, words, filler, *parts]))
+
+
+def _decode_packed(tensor: EncodedTensor) -> npt.NDArray[np.float32]:
+    """The values of a sparse or 4-bit codec; blocks that are not stored are 0."""
+    codec, (rows, columns), data = tensor.codec, tensor.shape, tensor.data
+    _, scales_at, values_at = _packed_head(codec, tensor.shape)
+    blocks = _rounded_up(rows, ROW_BLOCK) // ROW_BLOCK
+    padded_columns = _rounded_up(columns, COLUMN_PAD)
+    if _is_sparse(codec):
+        present = np.repeat(_masks(codec, tensor.shape, data), _block_columns(codec), axis=1)
+        present = present[:, :padded_columns].astype(bool)
+    else:
+        present = np.ones((blocks, padded_columns), bool)
+    per_vector = _columns_per_vector(codec)
+    steps = np.zeros((blocks, ROW_BLOCK, padded_columns), np.int8)
+    for block, keep in zip(steps, present, strict=True):
+        count = int(keep.sum())
+        vectors = -(-count // per_vector)
+        raw = np.frombuffer(data, np.uint8, vectors * VECTOR_BYTES, values_at)
+        raw = raw.reshape(vectors, 1, ROW_BLOCK, COLUMN_GROUP)
+        values_at += vectors * VECTOR_BYTES
+        if per_vector == COLUMN_GROUP:
+            packed = raw.view(np.int8)
+        else:
+            levels = np.frombuffer(data, np.int8, LEVELS)
+            packed = levels[np.concatenate([raw & 15, raw >> 4], axis=1)]
+        block[:, keep] = packed.transpose(2, 0, 1, 3).reshape(ROW_BLOCK, -1)[:, :count]
+    words = np.frombuffer(data, "<u2", rows, scales_at).astype("<u4") << 16
+    flat = steps.reshape(-1, padded_columns)[:rows, :columns]
+    values: npt.NDArray[np.float32] = flat * words.view("<f4")[:, None]
+    return values
+
+
 def encode_u8(data: bytes) -> EncodedTensor:
     """Bytes as they are.
 
@@ -243,13 +586,15 @@ def decode_tensor(tensor: EncodedTensor) -> npt.NDArray[np.float32]:
         tensor: Any codec.
 
     Returns:
-        Float32 of the logical shape; int8 weights come back times their scale, bytes as
+        Float32 of the logical shape; quantised weights come back times their scale, bytes as
         0..255.
     """
     if tensor.codec == "f32":
         return np.frombuffer(tensor.data, "<f4").reshape(tensor.shape).copy()
     if tensor.codec == "u8":
         return np.frombuffer(tensor.data, np.uint8).astype(np.float32)
+    if tensor.codec in VERSION_2_CODECS:
+        return _decode_packed(tensor)
     rows, columns = tensor.shape
     padded_rows = _rounded_up(rows, ROW_BLOCK)
     if tensor.codec == "f32_r16":
