@@ -1,22 +1,37 @@
 """Writes a `Transducer` as a `.ear` file, and reads one back to train it further.
 
 The network describes itself as graphs; this module picks a codec for every tensor and packs it.
-Matrices and embedding tables take the recipe's codec, vectors stay float32.
+Matrices and embedding tables take the recipe's codec or, where training has given them a grid, the
+smallest codec that holds it exactly; vectors stay float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from earshot.compress.grid import Grid, uniform_levels
+from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
 from earshot.data.pronunciation import PHONES
-from earshot.modelfile.codecs import encode_f32, encode_f32_r16, encode_int8, encode_u8
+from earshot.modelfile.codecs import (
+    ROW_BLOCK,
+    EncodedTensor,
+    encode_f32,
+    encode_f32_r16,
+    encode_i8_r16x4,
+    encode_int8,
+    encode_u8,
+)
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
+from earshot.models.encoder import EncoderConfig
+from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer, TransducerConfig
 
 MatrixCodec = Literal["f32_r16", "i8_r16x4"]
@@ -30,6 +45,7 @@ def export_transducer(
     pieces: list[str],
     tokenizer: bytes,
     codec: MatrixCodec = "i8_r16x4",
+    grids: Mapping[str, Grid] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `model` for the engine.
@@ -41,6 +57,8 @@ def export_transducer(
         pieces: The word piece of every id.
         tokenizer: The SentencePiece model, stored as it is.
         codec: For matrices: int8 with one scale a row, or float32.
+        grids: Tensor name to grid, rows in the parameter's order, for tensors that are rounded to
+            it instead.
         metadata: Licence, description, recipe and so on.
 
     Raises:
@@ -48,10 +66,15 @@ def export_transducer(
     """
     graphs, tensors = model.graphs()
     packed = {}
+    grids = grids or {}
     for tensor_name, tensor in tensors.items():
         value = tensor.value.detach().float().cpu().numpy()
         if tensor.role == "vector":
             packed[tensor_name] = encode_f32(value)
+        elif tensor_name in grids:
+            grid = grids[tensor_name]
+            scale = grid.scale if tensor.arrange is None else tensor.arrange(grid.scale)
+            packed[tensor_name] = _on_grid(value, Grid(grid.levels, scale))
         elif codec == "i8_r16x4":
             packed[tensor_name] = encode_int8(value)
         else:
@@ -77,6 +100,83 @@ def export_transducer(
         phones=PHONES if model.config.phones else None,
         metadata=metadata,
     )
+
+
+def _on_grid(value: npt.NDArray[np.float32], grid: Grid) -> EncodedTensor:
+    """A matrix rounded to a grid whose rows are in the file's order."""
+    codes = grid.codes(torch.from_numpy(value)).numpy()
+    return encode_i8_r16x4(codes, grid.scale.numpy())
+
+
+def file_grids(file: ModelFile, model: Transducer) -> dict[str, Grid]:
+    """The grids that the tensors of a file lie on.
+
+    Args:
+        file: A file that `export_transducer` wrote.
+        model: A network of its shape.
+
+    Returns:
+        Tensor name to grid, rows in the parameter's order; not for tensors in float32.
+    """
+    infos = {info.name: info for info in file.tensors}
+    grids = {}
+    for weight in list_weights(model):
+        info = infos.get(weight.name)
+        if info is None or info.codec != "i8_r16x4":
+            continue
+        rows = info.shape[0]
+        # Scales and row sums, 4 bytes each, end the section; rows are filled up to whole blocks.
+        offset = info.num_bytes - 8 * (-(-rows // ROW_BLOCK) * ROW_BLOCK)
+        stored = np.frombuffer(file.tensor_bytes(info.name), "<f4", rows, offset)
+        scale = torch.empty(rows)
+        order = weight.in_file_order(torch.arange(rows)).long()
+        scale[order] = torch.from_numpy(stored.copy())
+        grids[weight.name] = Grid(uniform_levels(), scale)
+    return grids
+
+
+def transducer_config(file: ModelFile) -> TransducerConfig:
+    """The shape of the network in a file.
+
+    Args:
+        file: A file that `export_transducer` wrote.
+
+    Returns:
+        Its shape; what only training knows, dropout and weights of losses, is as by default.
+
+    Raises:
+        ConfigError: It holds no transducer of this module's kind.
+    """
+    header = cast("dict[str, Any]", file.header)
+    shapes = {tensor.name: tensor.shape for tensor in file.tensors}
+    nodes = {
+        name: {kind: [n for n in graph["nodes"] if n["op"] == kind] for kind in ("lstm", "linear")}
+        for name, graph in header["graphs"].items()
+    }
+    try:
+        lstms, search = nodes["encoder"]["lstm"], header["search"]
+        vocab_size, joiner_width = shapes[nodes["joiner"]["linear"][0]["tensors"]["weight"]]
+        return TransducerConfig(
+            vocab_size=vocab_size,
+            joiner_width=joiner_width,
+            one_symbol_per_frame=search["max_symbols_per_frame"] == 1,
+            phones="phones" in nodes,
+            encoder=EncoderConfig(
+                num_bins=header["features"]["num_bins"],
+                layers=len(lstms),
+                hidden=lstms[0]["hidden"],
+            ),
+            predictor=PredictorConfig(
+                type="stateless" if search["predictor"] == "stateless" else "lstm",
+                context_size=search["context_size"],
+                width=shapes["predictor.embedding0.table"][1],
+            ),
+        )
+    except (KeyError, IndexError, ValueError):
+        raise ConfigError(
+            f"{file.path}: is not a transducer that this version trains. Take the embedded model, "
+            "or one that `earshot train` or `earshot adapt` made."
+        ) from None
 
 
 def read_transducer(path: Path, config: TransducerConfig) -> Transducer:

@@ -163,8 +163,11 @@ def describe_lstm(graph: GraphBuilder, x: str, lstm: nn.LSTM) -> str:
     def parameter(name: str) -> Tensor:
         return cast("Tensor", getattr(lstm, name)).detach()
 
+    def arranged(stacked: Tensor) -> Tensor:
+        return torch.from_numpy(lstm_unit_blocks(stacked.float().cpu().numpy()))
+
     def rows(name: str) -> Tensor:
-        return torch.from_numpy(lstm_unit_blocks(parameter(name).float().cpu().numpy()))
+        return arranged(parameter(name))
 
     def put_back(name: str, value: Tensor) -> None:
         blocks = value.reshape(-1, 4, ROW_BLOCK, *value.shape[1:])  # (block, gate, unit, ...)
@@ -174,11 +177,14 @@ def describe_lstm(graph: GraphBuilder, x: str, lstm: nn.LSTM) -> str:
         put_back("bias_ih_l0", value)
         parameter("bias_hh_l0").zero_()
 
-    weight_x, weight_h = "weight_ih_l0", "weight_hh_l0"
+    def matrix(name: str) -> GraphTensor:
+        restore = partial(put_back, name)
+        return GraphTensor(rows(name), "matrix", restore, parameter(name), arranged)
+
     bias = rows("bias_ih_l0") + rows("bias_hh_l0")
     tensors = {
-        "weight_x": GraphTensor(rows(weight_x), "matrix", partial(put_back, weight_x)),
-        "weight_h": GraphTensor(rows(weight_h), "matrix", partial(put_back, weight_h)),
+        "weight_x": matrix("weight_ih_l0"),
+        "weight_h": matrix("weight_hh_l0"),
         "bias": GraphTensor(bias, "vector", put_back_bias),
     }
     return graph.node("lstm", [x], hidden=lstm.hidden_size, tensors=tensors)

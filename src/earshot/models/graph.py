@@ -19,11 +19,18 @@ Role = Literal["vector", "table", "matrix"]
 
 @dataclass(frozen=True, slots=True)
 class GraphTensor:
-    """One tensor of a graph. A `matrix` or `table` may be quantised; a `vector` stays float32."""
+    """One tensor of a graph. A `matrix` or `table` may be quantised; a `vector` stays float32.
+
+    Where `value` is not a parameter itself but its rows in another order, `source` is the
+    parameter, `arrange` puts its rows, or anything with one entry a row, into that order, and
+    `restore` undoes it.
+    """
 
     value: Tensor
     role: Role
     restore: Callable[[Tensor], None] | None = None  # by default: copy into `value`
+    source: Tensor | None = None
+    arrange: Callable[[Tensor], Tensor] | None = None
 
     def load(self, value: Tensor) -> None:
         """Put a value back where this one came from, a parameter or buffer of the module.

@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
-from earshot.compress.export import read_transducer
+from earshot.compress.export import read_transducer, transducer_config
 from earshot.core.errors import ConfigError, ModelFileError
 from earshot.data.atomic import replaced_file
 from earshot.modelfile.reader import ModelFile
@@ -150,34 +149,19 @@ def _smaller(recipe: Recipe, scale: float, overrides: Sequence[str]) -> Recipe:
 
 def _shape(model: ModelFile) -> dict[str, object]:
     """Settings of a recipe that say what network a file holds."""
-    header = cast("dict[str, Any]", model.header)
-    shapes = {tensor.name: tensor.shape for tensor in model.tensors}
-    nodes = {
-        name: {kind: [n for n in graph["nodes"] if n["op"] == kind] for kind in ("lstm", "linear")}
-        for name, graph in header["graphs"].items()
+    config = transducer_config(model)
+    return {
+        "model.vocab_size": config.vocab_size,
+        "tokenizer.vocab_size": config.vocab_size,
+        "model.joiner_width": config.joiner_width,
+        "model.one_symbol_per_frame": config.one_symbol_per_frame,
+        "model.encoder.num_bins": config.encoder.num_bins,
+        "model.encoder.layers": config.encoder.layers,
+        "model.encoder.hidden": config.encoder.hidden,
+        "model.predictor.type": config.predictor.type,
+        "model.predictor.context_size": config.predictor.context_size,
+        "model.predictor.width": config.predictor.width,
     }
-    try:
-        lstms = nodes["encoder"]["lstm"]
-        vocab_size, joiner_width = shapes[nodes["joiner"]["linear"][0]["tensors"]["weight"]]
-        return {
-            "model.vocab_size": vocab_size,
-            "tokenizer.vocab_size": vocab_size,
-            "model.joiner_width": joiner_width,
-            "model.one_symbol_per_frame": header["search"]["max_symbols_per_frame"] == 1,
-            "model.encoder.num_bins": header["features"]["num_bins"],
-            "model.encoder.layers": len(lstms),
-            "model.encoder.hidden": lstms[0]["hidden"],
-            "model.predictor.type": (
-                "stateless" if header["search"]["predictor"] == "stateless" else "lstm"
-            ),
-            "model.predictor.context_size": header["search"]["context_size"],
-            "model.predictor.width": shapes["predictor.embedding0.table"][1],
-        }
-    except (KeyError, IndexError, ValueError):
-        raise ConfigError(
-            f"{model.path}: is not a transducer that this version trains. Start from the embedded "
-            "model, or from one that `earshot train` or `earshot adapt` made."
-        ) from None
 
 
 def training_minutes(request: Adaptation, recipe: Recipe, *, spent_s: float) -> float:

@@ -23,7 +23,6 @@ import sentencepiece
 import torch
 from lightning.pytorch.callbacks import (
     Callback,
-    EMAWeightAveraging,
     ModelCheckpoint,
     Timer,
     TQDMProgressBar,
@@ -31,6 +30,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger
 
 from earshot.compress.export import read_transducer
+from earshot.compress.methods import compression_callbacks
 from earshot.data.scoring import WordCounts, count_words
 from earshot.models.transducer import Transducer, TransducerConfig
 from earshot.train.batches import Batch, Progress, training_loader, validation_loader
@@ -54,6 +54,7 @@ class TrainingModule(lightning.LightningModule):
         self._train_config = train
         self._tokenizer = tokenizer
         self._progress = progress
+        self.extra_losses: list[Callable[[Batch], torch.Tensor]] = []  # of `earshot.compress`
         self._audio_s = 0.0
         self._counts: defaultdict[str, WordCounts] = defaultdict(WordCounts)
 
@@ -106,7 +107,10 @@ class TrainingModule(lightning.LightningModule):
             },
             prog_bar=True,
         )
-        return losses.total  # type: ignore[no-any-return]
+        total: torch.Tensor = losses.total
+        for extra in self.extra_losses:
+            total = total + extra(batch)
+        return total
 
     def on_after_backward(self) -> None:
         """Drop gradients that are not finite; all devices see the same sum, so all drop it."""
@@ -260,7 +264,13 @@ def train(
         callbacks=[
             timer,
             _FollowProgress(config, timer, share, progress),
-            EMAWeightAveraging(decay=config.ema_decay),
+            *compression_callbacks(
+                recipe.compress,
+                done=share.get,
+                decay=config.ema_decay,
+                start=Path(config.start_from) if config.start_from else None,
+                tokenizer=tokenizer.serialized_model_proto(),
+            ),
             ModelCheckpoint(
                 folder / "checkpoints",
                 filename="step{step}",

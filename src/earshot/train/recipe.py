@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from earshot.compress.config import CompressConfig
 from earshot.core.errors import ConfigError
 from earshot.models.transducer import TransducerConfig
 from earshot.train.corpora import CorporaConfig
@@ -170,6 +171,7 @@ class Recipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+    compress: CompressConfig = field(default_factory=CompressConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
@@ -192,6 +194,11 @@ class Recipe:
             raise ConfigError(
                 f"commands.files names {len(self.commands.files)} files and data.source is "
                 f"'{self.data.source}'; templates belong to the source 'commands'. Change one."
+            )
+        if self.compress.needs_start and not self.train.start_from:
+            raise ConfigError(
+                "compress: keep_mask or changed_blocks is set and train.start_from is empty; what "
+                "is kept must come from a model file. Name one in train.start_from."
             )
         if not self.sources:
             raise ConfigError("sources: is empty; at least one source must be named. Add one.")

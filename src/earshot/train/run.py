@@ -18,6 +18,7 @@ import torch
 
 from earshot import _native
 from earshot.compress.export import export_transducer
+from earshot.compress.methods import export_grids
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
 from earshot.modelfile.reader import ModelFile
@@ -151,6 +152,7 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
         pieces=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
         tokenizer=tokenizer_path.read_bytes(),
         codec=recipe.export.codec,
+        grids=export_grids(recipe.compress, state, model),
         metadata={
             "licence": recipe.export.licence,
             "description": recipe.export.description,

@@ -1,0 +1,81 @@
+"""What the methods of compression and the training loop agree on.
+
+The loop's module offers its network and a list of further losses; a method that keeps weights
+within bounds offers `constrain`, which is also carried out on the running average of the weights:
+an average of values within bounds need not be within them. Knows nothing of any method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import lightning
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
+
+from earshot.models.transducer import Transducer
+
+__all__ = ["BatchTensors", "Compressible", "ConstrainedAveraging", "ramp"]
+
+
+class BatchTensors(Protocol):
+    """What a further loss may read of a batch; shapes as in `Transducer.forward`."""
+
+    @property
+    def features(self) -> Tensor:
+        """(B, T, num_bins)."""
+
+    @property
+    def feature_lengths(self) -> Tensor:
+        """(B,)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(B, U)."""
+
+    @property
+    def label_lengths(self) -> Tensor:
+        """(B,)."""
+
+
+class Compressible(Protocol):
+    """A Lightning module whose training can be joined."""
+
+    transducer: Transducer
+    extra_losses: list[Callable[[BatchTensors], Tensor]]  # added to the loss of every step
+
+
+def ramp(done: float, start: float, full: float) -> float:
+    """From 0 at the share `start` of a run straight up to 1 at `full`."""
+    if done >= full:
+        return 1.0
+    return max(0.0, (done - start) / (full - start))
+
+
+class ConstrainedAveraging(EMAWeightAveraging):
+    """An exponential moving average of the weights that keeps to the same bounds.
+
+    Args:
+        decay: Share of the old average in the new one.
+        constraints: Called with the averaged network after every step.
+    """
+
+    def __init__(self, decay: float, constraints: Sequence[Callable[[Transducer], None]]) -> None:
+        super().__init__(decay=decay)
+        self._constraints = tuple(constraints)
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Average, then put the average back within bounds."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        assert self._average_model is not None
+        average = cast("Compressible", self._average_model.module)
+        for constrain in self._constraints:
+            constrain(average.transducer)
