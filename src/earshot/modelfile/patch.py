@@ -102,11 +102,11 @@ def patch_model(
     with _opened(update) as file, _opened(base) as old:
         header, signature = _verified(file, update, required_key)
         remove_leftovers(output)
-        found = _sha256(old)
+        found, size = _sha256(old), old.tell()
         is_own = output.exists() and os.path.samestat(output.stat(), os.fstat(old.fileno()))
         was_current = is_own and found == header.result_sha256 != header.base_sha256
         if not was_current:
-            _require_base(found, header, base=base, update=update)
+            _require_base(found, size, header, base=base, update=update)
             _write(old, file, header, update=update, output=output)
     return PatchReport(
         output=output,
@@ -170,9 +170,18 @@ def _verified(
     return header, "checked"
 
 
-def _require_base(found: bytes, header: UpdateHeader, *, base: Path, update: Path) -> None:
+def _require_base(
+    found: bytes, size: int, header: UpdateHeader, *, base: Path, update: Path
+) -> None:
     if found == header.base_sha256:
-        return
+        if size == header.base_blocks * BLOCK_BYTES:
+            return
+        raise ModelUpdateError(
+            update,
+            f"it says that its base has {header.base_blocks} blocks of {BLOCK_BYTES} bytes; "
+            f"{base} has the right SHA-256 and {size} bytes",
+            remedy=_MAKE_AGAIN,
+        )
     if found == header.result_sha256:
         raise ModelUpdateError(
             update,
@@ -191,6 +200,15 @@ def _write(
     base: BinaryIO, update_file: BinaryIO, header: UpdateHeader, *, update: Path, output: Path
 ) -> None:
     """Write the result beside `output`, check hash and soundness, and let it take the name."""
+    size = header.result_blocks * BLOCK_BYTES
+    disk = os.statvfs(output.parent)
+    free = disk.f_bavail * disk.f_frsize
+    if size > free:
+        raise ModelUpdateError(
+            update,
+            f"the new model has {size} bytes, and {output.parent} has {free} free beside the old",
+            remedy="Make space, or name another place",
+        )
     with replaced_file(output) as out:
         if output.exists():
             os.fchmod(out.fileno(), stat.S_IMODE(output.stat().st_mode))

@@ -132,25 +132,32 @@ def write_model(
     _write(path, header, tensors)
 
 
-def write_with_metadata(source: ModelFile, path: Path, metadata: Mapping[str, str]) -> None:
+def write_with_metadata(
+    source: ModelFile,
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    tensors: Mapping[str, EncodedTensor] | None = None,
+) -> None:
     """Write a model again with further metadata; all else stays.
 
     Args:
         source: The model.
         path: The file to make or replace; may be that of `source`.
         metadata: Added to what is there, or in its place where a key is there already.
+        tensors: Taken in the place of those of the same names.
 
     Raises:
-        ModelFileError: The header becomes too long.
+        ModelFileError: The header becomes too long, or a tensor does not fit the graphs.
         OSError: The file cannot be written.
     """
     header = {key: value for key, value in source.header.items() if key != "tensors"}
     header["metadata"] = {**cast("dict[str, str]", header.get("metadata", {})), **metadata}
-    tensors = {
+    kept = {
         tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
         for tensor in source.tensors
     }
-    _write(path, header, tensors)
+    _write(path, header, {**kept, **(tensors or {})})
 
 
 def _write(path: Path, header: dict[str, object], tensors: Mapping[str, EncodedTensor]) -> None:
