@@ -8,6 +8,7 @@ before the new program was loaded. Knows nothing of what the processes do.
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -36,20 +37,20 @@ class ColdStart:
     output: str = ""
 
 
-def cold_start(arguments: Sequence[str], into: ColdStart) -> None:
+def cold_start(command: Sequence[str], into: ColdStart) -> None:
     """Starts a process once and notes when its first line of output is there.
 
     Args:
-        arguments: Command; "python" at its head means this interpreter.
+        command: The program and its arguments.
         into: Gets the times and the output.
 
     Raises:
         SystemExit: The command failed or said nothing.
     """
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)  # finer than os.times()
     start = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -61,13 +62,11 @@ def cold_start(arguments: Sequence[str], into: ColdStart) -> None:
         into.wall_s.append(time.perf_counter() - start)
         rest = process.stdout.read()
         errors = process.stderr.read()
-    after = os.times()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode or not line:
-        raise SystemExit(f"error: {' '.join(arguments)} failed: {errors.strip()[-400:]}")
+        raise SystemExit(f"error: {' '.join(command)} failed: {errors.strip()[-400:]}")
     into.output = (line + rest).strip()
-    into.cpu_s.append(
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
+    into.cpu_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def peak_memory_mib(code: str) -> float:

@@ -236,12 +236,12 @@ def starts(model: Path, clip: Path, onnx_folder: Path, *, repeats: int) -> list[
         "python alone": (["-c", "print('started', flush=True)"], "pass\n"),
     }
     noted = {name: ColdStart() for name in commands}
-    for command, _ in commands.values():
-        cold_start(command, ColdStart())  # fills the file cache; not counted
+    for arguments, _ in commands.values():
+        cold_start([sys.executable, *arguments], ColdStart())  # fills the file cache; not counted
     for number in range(repeats):
         for turn in range(len(commands)):
             name = list(commands)[(turn + number) % len(commands)]
-            cold_start(commands[name][0], noted[name])
+            cold_start([sys.executable, *commands[name][0]], noted[name])
     rows = []
     for name, (_, code) in commands.items():
         times = noted[name]
