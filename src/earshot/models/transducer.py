@@ -77,6 +77,7 @@ class Transducer(nn.Module):
         *,
         phones: Tensor,
         phone_lengths: Tensor,
+        with_transducer: bool = True,
     ) -> Losses:
         """Losses of a padded batch.
 
@@ -87,6 +88,8 @@ class Transducer(nn.Module):
             label_lengths: (B,).
             phones: (B, P) phone ids, int64, padded with anything; unused without the head.
             phone_lengths: (B,); below 0 where the phones are not known, which trains nothing.
+            with_transducer: Whether to compute the transducer's loss, about half of a step's time;
+                it is 0 without.
 
         Returns:
             Losses, each summed over the batch and divided by the number of its labels.
@@ -94,9 +97,9 @@ class Transducer(nn.Module):
         hidden = self.encoder(features)
         stack = self.config.encoder.stack
         frames = (feature_lengths + stack - 1) // stack
-        pieces = label_lengths.sum().clamp_min(1)
-        transducer = (
-            merged_transducer_loss(
+        transducer = torch.zeros((), device=hidden.device)
+        if with_transducer:
+            loss = merged_transducer_loss(
                 self.encoder_out(hidden),
                 self.predictor(labels),
                 self.joiner.weight,
@@ -107,8 +110,7 @@ class Transducer(nn.Module):
                 one_symbol_per_frame=self.config.one_symbol_per_frame,
                 fastemit_lambda=self.config.fastemit_lambda,
             )
-            / pieces
-        )
+            transducer = loss / label_lengths.sum().clamp_min(1)
         ctc = _ctc_loss(self.ctc(hidden), frames, labels, label_lengths)
         total = transducer + self.config.ctc_weight * ctc
         phone = torch.zeros((), device=hidden.device)

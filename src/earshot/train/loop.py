@@ -94,6 +94,7 @@ class TrainingModule(lightning.LightningModule):
             batch.label_lengths,
             phones=batch.phones,
             phone_lengths=batch.phone_lengths,
+            with_transducer=index % self._train_config.transducer_every == 0,
         )
         self._audio_s += float(batch.feature_lengths.sum()) / 100
         self.log_dict(

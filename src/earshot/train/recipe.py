@@ -120,6 +120,7 @@ class TrainConfig:
     final_lr_share: float = 0.02
     warmup_steps: int = 200
     weight_decay: float = 0.01
+    transducer_every: int = 1  # batches; the CTC heads train on those between, too
     clip_norm: float = 5.0
     ema_decay: float = 0.998
     precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
@@ -135,11 +136,24 @@ class TrainConfig:
     start_from: str = ""  # a `.ear` file whose network and word pieces to train further
 
     def __post_init__(self) -> None:
-        for name in ("warmup_steps", "batch_s", "buckets", "checkpoint_minutes", "devices"):
+        for name in (
+            "warmup_steps",
+            "batch_s",
+            "buckets",
+            "checkpoint_minutes",
+            "devices",
+            "transducer_every",
+        ):
             if getattr(self, name) <= 0:
                 raise ConfigError(
                     f"train.{name} is {getattr(self, name)}; it must be above 0. Change it."
                 )
+        if self.transducer_every > 1 and self.devices * self.nodes > 1:
+            raise ConfigError(
+                f"train.transducer_every is {self.transducer_every} on {self.devices} devices of "
+                f"{self.nodes} nodes; more than one device trains all parts in every batch. Set "
+                "it to 1."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
