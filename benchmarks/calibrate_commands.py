@@ -43,7 +43,7 @@ from earshot import _native
 from earshot.core.understanding import Understanding
 from earshot.data.atomic import replaced_file
 from earshot.runtime.session import open_model
-from earshot.session.recognizer import embedded_model_path, tokenizer_of
+from earshot.session.recognizer import embedded_model_path, lexicon_of, tokenizer_of
 from earshot.understand.calibration import (
     Heard,
     acceptance,
@@ -296,7 +296,9 @@ class Ears:
                 native,
                 method="modified_beam_search",
                 max_active_paths=4,
-                word_graph=graph.word_graph.to_native(vocabulary=len(native.pieces)),
+                word_graph=graph.word_graph.to_native(
+                    vocabulary=len(native.pieces), phones=len(native.phones)
+                ),
                 **config.search_settings(),
             )
             for name, graph in graphs.items()
@@ -414,7 +416,10 @@ def main() -> None:
     started = time.perf_counter()
     tokenizer = tokenizer_of(model)
     files = grammar_files(options.folder, data)
-    graphs = {name: compile_commands(load_commands([f]), tokenizer) for name, f in files.items()}
+    graphs = {
+        name: compile_commands(load_commands([f]), tokenizer, lexicon=lexicon_of(model))
+        for name, f in files.items()
+    }
     clips = options.folder / "spoken"
     own = [
         replace(trial, read=functools.cache(trial.read))  # heard once for every setting

@@ -6,11 +6,13 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -279,7 +281,8 @@ class PyWordGraph {
  public:
   PyWordGraph(const IndexArray& arc_begin, const ByteArray& arc_kind, const IndexArray& arc_label, const IndexArray& arc_dest,
               const WeightArray& arc_weight, const ByteArray& final, int32_t start, const IndexArray& piece_begin,
-              const IndexArray& piece_ids, size_t vocabulary) {
+              const IndexArray& piece_ids, size_t vocabulary, const std::optional<IndexArray>& spelling_begin,
+              const std::optional<IndexArray>& phone_begin, const std::optional<IndexArray>& phone_ids, size_t phones) {
     const auto copy = [](const auto& array, auto* out) { out->assign(array.data(), array.data() + array.shape(0)); };
     earshot::WordGraph::Arrays arrays;
     copy(arc_begin, &arrays.arc_begin);
@@ -291,8 +294,11 @@ class PyWordGraph {
     arrays.start = start;
     copy(piece_begin, &arrays.piece_begin);
     copy(piece_ids, &arrays.piece_ids);
+    if (spelling_begin) copy(*spelling_begin, &arrays.spelling_begin);
+    if (phone_begin) copy(*phone_begin, &arrays.phone_begin);
+    if (phone_ids) copy(*phone_ids, &arrays.phone_ids);
     const nb::gil_scoped_release release;
-    graph_ = earshot::WordGraph::Create(std::move(arrays), vocabulary);
+    graph_ = earshot::WordGraph::Create(std::move(arrays), vocabulary, phones);
   }
   const std::shared_ptr<const earshot::WordGraph>& shared() const { return graph_; }
 
@@ -313,7 +319,8 @@ class PyRecognizer {
  public:
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
-               float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty) {
+               float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
+               float phone_beam, float phone_blank_penalty) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -329,7 +336,12 @@ class PyRecognizer {
     grammar.ctc_blank_penalty = ctc_blank_penalty;
     grammar.language_weight = language_weight;
     grammar.word_penalty = word_penalty;
-    recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar,
+    earshot::PhoneConfig phones;
+    phones.max_active_paths = phone_paths;
+    phones.beam = phone_beam;
+    phones.blank_penalty = phone_blank_penalty;
+    phones.word_penalty = word_penalty;
+    recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
                                               word_graph != nullptr ? word_graph->shared() : nullptr);
   }
   PyStream* CreateStream(const PyWordGraph* word_graph) const {
@@ -372,11 +384,11 @@ nb::list Words(const earshot::Transcript& transcript) {
   return words;
 }
 
-nb::object Walk(const PyWordGraph& self, const IndexArray& pieces) {
+nb::object Walk(const PyWordGraph& self, const IndexArray& symbols) {
   earshot::WordGraph::Position position;
   const auto walk = [&] {
     const nb::gil_scoped_release release;
-    return self.shared()->Walk(pieces.data(), pieces.shape(0), &position);
+    return self.shared()->Walk(symbols.data(), symbols.shape(0), &position);
   };
   if (!walk()) return nb::none();
   nb::dict out;
@@ -403,6 +415,7 @@ nb::object CommandResult(const PyStream& self) {
     item["score"] = path.transcript.score;
     item["transducer"] = path.transducer;
     item["ctc"] = path.ctc;
+    item["phones"] = path.phones;
     item["prior"] = path.prior;
     paths.append(item);
   }
@@ -410,6 +423,7 @@ nb::object CommandResult(const PyStream& self) {
   out["paths"] = paths;
   out["free_transducer"] = result.free_transducer;
   out["free_ctc"] = result.free_ctc;
+  out["free_phones"] = result.free_phones;
   out["num_frames"] = result.num_frames;
   out["alive"] = result.alive;
   out["can_continue"] = result.can_continue;
@@ -525,6 +539,11 @@ void bind_model(nb::module_& m) {
         for (const std::string& piece : self.model().pieces()) out.append(Text(piece));
         return out;
       })
+      .def_prop_ro("phones", [](const PyModel& self) {
+        nb::list out;
+        for (const std::string& phone : self.model().phones()) out.append(Text(phone));
+        return out;
+      })
       .def_prop_ro("header_json", [](const PyModel& self) { return Text(self.model().file().header_text()); })
       .def_prop_ro("search", [](const PyModel& self) -> nb::object {
         if (!self.model().has_search()) return nb::none();
@@ -567,19 +586,21 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")
       .def(nb::init<const IndexArray&, const ByteArray&, const IndexArray&, const IndexArray&, const WeightArray&, const ByteArray&,
-                    int32_t, const IndexArray&, const IndexArray&, size_t>(),
+                    int32_t, const IndexArray&, const IndexArray&, size_t, const std::optional<IndexArray>&,
+                    const std::optional<IndexArray>&, const std::optional<IndexArray>&, size_t>(),
            "arc_begin"_a, "arc_kind"_a, "arc_label"_a, "arc_dest"_a, "arc_weight"_a, "final"_a, "start"_a, "piece_begin"_a,
-           "piece_ids"_a, nb::kw_only(), "vocabulary"_a)
-      .def("walk", &Walk, "pieces"_a)
+           "piece_ids"_a, nb::kw_only(), "vocabulary"_a, "spelling_begin"_a.none() = nb::none(), "phone_begin"_a.none() = nb::none(),
+           "phone_ids"_a.none() = nb::none(), "phones"_a = 0)
+      .def("walk", &Walk, "symbols"_a)
       .def_prop_ro("size_bytes", [](const PyWordGraph& self) { return self.shared()->size_bytes(); });
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float>(),
+                    float, float, float, size_t, float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
-           "word_penalty"_a = 0.0f)
+           "word_penalty"_a = 0.0f, "phone_paths"_a = 128, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);

@@ -15,10 +15,6 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
-// A network with absurd weights can make NaN or infinities; within these bounds
-// no sum of ranks goes wrong, and no sound network comes near them.
-double Bounded(double log_prob) { return log_prob > -1e4 ? std::min(log_prob, 1e4) : -1e4; }
-
 }  // namespace
 
 void GrammarSearchState::Reset() {
@@ -82,7 +78,7 @@ double GrammarSearch::Rank(double alpha, double ctc, double prior) const {
 }
 
 void GrammarSearch::Begin(GrammarSearchState* state) const {
-  const std::shared_ptr<GrammarStates> states = state->graph->States();
+  const std::shared_ptr<GrammarStates> states = state->graph->States(0);
   if (state->states != states) {
     for (GrammarHypothesis& path : state->paths) path.state = states->Adopt(*path.state, state->states.get());
     state->states = states;
@@ -179,7 +175,7 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
     size_t num_arcs;
     const GrammarArc* arcs = state->states->Arcs(*paths[p].state, &num_arcs);
     for (size_t a = 0; a < num_arcs; ++a) {
-      const int32_t piece = arcs[a].piece;
+      const int32_t piece = arcs[a].symbol;
       const double alpha = paths[p].alpha + log_prob(p, piece);
       const double with = ctc_with(p, piece);
       double bound = paths[p].prior - piece_cost_[static_cast<size_t>(piece)];
@@ -237,7 +233,7 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
       }
       parent = stay.parent;
     } else {
-      piece = candidate.arc->piece;
+      piece = candidate.arc->symbol;
       path.alpha = paths[p].alpha + log_prob(p, piece);
       path.ctc_blank = ctc != nullptr ? kMinusInfinity : 0;
       path.ctc_piece = ctc != nullptr ? ctc_with(p, piece) : kMinusInfinity;

@@ -1,16 +1,19 @@
 // model.cc: header keys beyond the container, and the roles of graphs.
 #include "model.h"
 
+#include <algorithm>
+
 namespace earshot {
 namespace {
 
 constexpr size_t kMaxPieces = 65536;
+constexpr size_t kMaxPhones = 1024;
 constexpr size_t kMaxGraphs = 64;
 
 std::string Size(size_t n) { return std::to_string(n); }
 
 bool IsRecogniserGraph(std::string_view name) {
-  return name == "encoder" || name == "predictor" || name == "joiner" || name == "ctc";
+  return name == "encoder" || name == "predictor" || name == "joiner" || name == "ctc" || name == "phones";
 }
 
 }  // namespace
@@ -63,6 +66,7 @@ void Model::Read() {
     }
   }
   if (const JsonValue search = header.Find("search")) ReadSearch(search);
+  if (const JsonValue phones = header.Find("phones")) ReadPhones(phones);
   for (JsonValue v = graphs.first(); v; v = v.next()) {
     if (v.key().empty() || v.key().size() > ModelFile::kMaxNameBytes) {
       file_->Bad("a graph has a name that is not 1.." + Size(ModelFile::kMaxNameBytes) + " bytes");
@@ -144,6 +148,23 @@ void Model::ReadSearch(JsonValue json) {
   has_search_ = true;
 }
 
+void Model::ReadPhones(JsonValue json) {
+  if (json.kind() != JsonKind::kArray || json.size() < 1 || json.size() > kMaxPhones) {
+    file_->Bad("`phones` is not a list of 1.." + Size(kMaxPhones) + " strings");
+  }
+  phones_.reserve(json.size());
+  for (JsonValue v = json.first(); v; v = v.next()) {
+    const std::string at = std::to_string(phones_.size());
+    if (v.kind() != JsonKind::kString || v.string().empty() || v.string().size() > ModelFile::kMaxNameBytes) {
+      file_->Bad("`phones` has at " + at + " something that is not a string of 1.." + Size(ModelFile::kMaxNameBytes) + " bytes");
+    }
+    if (std::find(phones_.begin(), phones_.end(), v.string()) != phones_.end()) {
+      file_->Bad("`phones` has " + Quoted(v.string()) + " twice, again at " + at);
+    }
+    phones_.emplace_back(v.string());
+  }
+}
+
 void Model::RequireRecogniser() const {
   for (const char* name : {"encoder", "predictor", "joiner"}) {
     if (FindGraph(name) == nullptr) {
@@ -180,7 +201,7 @@ void Model::CheckRoles() const {
     }
   };
   const auto encoder = FindGraph("encoder"), predictor = FindGraph("predictor"), joiner = FindGraph("joiner"),
-             ctc = FindGraph("ctc");
+             ctc = FindGraph("ctc"), phones = FindGraph("phones");
   if (encoder) {
     only_inputs(*encoder, {"x"});
     output(*encoder, "encoder_out");
@@ -215,16 +236,21 @@ void Model::CheckRoles() const {
     if (encoder) width(*encoder, output(*encoder, "encoder_out"), input(*joiner, "encoder_out").width, "as in the joiner");
     if (predictor) width(*predictor, output(*predictor, "predictor_out"), input(*joiner, "predictor_out").width, "as in the joiner");
   }
-  if (ctc) {
-    only_inputs(*ctc, {"hidden"});
-    const Value& out = output(*ctc, "log_probs");
-    width(*ctc, out, pieces_.size(), "the number of pieces");
-    if (!ctc->clocks()[static_cast<size_t>(out.clock)].empty()) bad(*ctc, "does not keep the number of frames");
+  // A head over frames of `hidden` that says log-probabilities.
+  const auto head = [&](const Graph& graph, size_t outputs, const char* of) {
+    only_inputs(graph, {"hidden"});
+    const Value& out = output(graph, "log_probs");
+    width(graph, out, outputs, of);
+    if (!graph.clocks()[static_cast<size_t>(out.clock)].empty()) bad(graph, "does not keep the number of frames");
     if (encoder) {
-      if (encoder->FindOutput("hidden") < 0) bad(*ctc, "reads `hidden`, which graph \"encoder\" does not put out");
-      width(*ctc, input(*ctc, "hidden"), output(*encoder, "hidden").width, "as in the encoder");
+      if (encoder->FindOutput("hidden") < 0) bad(graph, "reads `hidden`, which graph \"encoder\" does not put out");
+      width(graph, input(graph, "hidden"), output(*encoder, "hidden").width, "as in the encoder");
     }
-  }
+  };
+  if (ctc) head(*ctc, pieces_.size(), "the number of pieces");
+  if (!phones && !phones_.empty()) file_->Bad("the header has `phones` but no graph \"phones\"");
+  if (phones && phones_.empty()) bad(*phones, "has no list `phones` in the header that names its outputs");
+  if (phones) head(*phones, phones_.size() + 1, "blank and the number of phones");
 }
 
 }  // namespace earshot

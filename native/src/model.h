@@ -42,6 +42,8 @@ class Model {
   bool has_search() const { return has_search_; }
   const SearchSettings& search() const { return search_; }
   const std::vector<std::string>& pieces() const { return pieces_; }
+  // What the columns of graph `phones` mean, from column 1 on; column 0 is blank. Empty without the graph.
+  const std::vector<std::string>& phones() const { return phones_; }
   const std::vector<std::shared_ptr<const Graph>>& graphs() const { return graphs_; }
   std::shared_ptr<const Graph> FindGraph(std::string_view name) const;  // null if there is none
   // Throws ModelFileError unless encoder, predictor and joiner are there.
@@ -52,6 +54,7 @@ class Model {
   void Read();
   void ReadFeatures(JsonValue json);
   void ReadSearch(JsonValue json);
+  void ReadPhones(JsonValue json);
   void CheckRoles() const;
 
   std::shared_ptr<const ModelFile> file_;
@@ -59,7 +62,7 @@ class Model {
   size_t num_bins_ = 0;
   bool has_search_ = false;
   SearchSettings search_;
-  std::vector<std::string> pieces_;
+  std::vector<std::string> pieces_, phones_;
   std::vector<std::shared_ptr<const Graph>> graphs_;
 };
 

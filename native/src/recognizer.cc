@@ -20,20 +20,23 @@ constexpr size_t kBlockStreams = 32;
 struct Recognizer::Scratch {
   explicit Scratch(const Model& model) : encoder(model.FindGraph("encoder")), scorer(model) {
     if (auto graph = model.FindGraph("ctc")) ctc = std::make_unique<Executor>(std::move(graph));
+    if (auto graph = model.FindGraph("phones")) phones = std::make_unique<Executor>(std::move(graph));
   }
   // A stream's part of a block.
   struct Part {
     Stream* stream;
     const float* encoded;   // rows of the joiner's width
     const float* ctc;       // rows of log-probabilities; null: none
+    const float* phones;
     size_t frames;
     size_t first_row;       // in the current round
   };
   Executor encoder;
-  std::unique_ptr<Executor> ctc;
+  std::unique_ptr<Executor> ctc, phones;
   ScorerScratch scorer;
   SearchScratch search;
   GrammarSearchScratch grammar_search;
+  PhoneSearchScratch phone_search;
   std::vector<float> features;
   std::vector<std::array<const void*, 1>> inputs;
   std::vector<Executor::Item> items;
@@ -46,7 +49,11 @@ Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<con
     : recognizer_(std::move(recognizer)),
       fbank_(recognizer_->model_->num_bins()),
       encoder_state_(recognizer_->encoder_) {
-  commands_.graph = std::move(graph);
+  if (graph != nullptr && graph->num_phones() > 0) {
+    phones_.graph = std::move(graph);
+  } else {
+    commands_.graph = std::move(graph);
+  }
 }
 
 void Stream::AcceptWaveform(const float* samples, size_t count) {
@@ -87,15 +94,38 @@ Transcript Stream::Result() const {
 
 CommandResult Stream::Commands() const {
   const std::lock_guard<std::mutex> lock(mutex_);
+  CommandResult out = phones_.graph != nullptr ? PhoneCommands() : PieceCommands();
+  if (!search_.paths.empty()) out.free_transducer = search_.paths.front().score;
+  return out;
+}
+
+CommandResult Stream::PieceCommands() const {
   CommandResult out;
   for (GrammarPath& path : recognizer_->grammar_search_.Best(commands_, &out.can_continue)) {
     out.paths.push_back({MakeTranscript(std::move(path.path), *recognizer_->model_, commands_.num_frames, path.score),
-                         path.alpha, path.ctc, path.prior});
+                         path.alpha, path.ctc, 0, path.prior});
   }
-  if (!search_.paths.empty()) out.free_transducer = search_.paths.front().score;
   out.free_ctc = commands_.best_ctc;
   out.num_frames = commands_.num_frames;
   out.alive = commands_.num_frames == 0 || !commands_.paths.empty();
+  return out;
+}
+
+CommandResult Stream::PhoneCommands() const {
+  const Model& model = *recognizer_->model_;
+  const WordGraph& graph = *phones_.graph;
+  CommandResult out;
+  out.num_frames = phones_.num_frames;
+  for (PhonePath& path : recognizer_->phone_search_.Best(phones_, &out.can_continue)) {
+    std::vector<WordEnd> words;
+    for (size_t i = 0; i < path.words.size(); ++i) {
+      const auto word = static_cast<size_t>(path.words[i]);
+      words.push_back({SpelledBy(graph.word_pieces(word), graph.word_length(word), model), static_cast<size_t>(path.ends[i])});
+    }
+    out.paths.push_back({MakeTranscript(std::move(path.path), words, out.num_frames, path.phones + path.prior), 0, 0, path.phones, path.prior});
+  }
+  out.free_phones = phones_.best_sum;
+  out.alive = out.num_frames == 0 || !phones_.paths.empty();
   return out;
 }
 
@@ -105,33 +135,47 @@ void Stream::Reset() {
   encoder_state_.Reset();
   search_.Reset();
   commands_.Reset();
+  phones_.Reset();
   finished_ = flushed_ = false;
 }
 
 Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
-                       std::shared_ptr<const WordGraph> graph)
+                       const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph)
     : model_(std::move(model)),
       scorer_(model_, config.blank_penalty, grammar.language_weight > 0),
       search_(*model_, &scorer_, config),
       grammar_search_(*model_, &scorer_, config.blank_penalty, grammar),
+      phone_search_(*model_, phones),
       graph_(std::move(graph)) {
   encoder_ = model_->FindGraph("encoder");
   encoder_out_ = static_cast<size_t>(encoder_->FindOutput("encoder_out"));
-  ctc_ = model_->FindGraph("ctc");
-  if (ctc_ != nullptr) {
-    hidden_ = static_cast<size_t>(encoder_->FindOutput("hidden"));
-    log_probs_ = static_cast<size_t>(ctc_->FindOutput("log_probs"));
-  }
-  if (graph_ != nullptr) grammar_search_.CheckGraph(*graph_);
+  const auto find = [&](const char* name) {
+    Head head;
+    head.graph = model_->FindGraph(name);
+    if (head.graph != nullptr) {
+      hidden_ = static_cast<size_t>(encoder_->FindOutput("hidden"));
+      head.log_probs = static_cast<size_t>(head.graph->FindOutput("log_probs"));
+    }
+    return head;
+  };
+  ctc_ = find("ctc");
+  phones_ = find("phones");
+  if (graph_ != nullptr) CheckGraph(*graph_);
+}
+
+void Recognizer::CheckGraph(const WordGraph& graph) const {
+  grammar_search_.CheckGraph(graph);
+  if (graph.num_phones() > 0) phone_search_.CheckGraph(graph);
 }
 
 std::shared_ptr<const Recognizer> Recognizer::Create(std::shared_ptr<const Model> model, const SearchConfig& config,
-                                                     const GrammarConfig& grammar, std::shared_ptr<const WordGraph> graph) {
-  return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, std::move(graph)));
+                                                     const GrammarConfig& grammar, const PhoneConfig& phones,
+                                                     std::shared_ptr<const WordGraph> graph) {
+  return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, phones, std::move(graph)));
 }
 
 std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph) const {
-  if (graph != nullptr && graph != graph_) grammar_search_.CheckGraph(*graph);
+  if (graph != nullptr && graph != graph_) CheckGraph(*graph);
   return std::make_unique<Stream>(shared_from_this(), std::move(graph));
 }
 
@@ -191,7 +235,7 @@ bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scra
     item.inputs = s.inputs[i].data();
     item.state = &stream.encoder_state_;
     s.items.push_back(item);
-    s.parts.push_back({&stream, nullptr, nullptr, 0, 0});
+    s.parts.push_back({&stream, nullptr, nullptr, nullptr, 0, 0});
   }
   if (s.items.empty()) return false;
   s.encoder.Step(s.items.data(), s.items.size());
@@ -199,27 +243,35 @@ bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scra
     s.parts[i].encoded = s.encoder.output(encoder_out_, i);
     s.parts[i].frames = s.encoder.output_frames(encoder_out_, i);
   }
-  if (ctc_ != nullptr) ComputeCtc(scratch);
+  ComputeHeads(scratch);
   SearchBlock(scratch);
   return true;
 }
 
-// CTC log-probabilities for the streams that search a graph.
-void Recognizer::ComputeCtc(Scratch* scratch) const {
+// Log-probabilities for the streams that search a graph: of pieces, or of phones.
+void Recognizer::ComputeHeads(Scratch* scratch) const {
   Scratch& s = *scratch;
-  s.items.clear();
-  for (size_t i = 0; i < s.parts.size(); ++i) {
-    if (!s.parts[i].stream->HasGraph()) continue;
-    s.inputs[s.items.size()] = {s.encoder.output(hidden_, i)};
-    s.items.emplace_back();
-    s.items.back().inputs = s.inputs[s.items.size() - 1].data();
-    s.items.back().frames = s.parts[i].frames;
+  const auto compute = [&](const Head& head, Executor* executor, const float* Scratch::Part::*rows, auto wanted) {
+    s.items.clear();
+    for (size_t i = 0; i < s.parts.size(); ++i) {
+      if (!wanted(*s.parts[i].stream)) continue;
+      s.inputs[s.items.size()] = {s.encoder.output(hidden_, i)};
+      s.items.emplace_back();
+      s.items.back().inputs = s.inputs[s.items.size() - 1].data();
+      s.items.back().frames = s.parts[i].frames;
+    }
+    if (s.items.empty()) return;
+    executor->Step(s.items.data(), s.items.size());
+    size_t item = 0;
+    for (Scratch::Part& part : s.parts) {
+      if (wanted(*part.stream)) part.*rows = executor->output(head.log_probs, item++);
+    }
+  };
+  if (ctc_.graph != nullptr) {
+    compute(ctc_, s.ctc.get(), &Scratch::Part::ctc, [](const Stream& stream) { return stream.commands_.graph != nullptr; });
   }
-  if (s.items.empty()) return;
-  s.ctc->Step(s.items.data(), s.items.size());
-  size_t item = 0;
-  for (Scratch::Part& part : s.parts) {
-    if (part.stream->HasGraph()) part.ctc = s.ctc->output(log_probs_, item++);
+  if (phones_.graph != nullptr) {
+    compute(phones_, s.phones.get(), &Scratch::Part::phones, [](const Stream& stream) { return stream.phones_.graph != nullptr; });
   }
 }
 
@@ -229,7 +281,7 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
   Scratch& s = *scratch;
   size_t longest = 0;
   for (const Scratch::Part& part : s.parts) {
-    if (part.stream->HasGraph()) grammar_search_.Begin(&part.stream->commands_);
+    if (part.stream->commands_.graph != nullptr) grammar_search_.Begin(&part.stream->commands_);
     longest = std::max(longest, part.frames);
   }
   for (size_t frame = 0; frame < longest; ++frame) {
@@ -243,7 +295,7 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
         if (frame >= part.frames) continue;
         const float* encoded = part.encoded + frame * scorer_.width();
         search_.Request(&part.stream->search_, encoded, &s.scorer);
-        if (round == 0 && part.stream->HasGraph()) grammar_search_.Request(&part.stream->commands_, encoded, &s.scorer);
+        if (round == 0 && part.stream->commands_.graph != nullptr) grammar_search_.Request(&part.stream->commands_, encoded, &s.scorer);
       }
       if (s.scorer.size() == 0) break;
       scorer_.Score(&s.scorer);
@@ -251,7 +303,7 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
         if (frame >= part.frames) continue;
         const float* const* rows = s.scorer.rows() + part.first_row;
         rows += search_.Advance(&part.stream->search_, rows, round, &s.search);
-        if (round > 0 || !part.stream->HasGraph()) continue;
+        if (round > 0 || part.stream->commands_.graph == nullptr) continue;
         const float* ctc = part.ctc != nullptr ? part.ctc + frame * scorer_.vocabulary() : nullptr;
         grammar_search_.Advance(&part.stream->commands_, rows, ctc, &s.grammar_search);
       }
@@ -262,8 +314,16 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
   }
   for (const Scratch::Part& part : s.parts) {
     search_.Settle(&part.stream->search_, &s.search);
-    if (part.stream->HasGraph()) grammar_search_.Settle(&part.stream->commands_, &s.grammar_search);
+    if (part.stream->commands_.graph != nullptr) grammar_search_.Settle(&part.stream->commands_, &s.grammar_search);
+    if (part.phones != nullptr) SearchPhones(part.stream, part.phones, part.frames, &s.phone_search);
   }
+}
+
+void Recognizer::SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const {
+  phone_search_.Begin(&stream->phones_);
+  const size_t width = model_->phones().size() + 1;
+  for (size_t frame = 0; frame < frames; ++frame) phone_search_.Advance(&stream->phones_, log_probs + frame * width, scratch);
+  phone_search_.Settle(&stream->phones_, scratch);
 }
 
 }  // namespace earshot

@@ -14,6 +14,7 @@
 #include "fbank.h"
 #include "grammar_search.h"
 #include "model.h"
+#include "phone_search.h"
 #include "scorer.h"
 #include "search.h"
 #include "transcript.h"
@@ -27,11 +28,12 @@ class Recognizer;
 struct CommandResult {
   struct Path {
     Transcript transcript;
-    double transducer = 0, ctc = 0, prior = 0;  // its `score` is made of these
+    double transducer = 0, ctc = 0, phones = 0, prior = 0;  // its `score` is made of these
   };
   std::vector<Path> paths;      // complete sentences, best first
   double free_transducer = 0;   // log-probability of the best path of the free search
-  double free_ctc = 0;          // no path can have more; 0, as all of CTC, if the model has none
+  double free_ctc = 0;          // no path can have more; 0, as all of CTC, if there is none
+  double free_phones = 0;       // the same of phones
   size_t num_frames = 0;
   bool alive = false;           // some sentence can still be completed
   bool can_continue = false;    // the best sentence is also the beginning of another
@@ -56,7 +58,7 @@ class Stream {
   bool IsReady() const;
   // What has been decoded so far; also in the middle of a recording.
   Transcript Result() const;
-  bool HasGraph() const { return commands_.graph != nullptr; }
+  bool HasGraph() const { return commands_.graph != nullptr || phones_.graph != nullptr; }
   // The same for the sentences of the graph, which there must be.
   CommandResult Commands() const;
   // As good as new: neither text nor acoustic state of the recording stays.
@@ -66,13 +68,16 @@ class Stream {
  private:
   friend class Recognizer;
   bool Ready() const;
+  CommandResult PieceCommands() const;
+  CommandResult PhoneCommands() const;
 
   std::shared_ptr<const Recognizer> recognizer_;
   mutable std::mutex mutex_;
   Fbank fbank_;
   GraphState encoder_state_;
   SearchState search_;
-  GrammarSearchState commands_;
+  GrammarSearchState commands_;  // of a graph of pieces
+  PhoneSearchState phones_;      // of a graph of phones
   bool finished_ = false;
   bool flushed_ = false;
 };
@@ -82,7 +87,7 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   // Throws ModelFileError if the file is no recogniser, std::invalid_argument for
   // a setting out of range or a graph of other pieces. `graph` may be null.
   static std::shared_ptr<const Recognizer> Create(std::shared_ptr<const Model> model, const SearchConfig& config,
-                                                  const GrammarConfig& grammar = {},
+                                                  const GrammarConfig& grammar = {}, const PhoneConfig& phones = {},
                                                   std::shared_ptr<const WordGraph> graph = nullptr);
 
   std::unique_ptr<Stream> CreateStream() const { return CreateStream(graph_); }
@@ -105,18 +110,28 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   };
   using ScratchPointer = std::unique_ptr<Scratch, ScratchDeleter>;
 
+  // A network over `hidden` that says log-probabilities.
+  struct Head {
+    std::shared_ptr<const Graph> graph;  // null: the model has none
+    size_t log_probs = 0;                // position in the graph's outputs
+  };
+
   Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
-             std::shared_ptr<const WordGraph> graph);
+             const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph);
+  void CheckGraph(const WordGraph& graph) const;
   bool DecodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const;
-  void ComputeCtc(Scratch* scratch) const;
+  void ComputeHeads(Scratch* scratch) const;
   void SearchBlock(Scratch* scratch) const;
+  void SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const;
 
   std::shared_ptr<const Model> model_;
-  std::shared_ptr<const Graph> encoder_, ctc_;  // `ctc_` may be null
-  size_t encoder_out_, hidden_ = 0, log_probs_ = 0;  // positions in the graphs' lists
+  std::shared_ptr<const Graph> encoder_;
+  Head ctc_, phones_;
+  size_t encoder_out_, hidden_ = 0;  // positions in the encoder's outputs
   Scorer scorer_;
   Search search_;
   GrammarSearch grammar_search_;
+  PhoneSearch phone_search_;
   std::shared_ptr<const WordGraph> graph_;
   mutable std::mutex pool_mutex_;
   mutable std::vector<ScratchPointer> pool_;

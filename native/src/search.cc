@@ -17,6 +17,8 @@ constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
 double Sane(double score) { return std::isnan(score) ? kMinusInfinity : score; }
 
+double Bounded(double log_prob) { return log_prob > -1e4 ? std::min(log_prob, 1e4) : -1e4; }
+
 double LogAdd(double a, double b) {
   if (a < b) std::swap(a, b);
   return b == kMinusInfinity ? a : a + std::log1p(std::exp(b - a));

@@ -93,6 +93,9 @@ class Search {
 // A network with absurd weights can make NaN; as minus infinity it loses, and
 // sorting stays well defined.
 double Sane(double score);
+// The same for one log-probability: within these bounds no sum of ranks goes wrong, and no sound
+// network comes near them.
+double Bounded(double log_prob);
 // log(exp(a) + exp(b))
 double LogAdd(double a, double b);
 

@@ -57,45 +57,49 @@ std::string List(const std::vector<T>& values) {
 
 bool StartsWord(const std::string& piece) { return piece.compare(0, kWordStartBytes, kWordStart) == 0; }
 
-Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames, double score) {
+Transcript MakeTranscript(TokenPath path, const std::vector<WordEnd>& words, size_t num_frames, double score) {
   Transcript out;
   out.num_frames = num_frames;
   out.score = score;
-  double sum = 0;
-  size_t pieces = 0;
-  std::string raw;
-  const auto finish = [&] {
-    if (pieces == 0) return;
-    Word& word = out.words.back();
-    word.text = Trim(word.text);
-    word.confidence = static_cast<float>(std::exp(sum / static_cast<double>(pieces)));
-    if (word.text.empty()) out.words.pop_back();
-    sum = 0;
-    pieces = 0;
-  };
-  for (size_t i = 0; i < path.tokens.size(); ++i) {
-    const std::string& piece = model.pieces()[static_cast<size_t>(path.tokens[i])];
-    if (StartsWord(piece) || pieces == 0) {
-      finish();
-      Word word;
-      word.start_frame = path.frames[i];
-      out.words.push_back(word);
-    }
-    const std::string spelling = Spelling(piece);
-    Word& word = out.words.back();
-    word.text += spelling;
-    word.end_frame = path.frames[i] + 1;
-    raw += spelling;
-    sum += path.log_probs[i];
-    ++pieces;
+  size_t from = 0;
+  for (const WordEnd& said : words) {
+    double sum = 0;
+    for (size_t i = from; i < said.end; ++i) sum += path.log_probs[i];
+    Word word;
+    word.text = said.text;
+    word.start_frame = path.frames[from];
+    word.end_frame = path.frames[said.end - 1] + 1;
+    word.confidence = static_cast<float>(std::exp(sum / static_cast<double>(said.end - from)));
+    from = said.end;
+    if (word.text.empty()) continue;
+    out.text += (out.words.empty() ? "" : " ") + word.text;
+    out.words.push_back(std::move(word));
   }
-  finish();
   for (size_t i = 0; i + 1 < out.words.size(); ++i) {
     Word& word = out.words[i];
     word.end_frame = std::max(std::min(word.end_frame, out.words[i + 1].start_frame), word.start_frame + 1);
   }
-  out.text = Trim(raw);
   out.path = std::move(path);
+  return out;
+}
+
+std::string SpelledBy(const int32_t* pieces, size_t count, const Model& model) {
+  std::string text;
+  for (size_t i = 0; i < count; ++i) text += Spelling(model.pieces()[static_cast<size_t>(pieces[i])]);
+  return Trim(text);
+}
+
+Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames, double score) {
+  std::vector<WordEnd> words;
+  const int32_t* tokens = path.tokens.data();
+  for (size_t i = 0, from = 0; i < path.tokens.size(); ++i) {
+    const bool last = i + 1 == path.tokens.size();
+    if (!last && !StartsWord(model.pieces()[static_cast<size_t>(tokens[i + 1])])) continue;
+    words.push_back({SpelledBy(tokens + from, i + 1 - from, model), i + 1});
+    from = i + 1;
+  }
+  Transcript out = MakeTranscript(std::move(path), words, num_frames, score);
+  out.text = SpelledBy(out.path.tokens.data(), out.path.tokens.size(), model);
   return out;
 }
 

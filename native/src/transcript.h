@@ -1,6 +1,6 @@
 // transcript.h: from the pieces of a path to words with times and confidences.
 //
-// Knows how pieces spell words; knows nothing of networks. Times are encoder
+// Knows how pieces spell words, and where words lie in a path; knows nothing of networks. Times are encoder
 // frames: what a frame is in seconds is for the caller to say.
 #pragma once
 
@@ -31,9 +31,20 @@ struct Transcript {
 // Does the piece begin with U+2581?
 bool StartsWord(const std::string& piece);
 
-// A piece that begins with U+2581 starts a word. A word lasts from its first
-// piece to one frame past its last, but not into the next word, and at least
-// one frame.
+// Where one word ends in a path.
+struct WordEnd {
+  std::string text;
+  size_t end = 0;           // pieces, or phones, up to here
+};
+
+// A word lasts from its first piece or phone to one frame past its last, but not
+// into the next word, and at least one frame.
+Transcript MakeTranscript(TokenPath path, const std::vector<WordEnd>& words, size_t num_frames, double score);
+
+// What some pieces spell.
+std::string SpelledBy(const int32_t* pieces, size_t count, const Model& model);
+
+// The same for a path of pieces: one that begins with U+2581 starts a word.
 Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames, double score);
 
 // One JSON object: text, words, tokens, frames, log_probs, num_frames, frame_ms, score.

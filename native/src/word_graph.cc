@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -15,8 +16,10 @@
 namespace earshot {
 namespace {
 
-// Beyond this, and the size of the graph, WordGraph::States begins anew.
+// Beyond this, and the size of the views, WordGraph::States begins anew.
 constexpr size_t kMaxBytes = size_t{16} << 20;
+// Searches of one graph that charge words differently: more are forgotten together.
+constexpr size_t kMaxCosts = 8;
 // A state of more places would take seconds to make; only a network that is
 // ambiguous at every level of its calls has one.
 constexpr size_t kMaxPlaces = size_t{1} << 20;
@@ -52,9 +55,27 @@ void CheckRows(const std::vector<int32_t>& begin, size_t size, const char* name,
   }
 }
 
+// The rows of words or pronunciations: 1..kMaxWordPieces ids each, of 1..last without `unknown`.
+void CheckSpellings(const std::vector<int32_t>& begin, const std::vector<int32_t>& ids, const char* of, const char* name,
+                    const char* unit, size_t last, int32_t unknown) {
+  for (size_t i = 1; i < begin.size(); ++i) {
+    const auto length = static_cast<size_t>(begin[i] - begin[i - 1]);
+    if (length < 1 || length > WordGraph::kMaxWordPieces) {
+      Bad(std::string(of) + " " + Number(i - 1) + " has " + Number(length) + " " + unit + "; it must have 1.." +
+          Number(WordGraph::kMaxWordPieces) + ".");
+    }
+  }
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 1 && static_cast<size_t>(ids[i]) <= last && ids[i] != unknown) continue;
+    Bad(std::string(name) + " has " + Number(ids[i]) + " at " + Number(i) + "; ids must be in 1.." + Number(last) +
+        (unknown > 0 ? " without " + Number(unknown) + ", the unknown piece. Spell words with the model's tokenizer."
+                     : ". Spell words in the model's phones."));
+  }
+}
+
 }  // namespace
 
-std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabulary) {
+std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabulary, size_t phones) {
   const size_t nodes = arrays.final.size();
   const size_t arcs = arrays.arc_kind.size();
   if (vocabulary < 3) Bad("the vocabulary has " + Number(vocabulary) + " pieces; it must have at least 3.");
@@ -72,18 +93,24 @@ std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabul
   CheckRows(arrays.arc_begin, arcs, "arc_begin", "arcs");
   CheckRows(arrays.piece_begin, arrays.piece_ids.size(), "piece_begin", "piece_ids");
   const size_t words = arrays.piece_begin.size() - 1;
-  for (size_t w = 0; w < words; ++w) {
-    const auto length = static_cast<size_t>(arrays.piece_begin[w + 1] - arrays.piece_begin[w]);
-    if (length < 1 || length > kMaxWordPieces) {
-      Bad("word " + Number(w) + " has " + Number(length) + " pieces; it must have 1.." + Number(kMaxWordPieces) + ".");
-    }
+  CheckSpellings(arrays.piece_begin, arrays.piece_ids, "word", "piece_ids", "pieces", vocabulary - 1, kUnknownPiece);
+  if (phones == 0 && !(arrays.spelling_begin.empty() && arrays.phone_begin.empty() && arrays.phone_ids.empty())) {
+    Bad("words are spelled in phones, of which there are none; say how many the model has.");
   }
-  for (size_t i = 0; i < arrays.piece_ids.size(); ++i) {
-    const int32_t id = arrays.piece_ids[i];
-    if (id < 1 || static_cast<size_t>(id) >= vocabulary || id == kUnknownPiece) {
-      Bad("piece_ids has " + Number(id) + " at " + Number(i) + "; ids must be in 1.." + Number(vocabulary - 1) + " without " +
-          Number(kUnknownPiece) + ", the unknown piece. Spell words with the model's tokenizer.");
+  if (phones > 0) {
+    if (phones >= kMaxSize) Bad("there are " + Number(phones) + " phones; there must be fewer than " + Number(kMaxSize) + ".");
+    CheckRows(arrays.phone_begin, arrays.phone_ids.size(), "phone_begin", "phone_ids");
+    CheckRows(arrays.spelling_begin, arrays.phone_begin.size() - 1, "spelling_begin", "pronunciations");
+    if (arrays.spelling_begin.size() != words + 1) {
+      Bad("spelling_begin has " + Number(arrays.spelling_begin.size()) + " entries for " + Number(words) +
+          " words; it must have one per word and one more.");
     }
+    for (size_t w = 0; w < words; ++w) {
+      if (arrays.spelling_begin[w] == arrays.spelling_begin[w + 1]) {
+        Bad("word " + Number(w) + " has no pronunciation; it must have at least one.");
+      }
+    }
+    CheckSpellings(arrays.phone_begin, arrays.phone_ids, "pronunciation", "phone_ids", "phones", phones, 0);
   }
   const auto is_node = [nodes](int32_t node) { return node >= 0 && static_cast<size_t>(node) < nodes; };
   if (!is_node(arrays.start)) {
@@ -92,9 +119,24 @@ std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabul
 
   std::shared_ptr<WordGraph> graph(new WordGraph());
   graph->vocabulary_ = vocabulary;
+  graph->num_phones_ = phones;
   graph->start_ = arrays.start;
+  Rows pieces;
+  pieces.begin = std::move(arrays.piece_begin);
+  pieces.ids = std::move(arrays.piece_ids);
   std::vector<int32_t> rank;
-  graph->SortWords(arrays, &rank);
+  if (phones > 0) {
+    Rows rows;
+    rows.begin = std::move(arrays.phone_begin);
+    rows.ids = std::move(arrays.phone_ids);
+    graph->words_ = std::move(pieces);
+    graph->SortSpellings(rows, &rank);
+    graph->said_.begin = std::move(arrays.spelling_begin);
+    graph->said_.ids = std::move(rank);
+  } else {
+    graph->SortSpellings(pieces, &rank);
+    graph->words_ = graph->spellings_;
+  }
   graph->arcs_.resize(arcs);
   for (size_t a = 0; a < arcs; ++a) {
     if (arrays.arc_kind[a] > static_cast<uint8_t>(ArcKind::kTag)) {
@@ -113,11 +155,16 @@ std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabul
       if (label < 0 || static_cast<size_t>(label) >= words) {
         Bad("arc " + Number(a) + " says word " + Number(label) + "; there are " + Number(words) + " words.");
       }
-      label = rank[static_cast<size_t>(label)];
+      if (phones == 0) label = rank[static_cast<size_t>(label)];
     }
     if (!(weight <= 0 && weight >= kLowestWeight)) {
       Bad("arc " + Number(a) + " has the weight " + std::to_string(weight) + "; it must be in " +
           std::to_string(static_cast<int>(kLowestWeight)) + "..0. Leave out what can never be said.");
+    }
+    if (kind == ArcKind::kWord) {
+      graph->EachSpelling(label, [&](int32_t) { graph->view_bytes_ += sizeof(Arc); });
+    } else {
+      graph->view_bytes_ += sizeof(Arc);
     }
     graph->arcs_[a] = {kind, label, arrays.arc_dest[a], static_cast<int32_t>(std::lround(weight / GrammarStates::kWeightUnit))};
   }
@@ -131,60 +178,60 @@ std::shared_ptr<const WordGraph> WordGraph::Create(Arrays arrays, size_t vocabul
     Bad("no final node can be reached from node " + Number(graph->start_) + ", the start; there must be a sentence.");
   }
   double weight;
-  graph->States()->Start(&weight);  // with too many ways to begin it throws here, not while decoding
+  graph->States(0)->Start(&weight);  // with too many ways to begin it throws here, not while decoding
   return graph;
 }
 
-std::shared_ptr<GrammarStates> WordGraph::States() const {
+std::shared_ptr<GrammarStates> WordGraph::States(int32_t word_cost) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (states_ == nullptr || states_->bytes() > kMaxBytes + arcs_.size() * sizeof(Arc)) states_ = std::make_shared<GrammarStates>(*this);
-  return states_;
+  if (states_.size() >= kMaxCosts && states_.count(word_cost) == 0) states_.clear();
+  std::shared_ptr<GrammarStates>& states = states_[word_cost];
+  if (states == nullptr || states->bytes() > kMaxBytes + view_bytes_) states = std::make_shared<GrammarStates>(*this, word_cost);
+  return states;
 }
 
-bool WordGraph::Walk(const int32_t* pieces, size_t count, Position* position) const {
-  const std::shared_ptr<GrammarStates> states = States();
+bool WordGraph::Walk(const int32_t* symbols, size_t count, Position* position) const {
+  const std::shared_ptr<GrammarStates> states = States(0);
   const GrammarState* state = states->Start(&position->weight);
   size_t num_arcs;
   const GrammarArc* arcs = states->Arcs(*state, &num_arcs);
   for (size_t i = 0; i < count; ++i) {
-    const GrammarArc* arc = std::lower_bound(arcs, arcs + num_arcs, pieces[i],
-                                             [](const GrammarArc& a, int32_t piece) { return a.piece < piece; });
-    if (arc == arcs + num_arcs || arc->piece != pieces[i]) return false;
+    const GrammarArc* arc = std::lower_bound(arcs, arcs + num_arcs, symbols[i],
+                                             [](const GrammarArc& a, int32_t symbol) { return a.symbol < symbol; });
+    if (arc == arcs + num_arcs || arc->symbol != symbols[i]) return false;
     state = states->Follow(*state, static_cast<size_t>(arc - arcs));
     position->weight += arc->weight * GrammarStates::kWeightUnit;
     arcs = states->Arcs(*state, &num_arcs);
   }
-  for (size_t a = 0; a < num_arcs; ++a) position->next.push_back(arcs[a].piece);
+  for (size_t a = 0; a < num_arcs; ++a) position->next.push_back(arcs[a].symbol);
   position->final = state->final;
   position->final_weight = position->weight + state->final_weight * GrammarStates::kWeightUnit;
   return true;
 }
 
 size_t WordGraph::size_bytes() const {
-  return arcs_.size() * sizeof(Arc) + num_nodes() * (sizeof(int32_t) + 2) + (word_begin_.size() + word_pieces_.size()) * sizeof(int32_t) +
-         States()->bytes();
+  size_t bytes = arcs_.size() * sizeof(Arc) + num_nodes() * (sizeof(int32_t) + 2);
+  for (const Rows* rows : {&words_, &spellings_, &said_}) bytes += (rows->begin.size() + rows->ids.size()) * sizeof(int32_t);
+  return bytes + States(0)->bytes();
 }
 
-// Orders words by their pieces; words of equal pieces become one.
-void WordGraph::SortWords(const Arrays& arrays, std::vector<int32_t>* rank) {
-  const size_t words = arrays.piece_begin.size() - 1;
-  const int32_t* ids = arrays.piece_ids.data();
-  const auto begin = [&](int32_t w) { return ids + arrays.piece_begin[static_cast<size_t>(w)]; };
-  const auto end = [&](int32_t w) { return ids + arrays.piece_begin[static_cast<size_t>(w) + 1]; };
-  std::vector<int32_t> order(words);
+// Orders rows of symbols; equal ones become one.
+void WordGraph::SortSpellings(const Rows& rows, std::vector<int32_t>* rank) {
+  const auto begin = [&](int32_t i) { return rows.row(static_cast<size_t>(i)); };
+  const auto end = [&](int32_t i) { return begin(i) + rows.length(static_cast<size_t>(i)); };
+  std::vector<int32_t> order(rows.size());
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     return std::lexicographical_compare(begin(a), end(a), begin(b), end(b));
   });
-  rank->resize(words);
-  word_begin_.assign(1, 0);
-  for (size_t i = 0; i < words; ++i) {
-    const int32_t word = order[i];
-    if (i == 0 || !std::equal(begin(word), end(word), begin(order[i - 1]), end(order[i - 1]))) {
-      word_pieces_.insert(word_pieces_.end(), begin(word), end(word));
-      word_begin_.push_back(static_cast<int32_t>(word_pieces_.size()));
+  rank->resize(rows.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    const int32_t row = order[i];
+    if (i == 0 || !std::equal(begin(row), end(row), begin(order[i - 1]), end(order[i - 1]))) {
+      spellings_.ids.insert(spellings_.ids.end(), begin(row), end(row));
+      spellings_.begin.push_back(static_cast<int32_t>(spellings_.ids.size()));
     }
-    (*rank)[static_cast<size_t>(word)] = static_cast<int32_t>(word_begin_.size()) - 2;
+    (*rank)[static_cast<size_t>(row)] = static_cast<int32_t>(spellings_.size()) - 1;
   }
 }
 
@@ -356,8 +403,20 @@ void WordGraph::CheckLoops(const std::vector<char>& nullable) const {
 
 // --- states -----------------------------------------------------------------
 
-int32_t GrammarStates::PieceAt(const View::Entry& entry, uint32_t depth) const {
-  return graph_.word_pieces(static_cast<size_t>(entry.word))[depth];
+int32_t GrammarStates::SymbolAt(const View::Entry& entry, uint32_t depth) const {
+  return graph_.spellings_.row(static_cast<size_t>(entry.spelling))[depth];
+}
+
+void GrammarStates::Narrow(const View& view, uint32_t depth, int32_t symbol, uint32_t* low, uint32_t* high) const {
+  const auto first = view.entries.begin();
+  const auto from = std::partition_point(first + *low, first + *high, [&](const View::Entry& entry) {
+    return SymbolAt(entry, depth) < symbol;
+  });
+  const auto to = std::partition_point(from, first + *high, [&](const View::Entry& entry) {
+    return SymbolAt(entry, depth) == symbol;
+  });
+  *low = static_cast<uint32_t>(from - first);
+  *high = static_cast<uint32_t>(to - first);
 }
 
 int32_t GrammarStates::BestOf(const View& view, uint32_t low, uint32_t high) {
@@ -398,7 +457,7 @@ uint32_t GrammarStates::ViewOf(int32_t node) {
       const int32_t weight = AddWeights(from.weight, arc.weight);
       switch (arc.kind) {
         case WordGraph::ArcKind::kWord:
-          view.entries.push_back({arc.label, arc.dest, weight});
+          graph_.EachSpelling(arc.label, [&](int32_t spelling) { view.entries.push_back({spelling, arc.label, arc.dest, weight}); });
           view.weighted = view.weighted || weight != 0;
           break;
         case WordGraph::ArcKind::kCall:
@@ -416,12 +475,15 @@ uint32_t GrammarStates::ViewOf(int32_t node) {
     }
   }
   std::sort(view.entries.begin(), view.entries.end(), [](const View::Entry& a, const View::Entry& b) {
+    if (a.spelling != b.spelling) return a.spelling < b.spelling;
     if (a.word != b.word) return a.word < b.word;
     if (a.dest != b.dest) return a.dest < b.dest;
     return a.weight > b.weight;
   });
   view.entries.erase(std::unique(view.entries.begin(), view.entries.end(),
-                                 [](const View::Entry& a, const View::Entry& b) { return a.word == b.word && a.dest == b.dest; }),
+                                 [](const View::Entry& a, const View::Entry& b) {
+                                   return a.spelling == b.spelling && a.word == b.word && a.dest == b.dest;
+                                 }),
                      view.entries.end());
   view.entries.shrink_to_fit();
   bytes_ += sizeof(View) + 64 + view.entries.size() * sizeof(View::Entry) + view.calls.size() * sizeof(View::Call) +
@@ -447,7 +509,7 @@ void GrammarStates::Close(GrammarState* state) {
     if (!view.entries.empty()) {
       const auto size = static_cast<uint32_t>(view.entries.size());
       const int32_t best = BestOf(view, 0, size);
-      state->places.push_back({index, 0, size, 0, from.stack, best, AddWeights(from.weight, best)});
+      state->places.push_back({index, 0, size, 0, from.stack, best, AddWeights(from.weight, best - word_cost_)});
     }
     if (view.final) {
       const int32_t weight = AddWeights(from.weight, view.final_weight);
@@ -529,31 +591,31 @@ const GrammarArc* GrammarStates::Arcs(const GrammarState& state, size_t* count) 
     const std::lock_guard<std::mutex> lock(mutex_);
     arcs = state.arcs.load(std::memory_order_relaxed);
     if (arcs == nullptr) {
-      marked_.assign(graph_.vocabulary(), 0);
+      marked_.assign(graph_.num_symbols(), 0);
       size_t n = 0;
       for (const GrammarState::Place& place : state.places) {
         const View& view = views_[place.view];
         for (uint32_t at = place.low; at < place.high;) {
-          const int32_t piece = PieceAt(view.entries[at], place.depth);
-          if (std::exchange(marked_[static_cast<size_t>(piece)], 1) == 0) ++n;
-          // To the first entry of another piece: strides that double, then halving.
+          const int32_t symbol = SymbolAt(view.entries[at], place.depth);
+          if (std::exchange(marked_[static_cast<size_t>(symbol)], 1) == 0) ++n;
+          // To the first entry of another symbol: strides that double, then halving.
           uint32_t stride = 1;
-          while (place.high - at > stride && PieceAt(view.entries[at + stride], place.depth) == piece) {
+          while (place.high - at > stride && SymbolAt(view.entries[at + stride], place.depth) == symbol) {
             at += stride;
             stride *= 2;
           }
           const auto first = view.entries.begin() + at;
           const auto last = view.entries.begin() + std::min(at + stride, place.high);
           at = static_cast<uint32_t>(std::partition_point(first, last, [&](const View::Entry& entry) {
-                                       return PieceAt(entry, place.depth) == piece;
+                                       return SymbolAt(entry, place.depth) == symbol;
                                      }) - view.entries.begin());
         }
       }
       state.owner = std::make_unique<GrammarArc[]>(std::max<size_t>(n, 1));
       state.num_arcs = n;
       size_t filled = 0;
-      for (size_t piece = 0; piece < marked_.size(); ++piece) {
-        if (marked_[piece] != 0) state.owner[filled++].piece = static_cast<int32_t>(piece);
+      for (size_t symbol = 0; symbol < marked_.size(); ++symbol) {
+        if (marked_[symbol] != 0) state.owner[filled++].symbol = static_cast<int32_t>(symbol);
       }
       bytes_ += std::max<size_t>(n, 1) * sizeof(GrammarArc);
       arcs = state.owner.get();
@@ -576,27 +638,98 @@ const GrammarState* GrammarStates::Follow(const GrammarState& state, size_t inde
   open_.clear();
   for (const GrammarState::Place& place : state.places) {
     const View& view = views_[place.view];
-    const auto first = view.entries.begin();
-    const auto low = std::partition_point(first + place.low, first + place.high, [&](const View::Entry& entry) {
-      return PieceAt(entry, place.depth) < arc.piece;
-    });
-    const auto high = std::partition_point(low, first + place.high, [&](const View::Entry& entry) {
-      return PieceAt(entry, place.depth) == arc.piece;
-    });
-    auto longer = low;  // words that end here are the first: a word is less than its continuations
-    for (; longer < high && LengthOf(*longer) == place.depth + 1; ++longer) {
-      open_.push_back({AddWeights(place.weight, longer->weight - place.best), longer->dest, place.stack});
+    uint32_t low = place.low, high = place.high;
+    Narrow(view, place.depth, arc.symbol, &low, &high);
+    for (; low < high; ++low) {  // words that end here are the first: a word is less than its continuations
+      const View::Entry& entry = view.entries[low];
+      if (LengthOf(entry) > place.depth + 1) break;
+      open_.push_back({AddWeights(place.weight, entry.weight - place.best), entry.dest, place.stack});
     }
-    if (longer < high) {
-      const auto from = static_cast<uint32_t>(longer - first), to = static_cast<uint32_t>(high - first);
-      const int32_t best = BestOf(view, from, to);
-      next.places.push_back({place.view, from, to, place.depth + 1, place.stack, best, AddWeights(place.weight, best - place.best)});
+    if (low < high) {
+      const int32_t best = BestOf(view, low, high);
+      next.places.push_back({place.view, low, high, place.depth + 1, place.stack, best, AddWeights(place.weight, best - place.best)});
     }
   }
   Close(&next);
   to = Intern(std::move(next), &arc.weight);
   arc.to.store(to, std::memory_order_release);
   return to;
+}
+
+// Word by word instead of symbol by symbol. All ways to say some words lead to one state, so that of
+// the sentences that are in one state after as many symbols only the best can become the best.
+std::vector<GrammarStates::Sentence> GrammarStates::Sentences(const int32_t* symbols, size_t count, size_t most) {
+  struct Way {
+    int32_t weight;
+    std::vector<int32_t> words, ends;
+  };
+  struct Reached {
+    const GrammarState* state;
+    std::vector<Way> ways;
+  };
+  // Order must not depend on that of the places, which other streams have a part in.
+  const auto keep_best = [most](std::vector<Way>* ways) {
+    std::sort(ways->begin(), ways->end(), [](const Way& a, const Way& b) {
+      return std::tie(b.weight, a.words, a.ends) < std::tie(a.weight, b.words, b.ends);
+    });
+    ways->erase(std::unique(ways->begin(), ways->end(), [](const Way& a, const Way& b) { return a.words == b.words; }), ways->end());
+    if (ways->size() > most) ways->resize(most);
+  };
+  double start_weight;
+  const GrammarState* start = Start(&start_weight);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::vector<Reached>> after(count + 1);
+  after[0].push_back({start, {Way{0, {}, {}}}});
+  std::map<std::pair<size_t, int32_t>, std::vector<Open>> said;  // by where a word ends, and the word
+  for (size_t at = 0; at < count; ++at) {
+    for (Reached& here : after[at]) {
+      keep_best(&here.ways);
+      said.clear();
+      for (const GrammarState::Place& place : here.state->places) {
+        const View& view = views_[place.view];
+        uint32_t low = place.low, high = place.high;
+        for (size_t end = at; end < count && low < high; ++end) {
+          const auto depth = static_cast<uint32_t>(end - at);
+          Narrow(view, depth, symbols[end], &low, &high);
+          for (; low < high && LengthOf(view.entries[low]) == depth + 1; ++low) {
+            const View::Entry& entry = view.entries[low];
+            said[{end + 1, entry.word}].push_back({AddWeights(place.weight, entry.weight - place.best), entry.dest, place.stack});
+          }
+        }
+      }
+      for (auto& [what, open] : said) {
+        const auto [end, word] = what;
+        GrammarState next;
+        open_ = std::move(open);
+        Close(&next);
+        if (end == count ? !next.final : next.places.empty()) continue;
+        int32_t weight;
+        const GrammarState* state = Intern(std::move(next), &weight);
+        std::vector<Reached>& there = after[end];
+        auto found = std::find_if(there.begin(), there.end(), [&](const Reached& r) { return r.state == state; });
+        if (found == there.end()) found = there.insert(there.end(), {state, {}});
+        for (const Way& way : here.ways) {
+          found->ways.push_back({AddWeights(way.weight, weight), way.words, way.ends});
+          found->ways.back().words.push_back(word);
+          found->ways.back().ends.push_back(static_cast<int32_t>(end));
+        }
+      }
+    }
+  }
+  std::vector<Way> complete;
+  for (Reached& here : after[count]) {
+    if (!here.state->final) continue;
+    for (Way& way : here.ways) {
+      way.weight = AddWeights(way.weight, here.state->final_weight);
+      complete.push_back(std::move(way));
+    }
+  }
+  keep_best(&complete);
+  std::vector<Sentence> out;
+  for (Way& way : complete) {
+    out.push_back({std::move(way.words), std::move(way.ends), start_weight + way.weight * kWeightUnit});
+  }
+  return out;
 }
 
 std::vector<GrammarStates::Portable> GrammarStates::Export(const GrammarState& state) {

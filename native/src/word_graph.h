@@ -1,8 +1,9 @@
 // word_graph.h: which sentences may be said: a recursive network of words, and the
-// deterministic network of word pieces that it becomes while it is searched.
+// deterministic network of word pieces, or of phones, that it becomes while it is searched.
 //
-// Knows words as rows of piece ids and which piece may follow which; knows
-// nothing of sounds, scores or spelling. Nothing is unfolded before it is
+// Knows words as rows of piece ids and, in a graph of phones, as one or several
+// rows of phone ids too, and which symbol (piece or phone) may follow which;
+// knows nothing of sounds, scores or spelling. Nothing is unfolded before it is
 // needed: a set of sentences is as large as its network, not as its list.
 #pragma once
 
@@ -10,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
@@ -44,50 +46,72 @@ class WordGraph {
     int32_t start = 0;
     std::vector<int32_t> piece_begin; // words + 1 entries
     std::vector<int32_t> piece_ids;
+    // Of a graph of phones; else empty.
+    std::vector<int32_t> spelling_begin;  // words + 1 entries: pronunciations of each word
+    std::vector<int32_t> phone_begin;     // pronunciations + 1 entries
+    std::vector<int32_t> phone_ids;
   };
 
+  // `phones`: how many there are, ids 1..phones; 0 makes a graph of pieces.
   // Throws std::invalid_argument if an index is out of range, a word has no
-  // pieces, the network calls itself, has a loop without words or no sentence.
-  static std::shared_ptr<const WordGraph> Create(Arrays arrays, size_t vocabulary);
+  // pieces or phones, the network calls itself, has a loop without words or no sentence.
+  static std::shared_ptr<const WordGraph> Create(Arrays arrays, size_t vocabulary, size_t phones = 0);
 
-  // What the searches of this graph share. When it has grown large this is a
-  // new one, and the old one goes with its last user.
-  std::shared_ptr<GrammarStates> States() const;
+  // What the searches of this graph share that take `word_cost` (in units of
+  // GrammarStates::kWeightUnit) off for each word. When it has grown large this
+  // is a new one, and the old one goes with its last user.
+  std::shared_ptr<GrammarStates> States(int32_t word_cost) const;
 
-  // Where a history of pieces leads.
+  // Where a history of symbols leads.
   struct Position {
-    std::vector<int32_t> next;  // pieces that may follow, sorted
+    std::vector<int32_t> next;  // symbols that may follow, sorted
     bool final = false;         // the sentence may end here
     double weight = 0;          // of the best way here, nats
     double final_weight = 0;    // of the best sentence that ends here
   };
   // False if no sentence begins so.
-  bool Walk(const int32_t* pieces, size_t count, Position* position) const;
+  bool Walk(const int32_t* symbols, size_t count, Position* position) const;
 
   // Of the graph and of what its searches share.
   size_t size_bytes() const;
 
   size_t vocabulary() const { return vocabulary_; }
-  size_t num_words() const { return word_begin_.size() - 1; }
-  // Pieces of one word, in no particular order of words; equal words are one.
-  const int32_t* word_pieces(size_t word) const { return word_pieces_.data() + word_begin_[word]; }
-  size_t word_length(size_t word) const { return static_cast<size_t>(word_begin_[word + 1] - word_begin_[word]); }
+  size_t num_phones() const { return num_phones_; }  // 0: a graph of pieces
+  size_t num_words() const { return words_.size(); }
+  // Pieces of one word. In a graph of pieces equal words are one, and in no particular order.
+  const int32_t* word_pieces(size_t word) const { return words_.row(word); }
+  size_t word_length(size_t word) const { return words_.length(word); }
 
  private:
   friend class GrammarStates;
   struct Arc {
     ArcKind kind;
-    int32_t label;    // kWord: the word's rank
+    int32_t label;
     int32_t dest;
     int32_t weight;   // in units of kWeightUnit
+  };
+  // Rows of ids, one behind the other.
+  struct Rows {
+    std::vector<int32_t> begin = {0}, ids;
+    size_t size() const { return begin.size() - 1; }
+    const int32_t* row(size_t i) const { return ids.data() + begin[i]; }
+    size_t length(size_t i) const { return static_cast<size_t>(begin[i + 1] - begin[i]); }
   };
   WordGraph() = default;
   void CheckCalls() const;
   void CheckLoops(const std::vector<char>& nullable) const;
   std::vector<char> Finishing(bool without_words) const;
   void FindInner();
-  void SortWords(const Arrays& arrays, std::vector<int32_t>* rank);
+  void SortSpellings(const Rows& rows, std::vector<int32_t>* rank);
   size_t num_nodes() const { return final_.size(); }
+  size_t num_symbols() const { return num_phones_ > 0 ? num_phones_ + 1 : vocabulary_; }
+  // Calls visit(spelling) for each way to say a word.
+  template <typename Visit>
+  void EachSpelling(int32_t word, Visit visit) const {
+    if (num_phones_ == 0) return visit(word);
+    const auto w = static_cast<size_t>(word);
+    for (size_t i = 0; i < said_.length(w); ++i) visit(said_.row(w)[i]);
+  }
 
   std::vector<int32_t> arc_begin_;
   std::vector<Arc> arcs_;
@@ -95,36 +119,39 @@ class WordGraph {
   std::vector<char> useful_;          // a final node can be reached
   std::vector<char> inner_;           // one arc leads here and nothing else
   int32_t start_ = 0;
-  std::vector<int32_t> word_begin_, word_pieces_;  // distinct words in the order of their pieces
-  size_t vocabulary_ = 0;
+  Rows words_;      // pieces
+  Rows spellings_;  // distinct rows of symbols in their order; of pieces: one for each word
+  Rows said_;       // of a graph of phones: the spellings of each word
+  size_t vocabulary_ = 0, num_phones_ = 0;
+  size_t view_bytes_ = 0;  // at most, of all views together
   mutable std::mutex mutex_;
-  mutable std::shared_ptr<GrammarStates> states_;
+  mutable std::map<int32_t, std::shared_ptr<GrammarStates>> states_;  // by the cost of a word
 };
 
 struct GrammarState;
 
-// A piece that may come next. `to` is null until somebody went there.
+// A symbol that may come next. `to` is null until somebody went there.
 struct GrammarArc {
-  int32_t piece = 0;
+  int32_t symbol = 0;
   int32_t weight = 0;                             // valid once `to` is set
   std::atomic<const GrammarState*> to{nullptr};
 };
 
-// All places of the network that one history of pieces can be in, each with
+// All places of the network that one history of symbols can be in, each with
 // what its best way there costs more than the best way of all.
 struct GrammarState {
   struct Place {
-    uint32_t view;         // in a node: its words, sorted by their pieces,
+    uint32_t view;         // in a node: its words, sorted by their spelling,
     uint32_t low, high;    // of which these are still possible,
-    uint32_t depth;        // after so many pieces of them
+    uint32_t depth;        // after so many symbols of them
     int32_t stack;         // where to go on when the sub-network ends
     int32_t best;          // weight of the best of these words
-    int32_t weight;        // with `best`: a word pays from its first piece on
+    int32_t weight;        // with `best`: a word pays from its first symbol on
   };
   std::vector<Place> places;
   bool final = false;      // the sentence may end here,
   int32_t final_weight = 0;  // at this cost
-  mutable std::atomic<const GrammarArc*> arcs{nullptr};  // sorted by piece; null until asked for
+  mutable std::atomic<const GrammarArc*> arcs{nullptr};  // sorted by symbol; null until asked for
   mutable size_t num_arcs = 0;                           // valid once `arcs` is set
   mutable std::unique_ptr<GrammarArc[]> owner;
 };
@@ -136,18 +163,28 @@ class GrammarStates {
   // Weights are whole multiples of this, so that sums are exact in any order.
   static constexpr double kWeightUnit = 1.0 / 4096;
 
-  // `graph` must live as long.
-  explicit GrammarStates(const WordGraph& graph) : graph_(graph) {}
+  // `graph` must live as long. Every word costs `word_cost` units more than the graph says; it may be below 0.
+  GrammarStates(const WordGraph& graph, int32_t word_cost) : graph_(graph), word_cost_(word_cost) {}
 
   // `weight`: what even the best sentence costs, nats.
   const GrammarState* Start(double* weight);
-  // The pieces that may follow.
+  // No arc has a weight above this: weights are <= 0 but for a word's negative cost.
+  double HighestWeight() const { return word_cost_ < 0 ? -word_cost_ * kWeightUnit : 0; }
+  // The symbols that may follow.
   const GrammarArc* Arcs(const GrammarState& state, size_t* count);
   // The state after arc `index` of `state`. Throws std::invalid_argument if it
   // would have more places than a search can bear.
   const GrammarState* Follow(const GrammarState& state, size_t index);
   // The same state as `state`, which belongs to `from`.
   const GrammarState* Adopt(const GrammarState& state, GrammarStates* from);
+  // A complete sentence that some symbols spell.
+  struct Sentence {
+    std::vector<int32_t> words;
+    std::vector<int32_t> ends;  // for each, the symbols up to its end
+    double weight = 0;          // of the best way to say it
+  };
+  // All sentences that exactly these symbols spell, the best `most` of them, best first.
+  std::vector<Sentence> Sentences(const int32_t* symbols, size_t count, size_t most);
   size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
  private:
@@ -155,7 +192,8 @@ class GrammarStates {
   // from there. All views together are no larger than the graph.
   struct View {
     struct Entry {
-      int32_t word;        // rank
+      int32_t spelling;
+      int32_t word;
       int32_t dest;
       int32_t weight;
     };
@@ -166,7 +204,7 @@ class GrammarStates {
       int32_t dest, weight;
     };
     int32_t node;
-    std::vector<Entry> entries;   // sorted by word
+    std::vector<Entry> entries;   // sorted by spelling
     std::vector<Call> calls;
     std::vector<Jump> jumps;      // silent arcs to nodes with views of their own
     bool weighted = false;  // some entry
@@ -194,13 +232,16 @@ class GrammarStates {
   void Close(GrammarState* state);
   // Takes the best weight off all, and returns it beside the state.
   const GrammarState* Intern(GrammarState&& state, int32_t* weight);
-  int32_t PieceAt(const View::Entry& entry, uint32_t depth) const;
+  int32_t SymbolAt(const View::Entry& entry, uint32_t depth) const;
+  // Of the entries from `low` to `high`, which are sorted, those with `symbol` at `depth`.
+  void Narrow(const View& view, uint32_t depth, int32_t symbol, uint32_t* low, uint32_t* high) const;
   // Of the words of a view from `low` to `high`, of which there must be one.
   static int32_t BestOf(const View& view, uint32_t low, uint32_t high);
-  size_t LengthOf(const View::Entry& entry) const { return graph_.word_length(static_cast<size_t>(entry.word)); }
+  size_t LengthOf(const View::Entry& entry) const { return graph_.spellings_.length(static_cast<size_t>(entry.spelling)); }
   std::vector<Portable> Export(const GrammarState& state);
 
   const WordGraph& graph_;
+  const int32_t word_cost_;
   std::mutex mutex_;
   std::atomic<size_t> bytes_{0};
   std::deque<GrammarState> states_;

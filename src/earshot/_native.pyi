@@ -126,6 +126,8 @@ class Model:
     @property
     def pieces(self) -> list[str]: ...
     @property
+    def phones(self) -> list[str]: ...
+    @property
     def header_json(self) -> str: ...
     @property
     def search(self) -> SearchSettings | None: ...
@@ -154,12 +156,14 @@ class CommandPath(TypedDict):
     score: float
     transducer: float
     ctc: float
+    phones: float
     prior: float
 
 class CommandResult(TypedDict):
     paths: list[CommandPath]
     free_transducer: float
     free_ctc: float
+    free_phones: float
     num_frames: int
     alive: bool
     can_continue: bool
@@ -184,8 +188,12 @@ class WordGraph:
         piece_ids: _I32,
         *,
         vocabulary: int,
+        spelling_begin: _I32 | None = None,
+        phone_begin: _I32 | None = None,
+        phone_ids: _I32 | None = None,
+        phones: int = 0,
     ) -> None: ...
-    def walk(self, pieces: _I32) -> WordGraphPosition | None: ...
+    def walk(self, symbols: _I32) -> WordGraphPosition | None: ...
     @property
     def size_bytes(self) -> int: ...
 
@@ -214,6 +222,9 @@ class Recognizer:
         ctc_blank_penalty: float = 0.0,
         language_weight: float = 0.0,
         word_penalty: float = 0.0,
+        phone_paths: int = 128,
+        phone_beam: float = 16.0,
+        phone_blank_penalty: float = 0.0,
     ) -> None: ...
     def create_stream(self, *, word_graph: WordGraph | None = None) -> Stream: ...
     def decode_streams(self, streams: list[Stream]) -> None: ...

@@ -164,12 +164,14 @@ def recogniser(
     max_symbols_per_frame: int = 1,
     blank_bias: float = 0.0,
     gain: float = 4.0,
+    phones: int = 0,
 ) -> Ear:
     """A random recogniser of the shape that the project ships, small enough to read.
 
     Args:
         blank_bias: Added to the logit of blank; sets how often pieces come out.
         gain: Multiplies the joiner's weights; large enough and scores are not all alike.
+        phones: Of a graph of that name; 0: none.
     """
     rng = np.random.default_rng(seed)
 
@@ -327,4 +329,16 @@ def recogniser(
         },
         "metadata": {"licence": "CC0-1.0"},
     }
+    if phones:
+        weight = ear.tensor("ph.w", matrix_codec, 2 * normal(phones + 1, hidden))
+        nodes = [
+            {"op": "linear", "in": ["hidden"], "out": "z", "tensors": {"weight": weight}},
+            {"op": "log_softmax", "in": ["z"], "out": "log_probs"},
+        ]
+        ear.header["graphs"]["phones"] = {
+            "inputs": ["hidden"],
+            "outputs": ["log_probs"],
+            "nodes": nodes,
+        }
+        ear.header["phones"] = [f"P{i}" for i in range(phones)]
     return ear

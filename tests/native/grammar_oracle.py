@@ -28,6 +28,10 @@ class Network:
     arcs: list[list[tuple[ArcKind, int, int, float]]] = field(default_factory=list)
     final: set[int] = field(default_factory=set)
     start: int = 0
+    sounds: list[tuple[tuple[int, ...], ...]] | None = None  # phones of each word, several ways
+
+    def spellings(self, word: int) -> tuple[tuple[int, ...], ...]:
+        return (self.words[word],) if self.sounds is None else self.sounds[word]
 
     def node(self, *, final: bool = False) -> int:
         self.arcs.append([])
@@ -59,22 +63,24 @@ class Network:
             arc_weight=np.array([a[3] for a in arcs], np.float32),
             final=np.array([n in self.final for n in range(len(self.arcs))], np.uint8),
             start=self.start,
+            pronunciations=None if self.sounds is None else tuple(self.sounds),
         )
 
-    def native(self, vocabulary: int) -> _native.WordGraph:
-        return self.graph().to_native(vocabulary=vocabulary)
+    def native(self, vocabulary: int, *, phones: int = 0) -> _native.WordGraph:
+        return self.graph().to_native(vocabulary=vocabulary, phones=phones)
 
 
-State = tuple[Any, ...]  # (node, stack) or (node, stack, arc, pieces said)
+State = tuple[Any, ...]  # (node, stack) or (node, stack, arc, which spelling, symbols said)
 
 
 class Flat:
-    """The network without calls and words: states and pieces only."""
+    """The network without calls and words: states and symbols (pieces or phones) only."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, word_penalty: float = 0.0) -> None:
         self.network = network
+        self.word_penalty = word_penalty
         self.start: State = (network.start, ())
-        # Of each state: (piece or None, next state, weight).
+        # Of each state: (symbol or None, next state, weight).
         self.arcs: dict[State, list[tuple[int | None, State, float]]] = {}
         todo = [self.start]
         while todo:
@@ -100,19 +106,20 @@ class Flat:
     def _out(self, state: State) -> Any:
         node, stack, *inside = state
         if inside:
-            arc, said = inside
+            arc, way, said = inside
             _, word, dest, _ = self.network.arcs[node][arc]
-            pieces = self.network.words[word]
-            if said + 1 == len(pieces):
-                yield pieces[said], (dest, stack), 0.0
+            symbols = self.network.spellings(word)[way]
+            if said + 1 == len(symbols):
+                yield symbols[said], (dest, stack), 0.0
             else:
-                yield pieces[said], (node, stack, arc, said + 1), 0.0
+                yield symbols[said], (node, stack, arc, way, said + 1), 0.0
             return
         if node in self.network.final and stack:
             yield None, (stack[-1], stack[:-1]), 0.0
         for i, (kind, label, dest, weight) in enumerate(self.network.arcs[node]):
             if kind == WORD:
-                yield None, (node, stack, i, 0), weight
+                for way in range(len(self.network.spellings(label))):
+                    yield None, (node, stack, i, way, 0), weight - self.word_penalty
             elif kind == CALL:
                 yield None, (label, (*stack, dest)), weight
             else:
@@ -129,7 +136,7 @@ class Flat:
                 if piece is None and to in self.useful and value > best.get(to, -np.inf):
                     best[to] = value
                     todo.append(to)
-        return {s: w for s, w in best.items() if len(s) == 4 or self.final(s)}
+        return {s: w for s, w in best.items() if len(s) > 2 or self.final(s)}
 
     def first(self) -> dict[State, float]:
         return self.closed({self.start: 0.0}) if self.start in self.useful else {}
@@ -166,6 +173,25 @@ class Flat:
             "weight": max(states.values()),
             "final_weight": max(finals, default=None),
         }
+
+
+def sentences(flat: Flat, history: tuple[int, ...]) -> dict[tuple[int, ...], float]:
+    """All word sequences that exactly these symbols spell, each with its best weight."""
+    found: dict[tuple[int, ...], float] = {}
+
+    def follow(state: State, said: int, words: tuple[int, ...], weight: float) -> None:
+        if said == len(history) and flat.final(state):
+            found[words] = max(weight, found.get(words, -np.inf))
+        for symbol, to, extra in flat.arcs[state]:
+            if symbol is None:
+                begins = len(to) > 2 and len(state) == 2
+                word = (flat.network.arcs[to[0]][to[2]][1],) if begins else ()
+                follow(to, said, words + word, weight + extra)
+            elif said < len(history) and symbol == history[said]:
+                follow(to, said + 1, words, weight + extra)
+
+    follow(flat.start, 0, (), 0.0)
+    return found
 
 
 def random_network(seed: int, *, words: list[tuple[int, ...]], loops: bool = True) -> Network:

@@ -78,6 +78,7 @@ def path(text: str, score: float, *, transducer: float = -3.0) -> Any:
         "score": score,
         "transducer": transducer,
         "ctc": -5.0,
+        "phones": 0.0,
         "prior": 0.0,
     }
 
@@ -87,6 +88,7 @@ def found(*paths: Any) -> Any:
         "paths": list(paths),
         "free_transducer": -1.0,
         "free_ctc": -2.0,
+        "free_phones": 0.0,
         "num_frames": 40,
         "alive": True,
         "can_continue": False,

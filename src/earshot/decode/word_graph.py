@@ -1,7 +1,8 @@
 """Which sentences may be said: a flat recursive network over words, for the engine's search.
 
-Knows words, their pieces and the arcs between them; knows nothing of templates, intents or what
-a tag stands for. See `docs/concepts/grammar-search.md` for what the engine makes of it.
+Knows words, their pieces, how they are pronounced where the search is to go by sounds, and the
+arcs between them; knows nothing of templates, intents or what a tag stands for. See
+`docs/concepts/grammar-search.md` for what the engine makes of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +46,8 @@ class WordGraph:
         arc_weight: Shape (A,): natural log, -1000..0; the engine rounds to 1/4096.
         final: Shape (N,): 0 or 1.
         start: Node.
+        pronunciations: Of each word, rows of phone ids from 1 on; then the search goes by phones.
+            None makes a graph of pieces.
 
     Raises:
         ValueError: The words and pieces do not belong together, or an array has a wrong type
@@ -59,12 +63,18 @@ class WordGraph:
     arc_weight: npt.NDArray[np.float32]
     final: npt.NDArray[np.uint8]
     start: int
+    pronunciations: tuple[tuple[tuple[int, ...], ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.pieces):
             raise ValueError(
                 f"word graph: {len(self.words)} words and {len(self.pieces)} rows of pieces; "
                 "there must be one row per word."
+            )
+        if self.pronunciations is not None and len(self.pronunciations) != len(self.words):
+            raise ValueError(
+                f"word graph: {len(self.words)} words and pronunciations of "
+                f"{len(self.pronunciations)}; there must be some for every word."
             )
         nodes, arcs = len(self.final), len(self.arc_kind)
         for name, dtype, length in (
@@ -98,23 +108,33 @@ class WordGraph:
         """A."""
         return len(self.arc_kind)
 
-    def to_native(self, *, vocabulary: int) -> _native.WordGraph:
+    def to_native(self, *, vocabulary: int, phones: int = 0) -> _native.WordGraph:
         """Hand a copy to the engine, which checks it whole.
 
         Args:
             vocabulary: Word pieces of the model that is to search it.
+            phones: Its phones, 0 if it has none; only pronunciations need them.
 
         Returns:
             A graph for any number of recognisers, streams and threads.
 
         Raises:
-            ValueError: An index is out of range, a word has no pieces or one that the model
-                never puts out, a weight is not in -1000..0, the graph calls itself, has a loop
-                that says nothing, or has no sentence.
+            ValueError: An index is out of range, a word has no pieces or phones, or one that
+                the model never puts out, a weight is not in -1000..0, the graph calls itself,
+                has a loop that says nothing, or has no sentence.
         """
-        lengths = np.fromiter(map(len, self.pieces), np.int64, len(self.pieces))
-        piece_begin = np.zeros(len(self.pieces) + 1, np.int32)
-        piece_begin[1:] = np.cumsum(lengths)
+        piece_begin, piece_ids = _rows(self.pieces)
+        sounds: dict[str, Any] = {}
+        if self.pronunciations is not None:
+            spellings = tuple(chain.from_iterable(self.pronunciations))
+            phone_begin, phone_ids = _rows(spellings)
+            spelling_begin = np.zeros(len(self.words) + 1, np.int32)
+            spelling_begin[1:] = np.cumsum([len(of) for of in self.pronunciations])
+            sounds = {
+                "spelling_begin": spelling_begin,
+                "phone_begin": phone_begin,
+                "phone_ids": phone_ids,
+            }
         return _native.WordGraph(
             self.arc_begin,
             self.arc_kind,
@@ -124,6 +144,15 @@ class WordGraph:
             self.final,
             self.start,
             piece_begin,
-            np.fromiter(chain.from_iterable(self.pieces), np.int32, int(lengths.sum())),
+            piece_ids,
             vocabulary=vocabulary,
+            phones=phones if sounds else 0,
+            **sounds,
         )
+
+
+def _rows(rows: tuple[tuple[int, ...], ...]) -> tuple[_I32, _I32]:
+    """Where each row begins in all rows joined, with one more entry for their end; and these."""
+    begin = np.zeros(len(rows) + 1, np.int32)
+    begin[1:] = np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)))
+    return begin, np.fromiter(chain.from_iterable(rows), np.int32, int(begin[-1]))

@@ -18,6 +18,7 @@ from earshot import _native
 from earshot.core.errors import AudioError, ConfigError, ModelFileError
 from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
+from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.result import to_transcript
 from earshot.decode.search import SearchConfig
@@ -76,6 +77,30 @@ def tokenizer_of(path: Path) -> Tokenizer:
         except ConfigError as err:
             problem = f"its tokenizer cannot be used ({err})"
     raise ModelFileError(path, problem, remedy="Export the model again with `earshot train export`")
+
+
+def lexicon_of(path: Path) -> Lexicon | None:
+    """How to pronounce words for a model that hears phones.
+
+    Args:
+        path: A `.ear` file.
+
+    Returns:
+        The dictionary that commands are compiled with; None for a model without phones.
+
+    Raises:
+        ModelFileError: The file is no model, or hears other phones than the dictionary has.
+    """
+    phones = ModelFile(path).header.get("phones")
+    if phones is None:
+        return None
+    if phones != list(PHONES):
+        raise ModelFileError(
+            path,
+            "its phones are not those of the dictionary of pronunciations",
+            remedy=f"Train it with the {len(PHONES)} phones of `earshot.data.pronunciation`",
+        )
+    return Lexicon.load()
 
 
 class Stream:
@@ -207,8 +232,8 @@ class Recognizer:
     Args:
         model: From `runtime.session.open_model`.
         search: How to search.
-        commands: What may be asked for, compiled for this model's word pieces; None recognises
-            free speech only.
+        commands: What may be asked for, compiled for this model's word pieces, and with a lexicon
+            if it hears phones; None recognises free speech only.
         command_config: How commands are searched for and when one is believed.
 
     Raises:
@@ -233,7 +258,9 @@ class Recognizer:
                 command_config = CommandConfig()
             self._grammar = (commands, command_config)
             grammar_search = {
-                "word_graph": commands.word_graph.to_native(vocabulary=len(model.pieces)),
+                "word_graph": commands.word_graph.to_native(
+                    vocabulary=len(model.pieces), phones=len(model.phones)
+                ),
                 **command_config.search_settings(),
             }
         with engine_errors():
@@ -306,7 +333,7 @@ class Recognizer:
         if not isinstance(commands, Commands):
             commands = load_commands([commands] if isinstance(commands, str | Path) else commands)
         model = open_model(file)
-        graph = compile_commands(commands, tokenizer_of(file))
+        graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon_of(file))
         return cls(model, search, commands=graph, command_config=config)
 
     @property

@@ -25,7 +25,7 @@ from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_with_metadata
 from earshot.runtime.session import open_model
-from earshot.session.recognizer import tokenizer_of
+from earshot.session.recognizer import lexicon_of, tokenizer_of
 from earshot.train.augment import NoisePool, Samples
 from earshot.train.batches import read_noise
 from earshot.train.cuts import read_cuts
@@ -123,7 +123,7 @@ def hear_clips(
     Returns:
         What came out of each.
     """
-    graph = compile_commands(commands, tokenizer_of(model))
+    graph = compile_commands(commands, tokenizer_of(model), lexicon=lexicon_of(model))
     native = open_model(model)
     search = SearchConfig()
     engine = _native.Recognizer(
@@ -132,7 +132,9 @@ def hear_clips(
         max_active_paths=search.max_active_paths,
         max_symbols_per_frame=search.max_symbols_per_frame,
         blank_penalty=search.blank_penalty,
-        word_graph=graph.word_graph.to_native(vocabulary=len(native.pieces)),
+        word_graph=graph.word_graph.to_native(
+            vocabulary=len(native.pieces), phones=len(native.phones)
+        ),
         **CommandConfig().search_settings(),
     )
     trials = list(_trials(work_dir, graph, seed=seed))

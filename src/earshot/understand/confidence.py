@@ -24,10 +24,11 @@ class Evidence:
 
     Args:
         transducer_gap: Log-probability of the best free path less that of the command, nats.
-        ctc_gap: The same of CTC, whose free score is a bound; 0 where the model has no CTC head.
+        ctc_gap: The same of CTC, whose free score is a bound: over phones where the search goes by
+            them, else over pieces. 0 where the model has no such head.
         margin: Score of the interpretation less that of the next other one, nats, >= 0.
         num_words: Words of the command, >= 1.
-        num_pieces: Word pieces of the command, >= 1.
+        num_pieces: Word pieces of the command, or phones where the search goes by them, >= 1.
         likeness: Of the letters of the free words and of the command, 0..1.
         least_confidence: Of the command's words, in [0, 1].
     """
@@ -89,6 +90,10 @@ class CommandConfig:
         language_weight: Share of the network's own language model that is taken off, 0..2: the
             grammar says what may be said, and counting both would favour what training texts said.
         word_penalty: Nats taken off for every word of a command.
+        phone_blank_penalty: Nats taken off the blank's score in the search by phones, which models
+            with phones do instead of the grammar search.
+        phone_paths: Histories that it keeps, 1..256.
+        phone_beam: Nats, above 0: histories further behind the best are dropped.
         grammar_paths: Histories that the grammar search keeps, 1..64.
         grammar_beam: Nats, above 0: histories further behind the best are dropped.
         threshold: A command is accepted from this confidence on, 0..1.
@@ -112,6 +117,9 @@ class CommandConfig:
     word_penalty: float = 0.0
     grammar_paths: int = 32
     grammar_beam: float = 6.0
+    phone_blank_penalty: float = 0.0
+    phone_paths: int = 128
+    phone_beam: float = 16.0
     threshold: float = 0.522
     bias: float = 0.475
     weights: tuple[float, ...] = (0.681, -3.705, -0.479, -2.182, 2.052, -0.348, 0.228, -1.182)
@@ -127,6 +135,9 @@ class CommandConfig:
             ("word_penalty", -100.0, 100.0),
             ("grammar_paths", 1, 64),
             ("grammar_beam", 1e-3, 1e3),
+            ("phone_blank_penalty", -100.0, 100.0),
+            ("phone_paths", 1, 256),
+            ("phone_beam", 1e-3, 1e3),
             ("threshold", 0.0, 1.0),
         ):
             value = getattr(self, name)
@@ -145,6 +156,9 @@ class CommandConfig:
                 "ctc_blank_penalty",
                 "language_weight",
                 "word_penalty",
+                "phone_paths",
+                "phone_beam",
+                "phone_blank_penalty",
             )
         }
 

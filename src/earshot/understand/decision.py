@@ -150,7 +150,8 @@ def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter)
     spoken = " ".join(word["word"] for word in words)
     evidence = Evidence(
         transducer_gap=result["free_transducer"] - path["transducer"],
-        ctc_gap=result["free_ctc"] - path["ctc"],
+        # The head that the search did not go by has 0 for both.
+        ctc_gap=(result["free_ctc"] - path["ctc"]) + (result["free_phones"] - path["phones"]),
         margin=margin,
         num_words=len(words),
         num_pieces=len(path["tokens"]),

@@ -1,7 +1,8 @@
 """Commands compiled for a recogniser: the graph that guides its search, and what its words mean.
 
-A word is spelled in the pieces of the recogniser's own tokenizer, each distinct word once. Knows
-no audio; see `decode.word_graph` for the graph's form and `understand.matching` for meanings.
+A word is spelled in the pieces of the recogniser's own tokenizer, each distinct word once; and for
+a recogniser that hears phones, in all its pronunciations too. Knows no audio; see
+`decode.word_graph` for the graph's form and `understand.matching` for meanings.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import numpy as np
 
 from earshot.core.errors import CommandsError, CommandsProblem
 from earshot.core.understanding import Understanding
+from earshot.data.pronunciation import Lexicon
 from earshot.data.tokenizer import UNK_ID, Tokenizer
 from earshot.decode.word_graph import WordGraph
-from earshot.understand.grammar import WordNetwork
 from earshot.understand.matching import MIN_LIKENESS, Matcher
 from earshot.understand.templates import Commands
 
@@ -31,17 +32,36 @@ class CommandGraph:
     Args:
         commands: What can be commanded.
         pieces: Word-piece ids of every word of `commands.network`.
+        pronunciations: Phone ids of the same; None for a recogniser without phones.
     """
 
-    def __init__(self, commands: Commands, pieces: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        pieces: tuple[tuple[int, ...], ...],
+        pronunciations: tuple[tuple[tuple[int, ...], ...], ...] | None = None,
+    ) -> None:
         self.commands = commands
         self._pieces = pieces
+        self._pronunciations = pronunciations
         self._matcher = Matcher(commands.network)
 
     @cached_property
     def word_graph(self) -> WordGraph:
         """The graph that guides the search."""
-        return _flat(self.commands.network, self._pieces)
+        network = self.commands.network
+        return WordGraph(
+            words=network.words,
+            pieces=self._pieces,
+            arc_begin=network.arc_begin,
+            arc_kind=network.arc_kind,
+            arc_label=network.arc_label,
+            arc_dest=network.arc_dest,
+            arc_weight=np.zeros(len(network.arc_dest), np.float32),
+            final=network.final,
+            start=network.start,
+            pronunciations=self._pronunciations,
+        )
 
     def interpret(self, words: Sequence[str]) -> Understanding | None:
         """What exactly these words mean.
@@ -74,18 +94,22 @@ class CommandGraph:
         return self._matcher.closest(text, min_confidence=min_confidence)
 
 
-def compile_commands(commands: Commands, tokenizer: Tokenizer) -> CommandGraph:
+def compile_commands(
+    commands: Commands, tokenizer: Tokenizer, *, lexicon: Lexicon | None = None
+) -> CommandGraph:
     """Get commands ready for a recogniser.
 
     Args:
         commands: From `load_commands`.
         tokenizer: The recogniser's own.
+        lexicon: How words are pronounced, for a recogniser that hears phones.
 
     Returns:
         The graph.
 
     Raises:
-        CommandsError: The pieces cannot spell a word, or there is no sentence at all.
+        CommandsError: The pieces cannot spell a word, a word has no pronunciation, or there is no
+            sentence at all.
     """
     network = commands.network
     pieces = tuple(tuple(tokenizer.encode(word)) for word in network.words)
@@ -98,6 +122,18 @@ def compile_commands(commands: Commands, tokenizer: Tokenizer) -> CommandGraph:
         for word, ids in zip(network.words, pieces, strict=True)
         if UNK_ID in ids or not ids
     ]
+    pronunciations = None
+    if lexicon is not None:
+        pronunciations = tuple(map(lexicon.pronunciations, network.words))
+        problems += [
+            CommandsProblem(
+                commands.where(word),
+                f"the word '{word}' is in no dictionary of pronunciations",
+                "write it in English words",
+            )
+            for word, spoken in zip(network.words, pronunciations, strict=True)
+            if not spoken
+        ]
     if network.depth > MAX_DEPTH:
         problems.append(
             CommandsProblem(
@@ -116,18 +152,4 @@ def compile_commands(commands: Commands, tokenizer: Tokenizer) -> CommandGraph:
         )
     if problems:
         raise CommandsError(problems)
-    return CommandGraph(commands, pieces)
-
-
-def _flat(network: WordNetwork, pieces: tuple[tuple[int, ...], ...]) -> WordGraph:
-    return WordGraph(
-        words=network.words,
-        pieces=pieces,
-        arc_begin=network.arc_begin,
-        arc_kind=network.arc_kind,
-        arc_label=network.arc_label,
-        arc_dest=network.arc_dest,
-        arc_weight=np.zeros(len(network.arc_dest), np.float32),
-        final=network.final,
-        start=network.start,
-    )
+    return CommandGraph(commands, pieces, pronunciations)

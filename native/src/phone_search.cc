@@ -1,0 +1,271 @@
+// phone_search.cc: see phone_search.h. Order decides between equal ranks: what
+// stays before what is new, the path that came first, low phones before high ones.
+#include "phone_search.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <stdexcept>
+#include <string>
+
+#include "search.h"
+
+namespace earshot {
+namespace {
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+constexpr size_t kNone = std::numeric_limits<size_t>::max();
+
+}  // namespace
+
+void PhoneSearchState::Reset() {
+  states = nullptr;
+  paths.clear();
+  tree.Clear();
+  settled = {};
+  best_sum = 0;
+  num_frames = 0;
+}
+
+PhoneSearch::PhoneSearch(const Model& model, const PhoneConfig& config) : config_(config), num_phones_(model.phones().size()) {
+  if (config_.max_active_paths < 1 || config_.max_active_paths > PhoneConfig::kMaxActivePaths) {
+    throw std::invalid_argument("search: phone_paths is " + std::to_string(config_.max_active_paths) + "; it must be in 1.." +
+                                std::to_string(PhoneConfig::kMaxActivePaths) + ".");
+  }
+  if (!(config_.beam > 0)) {
+    throw std::invalid_argument("search: phone_beam is " + std::to_string(config_.beam) + "; it must be above 0.");
+  }
+  if (!(std::abs(config_.blank_penalty) <= 100)) {
+    throw std::invalid_argument("search: phone_blank_penalty is " + std::to_string(config_.blank_penalty) + "; it must be in -100..100.");
+  }
+  word_cost_ = static_cast<int32_t>(std::lround(double{config_.word_penalty} / GrammarStates::kWeightUnit));
+}
+
+void PhoneSearch::CheckGraph(const WordGraph& graph) const {
+  if (graph.num_phones() != num_phones_) {
+    throw std::invalid_argument("word_graph: it was made for " + std::to_string(graph.num_phones()) + " phones and the model has " +
+                                std::to_string(num_phones_) + ". Make it with the model's own phones.");
+  }
+}
+
+void PhoneSearch::Begin(PhoneSearchState* state) const {
+  const std::shared_ptr<GrammarStates> states = state->graph->States(word_cost_);
+  if (state->states != states) {
+    for (PhoneHypothesis& path : state->paths) path.state = states->Adopt(*path.state, state->states.get());
+    state->states = states;
+  }
+  if (!state->paths.empty()) return;
+  PhoneHypothesis path;
+  path.state = states->Start(&path.prior);
+  path.phone = kMinusInfinity;
+  path.rank = path.prior;
+  state->paths.push_back(std::move(path));
+}
+
+void PhoneSearch::Advance(PhoneSearchState* state, const float* log_probs, PhoneSearchScratch* scratch) const {
+  using Candidate = PhoneSearchScratch::Candidate;
+  using Kept = PhoneSearchScratch::Kept;
+  std::vector<PhoneHypothesis>& paths = state->paths;
+  const size_t count = paths.size();
+
+  auto& row = scratch->row_;
+  row.resize(num_phones_ + 1);
+  for (size_t v = 0; v <= num_phones_; ++v) row[v] = Bounded(log_probs[v] - (v == 0 ? config_.blank_penalty : 0));
+  state->best_sum += *std::max_element(row.begin(), row.end());
+  // Path p and one phone: after the same phone there must have been a blank.
+  const auto with = [&](size_t p, int32_t phone) {
+    return (phone == paths[p].history.last ? paths[p].blank : paths[p].total) + row[static_cast<size_t>(phone)];
+  };
+
+  auto& by_hash = scratch->by_hash_;
+  size_t slots = 4;
+  while (slots < 2 * count) slots *= 2;
+  by_hash.assign(slots, kNone);
+  const auto slot = [&](uint64_t hash) { return static_cast<size_t>(hash) & (slots - 1); };
+  for (size_t p = 0; p < count; ++p) {
+    size_t at = slot(paths[p].history.hash);
+    while (by_hash[at] != kNone) at = (at + 1) & (slots - 1);
+    by_hash[at] = p;
+  }
+
+  // What stays, with what arrives at the same phones.
+  auto& stays = scratch->stays_;
+  stays.resize(count);
+  for (auto& stay : stays) stay.child = stay.next = stay.parent = kNone;
+  double highest = kMinusInfinity;
+  for (size_t p = 0; p < count; ++p) {
+    const PhoneHypothesis& path = paths[p];
+    PhoneSearchScratch::Stay& stay = stays[p];
+    stay.blank = path.total + row[0];
+    stay.phone = kMinusInfinity;
+    stay.moved = false;
+    if (path.history.length > 0) {
+      stay.phone = path.phone + row[static_cast<size_t>(path.history.last)];
+      for (size_t at = slot(path.before); by_hash[at] != kNone; at = (at + 1) & (slots - 1)) {
+        const size_t q = by_hash[at];
+        if (!state->tree.Extends(path.history, paths[q].history)) continue;
+        const double arriving = with(q, path.history.last);
+        stay.moved = arriving > LogAdd(stay.blank, stay.phone);
+        stay.phone = LogAdd(stay.phone, arriving);
+        stay.parent = q;
+        stay.next = stays[q].child;
+        stays[q].child = p;
+        break;
+      }
+    }
+    stay.total = LogAdd(stay.blank, stay.phone);
+    stay.rank = stay.total + path.prior;
+    highest = std::max(highest, stay.rank);
+  }
+
+  // All that could be kept. What an arc that nobody went leads to is not known yet, but its
+  // weight is bounded: states are made only where that matters.
+  auto& candidates = scratch->candidates_;
+  candidates.clear();
+  for (size_t p = 0; p < count; ++p) {
+    if (stays[p].rank > kMinusInfinity) candidates.push_back({stays[p].rank, p, p, kNone, stays[p].total});
+  }
+  auto& merged = scratch->merged_;
+  merged.assign(num_phones_ + 1, kNone);
+  size_t order = count;
+  const double most_weight = state->states->HighestWeight();
+  for (size_t p = 0; p < count; ++p) {
+    for (size_t child = stays[p].child; child != kNone; child = stays[child].next) {
+      merged[static_cast<size_t>(paths[child].history.last)] = p;
+    }
+    size_t num_arcs;
+    const GrammarArc* arcs = state->states->Arcs(*paths[p].state, &num_arcs);
+    for (size_t a = 0; a < num_arcs; ++a, ++order) {
+      const double total = with(p, arcs[a].symbol);
+      const double bound = total + paths[p].prior + most_weight;
+      if (!(bound > kMinusInfinity) || bound < highest - config_.beam || merged[static_cast<size_t>(arcs[a].symbol)] == p) continue;
+      candidates.push_back({bound, order, p, a, total});
+    }
+  }
+  const auto better = [](const Candidate& a, const Candidate& b) { return a.rank != b.rank ? a.rank > b.rank : a.order < b.order; };
+  std::sort(candidates.begin(), candidates.end(), better);
+
+  // Those of the highest rank. `best` is a heap with the worst on top.
+  auto& best = scratch->best_;
+  best.clear();
+  const auto above = [&](const Kept& a, const Kept& b) { return better(a.candidate, b.candidate); };
+  for (const Candidate& candidate : candidates) {
+    const bool full = best.size() == config_.max_active_paths;
+    if (candidate.rank < highest - config_.beam || (full && !better(candidate, best.front().candidate))) break;
+    const PhoneHypothesis& path = paths[candidate.path];
+    Kept kept{candidate, path.state, path.prior};
+    if (candidate.arc != kNone) {
+      size_t num_arcs;
+      kept.state = state->states->Follow(*path.state, candidate.arc);
+      kept.prior += state->states->Arcs(*path.state, &num_arcs)[candidate.arc].weight * GrammarStates::kWeightUnit;
+      kept.candidate.rank = candidate.total + kept.prior;
+      highest = std::max(highest, kept.candidate.rank);
+    }
+    if (full) {
+      if (!above(kept, best.front())) continue;
+      std::pop_heap(best.begin(), best.end(), above);
+      best.pop_back();
+    }
+    best.push_back(kept);
+    std::push_heap(best.begin(), best.end(), above);
+  }
+  std::sort(best.begin(), best.end(), above);
+  while (best.size() > 1 && best.back().candidate.rank < best.front().candidate.rank - config_.beam) best.pop_back();
+  // A complete sentence is not lost to longer ones that may never end.
+  if (std::none_of(best.begin(), best.end(), [](const Kept& kept) { return kept.state->final; })) {
+    double most = kMinusInfinity;
+    size_t complete = kNone;
+    for (size_t p = 0; p < count; ++p) {
+      if (!paths[p].state->final) continue;
+      const double rank = stays[p].rank + paths[p].state->final_weight * GrammarStates::kWeightUnit;
+      if (rank > most) {
+        most = rank;
+        complete = p;
+      }
+    }
+    if (complete != kNone) {
+      best.push_back({{stays[complete].rank, complete, complete, kNone, stays[complete].total}, paths[complete].state, paths[complete].prior});
+    }
+  }
+
+  auto& next = scratch->next_;
+  next.clear();
+  const auto frame = static_cast<int32_t>(state->num_frames);
+  for (const Kept& kept : best) {
+    const size_t p = kept.candidate.path;
+    PhoneHypothesis path = paths[p];
+    path.state = kept.state;
+    path.prior = kept.prior;
+    path.rank = kept.candidate.rank;
+    path.total = kept.candidate.total;
+    size_t parent = p;
+    int32_t phone = path.history.last;
+    if (kept.candidate.arc == kNone) {
+      path.blank = stays[p].blank;
+      path.phone = stays[p].phone;
+      parent = stays[p].parent;
+    } else {
+      size_t num_arcs;
+      phone = state->states->Arcs(*paths[p].state, &num_arcs)[kept.candidate.arc].symbol;
+      path.blank = kMinusInfinity;
+      path.phone = path.total;
+      path.before = paths[p].history.hash;
+    }
+    if (kept.candidate.arc == kNone && !stays[p].moved) {
+      state->tree.Ref(path.history);
+    } else {
+      const auto log_prob = static_cast<float>(row[static_cast<size_t>(phone)]);
+      path.history = state->tree.Extend(paths[parent].history, phone, frame, log_prob);
+    }
+    next.push_back(path);
+  }
+  for (const PhoneHypothesis& path : paths) state->tree.Unref(path.history);
+  paths.swap(next);
+  next.clear();
+  ++state->num_frames;
+}
+
+void PhoneSearch::Settle(PhoneSearchState* state, PhoneSearchScratch* scratch) const {
+  scratch->histories_.clear();
+  for (const PhoneHypothesis& path : state->paths) scratch->histories_.push_back(&path.history);
+  state->tree.SettleShared(scratch->histories_.data(), scratch->histories_.size(), &state->settled);
+}
+
+std::vector<PhonePath> PhoneSearch::Best(const PhoneSearchState& state, bool* can_continue) const {
+  struct Complete {
+    const PhoneHypothesis* path;
+    double rank;
+  };
+  std::vector<Complete> complete;
+  for (const PhoneHypothesis& path : state.paths) {
+    if (path.state->final) complete.push_back({&path, path.rank + path.state->final_weight * GrammarStates::kWeightUnit});
+  }
+  std::stable_sort(complete.begin(), complete.end(), [](const Complete& a, const Complete& b) { return a.rank > b.rank; });
+  if (complete.size() > kMaxHistories) complete.resize(kMaxHistories);
+  std::vector<PhonePath> out;
+  std::map<std::vector<int32_t>, size_t> by_words;
+  for (const Complete& c : complete) {
+    TokenPath path = state.settled;
+    state.tree.Append(c.path->history, &path);
+    for (GrammarStates::Sentence& sentence : state.states->Sentences(path.tokens.data(), path.tokens.size(), kMaxPaths)) {
+      const auto [found, fresh] = by_words.try_emplace(sentence.words, out.size());
+      if (fresh) {
+        out.push_back({std::move(sentence.words), std::move(sentence.ends), path, c.path->total, sentence.weight});
+      } else {
+        PhonePath& other = out[found->second];  // the same words, pronounced otherwise
+        other.phones = LogAdd(other.phones, c.path->total);
+      }
+    }
+  }
+  std::stable_sort(out.begin(), out.end(), [](const PhonePath& a, const PhonePath& b) {
+    return a.phones + a.prior > b.phones + b.prior;
+  });
+  if (out.size() > kMaxPaths) out.resize(kMaxPaths);
+  size_t num_arcs = 0;
+  if (!complete.empty()) state.states->Arcs(*complete.front().path->state, &num_arcs);
+  *can_continue = num_arcs > 0;
+  return out;
+}
+
+}  // namespace earshot
