@@ -38,11 +38,11 @@ class OnnxEncoder:
     def __init__(self, path: Path) -> None:
         self._session = one_thread_session(path)
         self._states = [i for i in self._session.get_inputs() if i.name != "x"]
-        self._outputs = ["encoder_out", *(f"{i.name}.next" for i in self._states)]
+        self._outputs = ["encoder_out", *(f"new_{i.name}" for i in self._states)]
 
     def initial_state(self) -> list[Array]:
-        """Zeros for every state input."""
-        return [np.zeros(i.shape, dtype=np.float32) for i in self._states]
+        """Zeros for both state inputs, for one stream."""
+        return [np.zeros((1, 1, i.shape[2]), dtype=np.float32) for i in self._states]
 
     def step(self, frames: Array, state: list[Array]) -> tuple[Array, list[Array]]:
         """Runs whole stacks of frames.
@@ -51,9 +51,9 @@ class OnnxEncoder:
             frames: Shape (T, bins), T a multiple of 4.
             state: From `initial_state` or the step before.
         """
-        feed = {"x": frames} | {i.name: s for i, s in zip(self._states, state, strict=True)}
+        feed = {"x": frames[None]} | {i.name: s for i, s in zip(self._states, state, strict=True)}
         out, *following = self._session.run(self._outputs, feed)
-        return out, following
+        return out[0], following
 
     def whole(self, frames: Array) -> Array:
         """All frames in one call; the last one is repeated to fill the last stack."""
@@ -83,8 +83,8 @@ class OnnxGreedy:
 
     Args:
         encoder: The encoder.
-        predictor: Session of the predictor graph.
-        joiner: Session of the joiner graph.
+        predictor: Session of the predictor, `decoder.onnx`.
+        joiner: Session of the joiner.
         search: The `search` object of the model's header.
     """
 
@@ -100,8 +100,8 @@ class OnnxGreedy:
             )
 
     def _predict(self, context: list[int]) -> Array:
-        feed = {"y": np.array(context, dtype=np.int64)}
-        out: Array = self.predictor.run(["predictor_out"], feed)[0]
+        feed = {"y": np.array([context], dtype=np.int64)}
+        out: Array = self.predictor.run(["decoder_out"], feed)[0]
         return out
 
     def tokens(self, encoder_out: Array) -> list[int]:
@@ -116,10 +116,8 @@ class OnnxGreedy:
         found: list[int] = []
         for frame in encoder_out:
             for _ in range(self.search["max_symbols_per_frame"]):
-                feed = {"encoder_out": frame[None], "predictor_out": predicted}
-                logits = self.joiner.run(["logits"], feed)[0][0]
-                logits[self.search["unk_id"]] = -np.inf
-                best = int(logits.argmax())
+                feed = {"encoder_out": frame[None], "decoder_out": predicted}
+                best = int(self.joiner.run(["logit"], feed)[0].argmax())
                 if best == blank:
                     break
                 found.append(best)

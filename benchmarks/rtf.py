@@ -177,7 +177,7 @@ def speed(options: argparse.Namespace, clips: Sequence[Array], folder: Path) -> 
         encoder = OnnxEncoder(paths["encoder"])
         contestants += onnx_encoder_runs(label, encoder, features)
         if header["search"]["predictor"] == "stateless":
-            predictor, joiner = (one_thread_session(paths[g]) for g in ("predictor", "joiner"))
+            predictor, joiner = (one_thread_session(paths[g]) for g in ("decoder", "joiner"))
             greedy = OnnxGreedy(encoder, predictor, joiner, header["search"])
             contestants.append(onnx_greedy_run(label, greedy, clips))
             if label == "fp32" and options.fp32 is not None:

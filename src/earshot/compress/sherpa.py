@@ -62,24 +62,41 @@ def export_sherpa_onnx(
     file = ModelFile(path)
     header = cast("dict[str, Any]", file.header)
     _require_recogniser(path, header)
-    encoder = _encoder(file, header, chunk_frames=chunk_frames)
-    joint = encoder.graph.output[0].type.tensor_type.shape.dim[2].dim_value
-    models = {
-        "encoder": encoder,
-        "decoder": _decoder(file, header),
-        "joiner": _joiner(file, header, joint=joint),
-    }
+    models = onnx_models(file, chunk_frames=chunk_frames)
     contents = {f"{name}.onnx": model.SerializeToString() for name, model in models.items()}
     if int8:
-        contents |= {
-            f"{name}.int8.onnx": data for name, data in _quantised_dynamically(contents).items()
-        }
+        quantised = {f"{name}.int8.onnx": quantised_onnx(model) for name, model in models.items()}
+        contents |= quantised
     contents["tokens.txt"] = _token_table(path, header["pieces"])
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
         with replaced_file(folder / name) as target:
             target.write(data)
     return {name.removesuffix(".onnx").removesuffix(".txt"): folder / name for name in contents}
+
+
+def onnx_models(file: ModelFile, *, chunk_frames: int = CHUNK_FRAMES) -> dict[str, onnx.ModelProto]:
+    """The networks of a model file in sherpa-onnx's layout, float32.
+
+    Args:
+        file: With a graph `encoder`, and perhaps `joiner` and a stateless `predictor`.
+        chunk_frames: Frames that sherpa-onnx gives the encoder; the network itself takes any
+            multiple of 4.
+
+    Returns:
+        `encoder`, and with the other graphs `decoder` and `joiner`.
+
+    Raises:
+        ModelFileError: A graph is not what this layout can hold.
+    """
+    header = cast("dict[str, Any]", file.header)
+    models = {"encoder": _encoder(file, header, chunk_frames=chunk_frames)}
+    if "predictor" in header["graphs"] and header["search"]["predictor"] == "stateless":
+        models["decoder"] = _decoder(file, header)
+    if "joiner" in header["graphs"]:
+        joint = models["encoder"].graph.output[0].type.tensor_type.shape.dim[2].dim_value
+        models["joiner"] = _joiner(file, header, joint=joint)
+    return models
 
 
 def _require_recogniser(path: Path, header: Mapping[str, Any]) -> None:
@@ -203,27 +220,34 @@ def _token_table(path: Path, pieces: list[str]) -> bytes:
     return "".join(f"{piece} {number}\n" for number, piece in enumerate(pieces)).encode()
 
 
-def _quantised_dynamically(models: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The bytes of `<name>.onnx` with onnxruntime's int8 weights instead, by name."""
+def quantised_onnx(model: onnx.ModelProto) -> bytes:
+    """A model whose matrices and LSTMs onnxruntime has made int8, activations when it runs.
+
+    Args:
+        model: float32.
+
+    Returns:
+        The serialised model.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+    """
     try:
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ModuleNotFoundError:
         raise MissingExtraError("int8 export", package="onnxruntime", extra="onnx") from None
-    quantised = {}
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it advises a shape inference that these graphs have had
     try:
         with tempfile.TemporaryDirectory(prefix="earshot-onnx-") as name:
             target = Path(name) / "model.onnx"
-            for key, data in models.items():
-                quantize_dynamic(
-                    onnx.load_from_string(data),
-                    target,
-                    weight_type=QuantType.QInt8,
-                    op_types_to_quantize=["MatMul", "LSTM"],
-                    per_channel=True,
-                )
-                quantised[key.removesuffix(".onnx")] = target.read_bytes()
+            quantize_dynamic(
+                model,
+                target,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "LSTM"],
+                per_channel=True,
+            )
+            return target.read_bytes()
     finally:
         logging.disable(disabled)
-    return quantised
