@@ -1,0 +1,61 @@
+"""Writes the inputs that the fuzzers start from: small models and small updates.
+
+    PYTHONPATH=src:. python tests/fuzz/write_seeds.py build/seeds
+
+`models/` is for native/tests/capi_libfuzzer.cc and `modelfile_fuzz.py read`, `updates/` for
+`modelfile_fuzz.py patch`, whose base is `base.ear`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from earshot.modelfile.codecs import encode_f32, encode_u8
+from earshot.modelfile.diff import compare_models
+from earshot.modelfile.reader import ModelFile
+from earshot.modelfile.writer import write_model
+from tests.tiny_model import write_tiny_model
+
+__all__ = ["write_base", "write_seeds"]
+
+
+def write_base(path: Path) -> Path:
+    """The model that the updates are for: a few tensors and no graphs."""
+    tensors = {
+        "w": encode_u8(bytes(range(200)) * 3),
+        "b": encode_f32([0.5, -0.25, 3.0]),
+        "t": encode_u8(b"some bytes"),
+    }
+    write_model(path, name="base", graphs={}, tensors=tensors)
+    return path
+
+
+def write_seeds(folder: Path) -> None:
+    """All seeds, in folders that are made."""
+    models, updates = folder / "models", folder / "updates"
+    for made in (models, updates):
+        made.mkdir(parents=True, exist_ok=True)
+    write_tiny_model(models / "floats.ear")
+    write_tiny_model(models / "int8.ear", codec="i8_r16x4")
+    base = write_base(models / "plain.ear")
+    changed = {
+        "same": {"w": encode_u8(bytes(range(200)) * 3)},
+        "moved": {"a": encode_u8(bytes(70)), "w": encode_u8(bytes(range(200)) * 3)},
+        "steps": {"w": encode_u8(bytes((i + i % 2) % 256 for i in range(200)) * 4)},
+        "other": {"t": encode_u8(b"other bytes"), "b": encode_f32([0.5, -0.5, 3.0])},
+    }
+    for name, tensors in changed.items():
+        result = folder / "result.ear"
+        write_model(result, name=name, graphs={}, tensors=tensors)
+        update = compare_models(ModelFile(base), ModelFile(result)).encoded()
+        # The first byte tells the fuzzer what to make right: nothing, sizes and check, all.
+        for kind in (0, 1, 3):
+            (updates / f"{name}-{kind}").write_bytes(bytes([kind]) + update)
+        result.unlink()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: write_seeds.py FOLDER")
+    write_seeds(Path(sys.argv[1]))
