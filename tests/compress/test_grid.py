@@ -21,8 +21,9 @@ def test_the_uniform_grid_is_that_of_the_int8_codec() -> None:
     weights[3] = 0
     values, scale = quantize_rows(weights.numpy())
     grid = uniform_grid(weights)
-    np.testing.assert_array_equal(grid.codes(weights), values)
-    np.testing.assert_allclose(grid.scale, scale, rtol=1e-6)
+    np.testing.assert_allclose(grid.codes(weights), values, atol=1)
+    np.testing.assert_allclose(grid.scale, scale, rtol=2**-8)
+    torch.testing.assert_close(grid.scale, grid.scale.to(torch.bfloat16).float(), rtol=0, atol=0)
     assert grid_bits(grid) == 8
 
 
