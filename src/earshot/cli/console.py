@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from earshot.core.errors import CommandsError, EarshotError, LabelledTextError
+from earshot.core.errors import (
+    CommandsError,
+    EarshotError,
+    LabelledTextError,
+    PronunciationsError,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -47,12 +52,12 @@ def reported() -> Iterator[None]:
 
     Raises:
         typer.Exit: With code 1, after an `EarshotError`, an `OSError` or an `ImportError` of the
-            engine was printed; with code 2 after every problem of command templates or labelled
-            sentences was, a line each.
+            engine was printed; with code 2 after every problem of command templates, labelled
+            sentences or pronunciations was, a line each.
     """
     try:
         yield
-    except (CommandsError, LabelledTextError) as err:
+    except (CommandsError, LabelledTextError, PronunciationsError) as err:
         for problem in err.problems:
             complain(str(problem))
         raise typer.Exit(USAGE_ERROR) from None

@@ -7,12 +7,13 @@
     ├── ManifestError            a list of utterances that cannot be read
     ├── CommandsError            command templates that cannot be used, all problems at once
     ├── LabelledTextError        rows of labelled text that cannot be used, all problems at once
+    ├── PronunciationsError      lines of pronunciations that cannot be used, all problems at once
     ├── ConfigError              a setting, option or recipe value out of its range
     ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
 
 A message is always `<where>: <what is, with numbers>. <what to do>.` on one line, so that a
-command can print it as it is; `CommandsError` and `LabelledTextError` have a line a problem.
+command can print it as it is; errors that name all problems at once have a line for each.
 Knows nothing of who raises what.
 """
 
@@ -75,7 +76,7 @@ class ManifestError(_LocatedError):
 
 @dataclass(frozen=True, slots=True)
 class CommandsProblem:
-    """One thing that is wrong, or doubtful, in command templates or labelled sentences.
+    """One thing that is wrong, or doubtful, in command templates or other text of a user's.
 
     Args:
         where: `file:line`, or the file alone.
@@ -91,8 +92,8 @@ class CommandsProblem:
         return f"{self.where}: {self.problem}; {self.remedy}."
 
 
-class CommandsError(EarshotError):
-    """Command templates cannot be used; the message has one line for every problem.
+class _ProblemsError(EarshotError):
+    """Text of a user's that cannot be used; the message has one line for every problem.
 
     Args:
         problems: At least one, in the order of the files.
@@ -103,22 +104,19 @@ class CommandsError(EarshotError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (CommandsError, (self.problems,))
+        return (type(self), (self.problems,))
 
 
-class LabelledTextError(EarshotError):
-    """Labelled sentences cannot be used; the message has one line for every problem.
+class CommandsError(_ProblemsError):
+    """Command templates cannot be used."""
 
-    Args:
-        problems: At least one, in the order of the file.
-    """
 
-    def __init__(self, problems: Sequence[CommandsProblem]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+class LabelledTextError(_ProblemsError):
+    """Labelled sentences cannot be used."""
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return (LabelledTextError, (self.problems,))
+
+class PronunciationsError(_ProblemsError):
+    """A file of pronunciations cannot be used."""
 
 
 class ConfigError(EarshotError):
