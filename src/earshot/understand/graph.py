@@ -108,8 +108,7 @@ def compile_commands(
         The graph.
 
     Raises:
-        CommandsError: The pieces cannot spell a word, a word has no pronunciation, or there is no
-            sentence at all.
+        CommandsError: The pieces cannot spell a word, or there is no sentence at all.
     """
     network = commands.network
     pieces = tuple(tuple(tokenizer.encode(word)) for word in network.words)
@@ -124,16 +123,7 @@ def compile_commands(
     ]
     pronunciations = None
     if lexicon is not None:
-        pronunciations = tuple(map(lexicon.pronunciations, network.words))
-        problems += [
-            CommandsProblem(
-                commands.where(word),
-                f"the word '{word}' is in no dictionary of pronunciations",
-                "write it in English words",
-            )
-            for word, spoken in zip(network.words, pronunciations, strict=True)
-            if not spoken
-        ]
+        pronunciations = tuple(map(lexicon.pronounce, network.words))
     if network.depth > MAX_DEPTH:
         problems.append(
             CommandsProblem(
