@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import Result
 
 from earshot.session.recognizer import embedded_model_path
+from tests.tiny_model import write_tiny_model
 
 Earshot = Callable[..., Result]
 
@@ -73,3 +75,140 @@ def test_not_a_model_is_one_line(
         assert result.stderr.startswith(f"error: {path}: ")
         assert result.stderr.count("\n") == 1
         assert result.stdout == ""
+
+
+@pytest.fixture
+def two_models(tmp_path: Path) -> tuple[Path, Path]:
+    """An old model and a new one."""
+    return (
+        write_tiny_model(tmp_path / "old.ear"),
+        write_tiny_model(tmp_path / "new.ear", seed=7),
+    )
+
+
+def test_an_update_goes_there_and_back(
+    earshot: Earshot, tmp_path: Path, two_models: tuple[Path, Path]
+) -> None:
+    old, new = two_models
+    update, made = tmp_path / "u.eard", tmp_path / "made.ear"
+    report = json.loads(earshot("model", "diff", old, new, "--output", update, "--json").stdout)
+    assert report["size_bytes"] == update.stat().st_size
+    assert report["share"] == report["size_bytes"] / new.stat().st_size
+    assert report["changed_blocks"] == sum(row["changed_blocks"] for row in report["tensors"]) > 0
+    assert not report["signed"] and report["output"] == str(update)
+    result = earshot("model", "patch", old, update, "--output", made, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {
+        "output": str(made),
+        "size_bytes": new.stat().st_size,
+        "sha256": report["result"]["sha256"],
+        "signature": "none",
+        "was_current": False,
+    }
+    assert made.read_bytes() == new.read_bytes()
+    assert "written and sound" in earshot("model", "patch", old, update, "--in-place").stdout
+    assert old.read_bytes() == new.read_bytes()
+    again = earshot("model", "patch", old, update, "--in-place")
+    assert again.exit_code == 0 and "has this update already" in again.stdout
+
+
+def test_diff_shows_what_changed(earshot: Earshot, two_models: tuple[Path, Path]) -> None:
+    old, new = two_models
+    text = earshot("model", "diff", old, new).stdout
+    assert "lstm_x" in text and "tokenizer" not in text
+    assert "an update would have" in text
+    assert "0 of " in earshot("model", "diff", old, old).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("diff", "old.ear", "new.ear", "--sign", "key.pem"), "nothing to sign without --output"),
+        (("diff", "old.ear", "new.ear", "--output", "new.ear"), "is also an input"),
+        (("patch", "old.ear", "u.eard"), "give either --output or --in-place"),
+        (("patch", "old.ear", "u.eard", "--in-place", "-o", "a.ear"), "give either --output or"),
+        (("patch", "old.ear", "u.eard", "-o", "u.eard"), "is also an input"),
+    ],
+)
+def test_updates_used_wrongly(
+    earshot: Earshot,
+    two_models: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    folder = two_models[0].parent
+    (folder / "u.eard").write_bytes(b"an update")
+    monkeypatch.chdir(folder)
+    result = earshot("model", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_updates_that_fail_are_one_line(
+    earshot: Earshot, tmp_path: Path, two_models: tuple[Path, Path], broken: Path
+) -> None:
+    old, new = two_models
+    update, made = tmp_path / "u.eard", tmp_path / "made.ear"
+    assert earshot("model", "diff", old, new, "-o", update).exit_code == 0
+    for arguments in (
+        ("diff", old, broken),
+        ("diff", tmp_path / "missing.ear", new),
+        ("diff", old, new, "-o", tmp_path / "no-folder" / "u.eard"),
+        ("diff", old, new, "-o", made, "--sign", tmp_path / "missing.pem"),
+        ("patch", new, update, "-o", made),
+        ("patch", old, tmp_path / "missing.eard", "-o", made),
+        ("patch", old, old, "-o", made),
+        ("patch", old, update, "-o", tmp_path / "no-folder" / "made.ear"),
+    ):
+        result = earshot("model", *arguments)
+        assert result.exit_code == 1, arguments
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+        assert result.stdout == "" and not made.exists()
+
+
+def test_signatures_name_their_extra(
+    earshot: Earshot,
+    tmp_path: Path,
+    two_models: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old, new = two_models
+    update = tmp_path / "u.eard"
+    earshot("model", "diff", old, new, "-o", update)
+    for name in [name for name in sys.modules if name.split(".")[0] == "cryptography"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    for arguments in (
+        ("patch", old, update, "-o", tmp_path / "a.ear", "--require-key", tmp_path / "pub.pem"),
+        ("diff", old, new, "-o", tmp_path / "b.eard", "--sign", tmp_path / "key.pem"),
+    ):
+        result = earshot("model", *arguments)
+        assert result.exit_code == 1
+        assert "pip install 'earshot[sign]'" in result.stderr
+    assert not (tmp_path / "a.ear").exists() and not (tmp_path / "b.eard").exists()
+
+
+def test_a_signed_update(earshot: Earshot, tmp_path: Path, two_models: tuple[Path, Path]) -> None:
+    pytest.importorskip("cryptography", reason="signatures need the extra [sign]")
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    old, new = two_models
+    key = Ed25519PrivateKey.generate()
+    private, public = tmp_path / "key.pem", tmp_path / "pub.pem"
+    private.write_bytes(
+        key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    )
+    update, made = tmp_path / "u.eard", tmp_path / "made.ear"
+    written = earshot("model", "diff", old, new, "-o", update, "--sign", private, "--json")
+    assert json.loads(written.stdout)["signed"] is True
+    assert json.loads(written.stdout)["size_bytes"] == update.stat().st_size
+    result = earshot("model", "patch", old, update, "-o", made, "--require-key", public)
+    assert result.exit_code == 0 and "signature checked" in result.stdout
+    earshot("model", "diff", old, new, "-o", update)
+    result = earshot("model", "patch", old, update, "--in-place", "--require-key", public)
+    assert result.exit_code == 1 and "is not signed" in result.stderr
