@@ -46,7 +46,8 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
 def remove_leftovers(path: Path) -> int:
     """Delete what dead processes left behind when they were killed inside `replaced_file`.
 
-    Files that a living process still writes are locked, and stay.
+    Files that a living process still writes are locked, and stay; so does what this process may
+    not open or delete.
 
     Args:
         path: The file that they were to become.
@@ -55,7 +56,7 @@ def remove_leftovers(path: Path) -> int:
         How many were deleted.
 
     Raises:
-        OSError: The folder is absent or not writable.
+        OSError: The folder is absent or not readable.
     """
     leftover = re.compile(re.escape(f".{path.name}.") + r"\d+\.[0-9a-f]{8}\.tmp")
     removed = 0
