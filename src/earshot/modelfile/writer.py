@@ -1,4 +1,4 @@
-"""Writes `.ear` files, version 1 of `docs/formats/ear.md`.
+"""Writes `.ear` files, versions 1 and 2 of `docs/formats/ear.md`.
 
 Lays sections out and checksums them. Does not know what a network is: graphs come as
 JSON-ready objects, tensors already packed (see `codecs`). What was written is opened again
@@ -14,11 +14,10 @@ from typing import cast
 
 from earshot.core.errors import ModelFileError
 from earshot.data.atomic import replaced_file
-from earshot.modelfile.codecs import EncodedTensor
+from earshot.modelfile.codecs import VERSION_2_CODECS, EncodedTensor
 from earshot.modelfile.reader import ModelFile
 
 MAGIC = b"\x89EAR\r\n\x1a\n"
-VERSION = 1
 ALIGNMENT = 64
 PREAMBLE_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20
@@ -160,6 +159,18 @@ def write_with_metadata(
     _write(path, header, {**kept, **(tensors or {})})
 
 
+def _version(header: dict[str, object], tensors: Mapping[str, EncodedTensor]) -> int:
+    """The oldest version that has all that is used, so that older readers open what they can."""
+    graphs = cast("Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]", header["graphs"])
+    joined = any(
+        node.get("op") == "lstm" and "weight" in cast("Mapping[str, str]", node.get("tensors", {}))
+        for graph in graphs.values()
+        for node in graph.get("nodes", ())
+    )
+    packed = any(tensor.codec in VERSION_2_CODECS for tensor in tensors.values())
+    return 2 if joined or packed else 1
+
+
 def _write(path: Path, header: dict[str, object], tensors: Mapping[str, EncodedTensor]) -> None:
     """Lay a file out, and check it with the reader before it takes its name."""
     text, offsets = _placed(header, tensors)
@@ -171,7 +182,7 @@ def _write(path: Path, header: dict[str, object], tensors: Mapping[str, EncodedT
         )
     ends = [at + len(t.data) for at, t in zip(offsets, tensors.values(), strict=True)]
     size = _aligned(ends[-1] if ends else PREAMBLE_BYTES + len(text))
-    preamble = MAGIC + struct.pack("<IIQ", VERSION, len(text), size)
+    preamble = MAGIC + struct.pack("<IIQ", _version(header, tensors), len(text), size)
     check = struct.pack("<II", zlib.crc32(text, zlib.crc32(preamble)), 0)
     with replaced_file(path) as file:
         file.write(preamble + check + text)
