@@ -117,6 +117,47 @@ void bind_kernels(nb::module_& m) {
     return ToNumpy(std::move(y), {T, M});
   }, "isa"_a, "tiles"_a, "scale"_a, "rowsum"_a, "bias"_a.none(), "M"_a, "K"_a, "xq"_a, "xscale"_a,
      "add_to"_a.none() = nb::none());
+  m.def("_test_linear_packed", [](const std::string& isa, std::optional<Input<uint64_t, 2>> masks, size_t block_columns,
+                                  std::optional<Input<int8_t, 1>> levels, Input<uint16_t, 1> scale,
+                                  Input<int32_t, 1> rowsum, Input<uint8_t, 2> vectors,
+                                  std::optional<Input<float, 1>> bias, size_t M, size_t K,
+                                  Input<int8_t, 2> xq, Input<float, 1> xscale,
+                                  std::optional<Input<float, 2>> add_to) {
+    const size_t T = xq.shape(0);
+    RequireSize("M", M, 1, kMaxSize);
+    RequireSize("K", K, 1, kMaxSize);
+    const size_t Mp = RoundUp(M, 16), Kp = RoundUp(K, 64);
+    if (block_columns != 1 && block_columns != 4) throw nb::value_error("kernel: a block has 1 or 4 columns.");
+    const size_t words = RoundUp(Kp / block_columns, 64) / 64, per_vector = levels ? 8 : 4;
+    Require("masks", masks, {Mp / 16, words});
+    Require("levels", levels, {16});
+    Require("scale", scale, {Mp});
+    Require("rowsum", rowsum, {Mp});
+    size_t count = 0;
+    for (size_t block = 0; block < Mp / 16; ++block) {
+      size_t stored = masks ? 0 : Kp;
+      for (size_t i = 0; masks && i < words; ++i) {
+        for (uint64_t left = masks->data()[block * words + i]; left != 0; left &= left - 1) stored += block_columns;
+      }
+      if (stored > Kp) throw nb::value_error("kernel: a mask has bits beyond the padded columns.");
+      count += (stored + per_vector - 1) / per_vector;
+    }
+    Require("vectors", vectors, {count, 64});
+    Require("bias", bias, {M});
+    Require("xq", xq, {T, Kp});
+    Require("xscale", xscale, {T});
+    Require("add_to", add_to, {T, M});
+    const earshot::PackedWeights w{M, K, block_columns, masks ? masks->data() : nullptr,
+                                   levels ? levels->data() : nullptr, scale.data(), rowsum.data(), vectors.data(),
+                                   vectors.data() + 64 * count};
+    std::vector<float> y(T * M);
+    if (add_to) y.assign(add_to->data(), add_to->data() + T * M);
+    std::vector<uint8_t> scratch(earshot::packed_scratch_bytes(K, T));
+    Find(isa).linear_packed(&w, DataOrNull(bias), xq.data(), xscale.data(), T, y.data(), M, add_to.has_value(),
+                            scratch.data());
+    return ToNumpy(std::move(y), {T, M});
+  }, "isa"_a, "masks"_a.none(), "block_columns"_a, "levels"_a.none(), "scale"_a, "rowsum"_a, "vectors"_a,
+     "bias"_a.none(), "M"_a, "K"_a, "xq"_a, "xscale"_a, "add_to"_a.none() = nb::none());
   m.def("_test_quantize", [](const std::string& isa, Input<float, 1> x) {
     const size_t K = x.shape(0), Kp = RoundUp(K, 64);
     RequireSize("K", K, 1, kMaxSize);

@@ -267,7 +267,7 @@ void Executor::Linear(const Matrix& matrix, const float* bias, const float* x, s
                       size_t ldy, bool accumulate) {
   if (frames == 0) return;
   const Kernels& kernel = kernels();
-  if (!matrix.int8) {
+  if (matrix.f32 != nullptr) {
     kernel.linear_f32(matrix.f32, bias, matrix.rows, matrix.columns, x, ldx, frames, y, ldy, accumulate);
     return;
   }
@@ -277,6 +277,13 @@ void Executor::Linear(const Matrix& matrix, const float* bias, const float* x, s
   for (size_t t = 0; t < frames; ++t) {
     scales_[t] = kernel.quantize_s8(x + t * ldx, matrix.columns, padded, quantised_.data() + t * padded);
   }
+  if (matrix.tiles == nullptr) {
+    const size_t needed = packed_scratch_bytes(matrix.columns, frames);
+    if (gathered_.size() < needed) gathered_.resize(needed);
+    kernel.linear_packed(&matrix.packed, bias, quantised_.data(), scales_.data(), frames, y, ldy, accumulate,
+                         gathered_.data());
+    return;
+  }
   kernel.linear_i8(matrix.tiles, matrix.scale, matrix.rowsum, bias, matrix.rows, matrix.columns, quantised_.data(),
                    scales_.data(), frames, y, ldy, accumulate);
 }
@@ -284,6 +291,7 @@ void Executor::Linear(const Matrix& matrix, const float* bias, const float* x, s
 void Executor::EvalLstm(const Node& node, const Rows& rows, const float* x, float* out) {
   const Kernels& kernel = kernels();
   const size_t H = node.hidden, gates = 4 * H;
+  if (node.weight_h.rows == 0) return EvalJoinedLstm(node, rows, x, out);
   float* pre = Buffer(&pre_, rows.total() * gates);
   Linear(node.weight, node.bias, x, node.in_width, rows.total(), pre, gates, false);
   if (count_ == 1) {
@@ -316,6 +324,33 @@ void Executor::EvalLstm(const Node& node, const Rows& rows, const float* x, floa
       kernel.lstm_gates(step + n * gates, H, h + H, h);
       std::memcpy(out + (rows.offset[item] + t) * H, h, H * sizeof(float));
       ++n;
+    }
+  }
+}
+
+// One matrix for [x, h]: a frame of a stream is one product, and all streams share it.
+void Executor::EvalJoinedLstm(const Node& node, const Rows& rows, const float* x, float* out) {
+  const Kernels& kernel = kernels();
+  const size_t H = node.hidden, gates = 4 * H, width = node.in_width;
+  size_t longest = 0;
+  for (size_t item = 0; item < count_; ++item) longest = std::max(longest, rows.frames(item));
+  float* joined = Buffer(&hidden_, count_ * (width + H));
+  float* pre = Buffer(&pre_, count_ * gates);
+  for (size_t t = 0; t < longest; ++t) {
+    size_t n = 0;
+    for (size_t item = 0; item < count_; ++item) {
+      if (t >= rows.frames(item)) continue;
+      float* to = joined + n++ * (width + H);
+      std::memcpy(to, x + (rows.offset[item] + t) * width, width * sizeof(float));
+      std::memcpy(to + width, State(node, item), H * sizeof(float));
+    }
+    Linear(node.weight, node.bias, joined, width + H, n, pre, gates, false);
+    n = 0;
+    for (size_t item = 0; item < count_; ++item) {
+      if (t >= rows.frames(item)) continue;
+      float* h = State(node, item);
+      kernel.lstm_gates(pre + n++ * gates, H, h + H, h);
+      std::memcpy(out + (rows.offset[item] + t) * H, h, H * sizeof(float));
     }
   }
 }
@@ -392,6 +427,17 @@ void Executor::EvalEmbedding(const Node& node, const Rows& rows, float* out) {
     const int32_t id = eval_ids_[t];
     if (id < 0) {
       std::memset(out + t * width, 0, width * sizeof(float));
+    } else if (node.table == nullptr && node.weight.tiles == nullptr) {  // 4 bits: 8 by 8, see i4_r16x4
+      const size_t row = static_cast<size_t>(id);
+      const PackedWeights& table = node.weight.packed;
+      const uint8_t* first = table.vectors + row / 16 * node.weight.padded_columns * 8 + row % 16 * 4;
+      const uint32_t bits = uint32_t{table.scale[row]} << 16;
+      float scale;
+      std::memcpy(&scale, &bits, sizeof scale);
+      for (size_t k = 0; k < width; ++k) {
+        const uint8_t pair = first[k / 8 * 64 + k % 4];
+        out[t * width + k] = scale * static_cast<float>(table.levels[k % 8 < 4 ? pair & 15 : pair >> 4]);
+      }
     } else if (node.table == nullptr) {  // int8: a row's values lie 4 by 4, one group a tile
       const size_t row = static_cast<size_t>(id);
       const size_t tiles_per_block = node.weight.padded_columns / 4;

@@ -69,6 +69,7 @@ class Executor {
   void Linear(const Matrix& matrix, const float* bias, const float* x, size_t ldx, size_t frames, float* y,
               size_t ldy, bool accumulate);
   void EvalLstm(const Node& node, const Rows& rows, const float* x, float* out);
+  void EvalJoinedLstm(const Node& node, const Rows& rows, const float* x, float* out);
   void EvalStack(const Node& node, const Rows& in_rows, const Rows& out_rows, const float* x, float* out);
   void EvalConv(const Node& node, const Rows& in_rows, const Rows& out_rows, const float* x, float* out);
   void EvalEmbedding(const Node& node, const Rows& rows, float* out);
@@ -91,6 +92,7 @@ class Executor {
   const int32_t* eval_ids_ = nullptr;
   std::vector<float> pre_, step_, hidden_, window_;
   std::vector<int8_t> quantised_;
+  std::vector<uint8_t> gathered_;
   std::vector<float> scales_;
 };
 

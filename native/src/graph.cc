@@ -33,7 +33,8 @@ const std::vector<OpInfo>& Ops() {
       {Op::kNormalize, "normalize", 1, {}, {{"mean", false}, {"inv_std", false}}},
       {Op::kStack, "stack", 1, {"factor"}, {}},
       {Op::kLinear, "linear", 1, {}, {{"weight", false}, {"bias", true}}},
-      {Op::kLstm, "lstm", 1, {"hidden"}, {{"weight_x", false}, {"weight_h", false}, {"bias", false}}},
+      {Op::kLstm, "lstm", 1, {"hidden"},
+       {{"weight_x", true}, {"weight_h", true}, {"weight", true}, {"bias", false}}},
       {Op::kLayerNorm, "layer_norm", 1, {"eps"}, {{"gamma", false}, {"beta", false}}},
       {Op::kRmsNorm, "rms_norm", 1, {"eps"}, {{"gamma", false}}},
       {Op::kEmbedding, "embedding", 1, {}, {{"table", false}}},
@@ -57,23 +58,42 @@ bool SameWidth(Op op) {
   }
 }
 
-// The parts of a matrix in codec f32_r16 or i8_r16x4, which the reader has checked.
-Matrix PackedMatrix(const Tensor& tensor) {
+// The parts of a matrix in any codec that kernels take, which the reader has checked.
+Matrix MatrixOf(const Tensor& tensor) {
   Matrix matrix;
   matrix.rows = tensor.shape[0];
   matrix.columns = tensor.shape[1];
+  if (tensor.codec == Codec::kF32R16) {
+    matrix.f32 = tensor.f32();
+    return matrix;
+  }
+  matrix.padded_columns = (matrix.columns + 63) / 64 * 64;
   if (tensor.codec == Codec::kI8R16x4) {
     const size_t Mp = (matrix.rows + 15) / 16 * 16;
-    matrix.int8 = true;
-    matrix.padded_columns = (matrix.columns + 63) / 64 * 64;
     matrix.tiles = reinterpret_cast<const int8_t*>(tensor.data);
     matrix.scale = reinterpret_cast<const float*>(tensor.data + Mp * matrix.padded_columns);
     matrix.rowsum = reinterpret_cast<const int32_t*>(tensor.data + Mp * matrix.padded_columns + 4 * Mp);
-  } else {
-    matrix.f32 = tensor.f32();
+    return matrix;
   }
+  const PackedLayout at(tensor.codec, matrix.rows, matrix.columns);
+  PackedWeights& packed = matrix.packed;
+  packed.rows = matrix.rows;
+  packed.columns = matrix.columns;
+  packed.block_columns = at.block_columns;
+  if (at.mask_words > 0) packed.masks = reinterpret_cast<const uint64_t*>(tensor.data + at.masks);
+  if (at.per_vector == 8) packed.levels = reinterpret_cast<const int8_t*>(tensor.data);
+  packed.scale = reinterpret_cast<const uint16_t*>(tensor.data + at.scales);
+  packed.rowsum = tensor.row_sums.data();
+  packed.vectors = tensor.data + at.vectors;
+  packed.end = tensor.data + tensor.bytes;
   return matrix;
 }
+
+bool IsMatrix(Codec codec) {
+  return codec == Codec::kF32R16 || codec == Codec::kI8R16x4 || IsPacked(codec);
+}
+
+constexpr char kMatrixCodecs[] = "f32_r16, i8_r16x4 or a packed codec of version 2";
 
 }  // namespace
 
@@ -333,6 +353,14 @@ class GraphBuilder {
       }
       Bind(role->name, *tensor, node);
     }
+    if (node->op == Op::kLstm) {
+      const bool joined = static_cast<bool>(json.Find("weight"));
+      if (joined && file_.version() < 2) Bad(" has a `weight` for [x, h], which version 1 does not have");
+      for (const char* role : {"weight_x", "weight_h"}) {
+        if (!json.Find(role) && !joined) Bad(std::string(" has no tensor `") + role + "`");
+        if (json.Find(role) && joined) Bad(std::string(" has both `weight` and `") + role + "`");
+      }
+    }
     for (const Role& role : info.roles) {
       if (!role.optional && !json.Find(role.name)) Bad(std::string(" has no tensor `") + role.name + "`");
     }
@@ -345,17 +373,16 @@ class GraphBuilder {
             CodecName(tensor.codec) + "; it must be " + codecs);
       }
     };
-    const bool packed = tensor.codec == Codec::kF32R16 || tensor.codec == Codec::kI8R16x4;
     const bool depthwise = node->op == Op::kConv1d && tensor.codec == Codec::kF32 && tensor.shape.size() == 2;
-    if (role == "table" && tensor.codec == Codec::kI8R16x4) {
-      node->weight = PackedMatrix(tensor);
+    if (role == "table" && (tensor.codec == Codec::kI8R16x4 || tensor.codec == Codec::kI4R16x4)) {
+      node->weight = MatrixOf(tensor);
       node->table_rows = node->weight.rows;
       Remember(role, node->weight.columns);
       return;
     }
     if (role == "table" || (role == "weight" && depthwise)) {
       need(tensor.codec == Codec::kF32 && tensor.shape.size() == 2,
-           role == "table" ? "i8_r16x4, or f32 with 2 dimensions" : "f32 with 2 dimensions");
+           role == "table" ? "i8_r16x4, i4_r16x4, or f32 with 2 dimensions" : "f32 with 2 dimensions");
       node->table = tensor.f32();
       node->table_rows = tensor.shape[0];
       Remember(role, tensor.shape[1]);
@@ -368,8 +395,8 @@ class GraphBuilder {
       return;
     }
     if (role == "weight" || role == "weight_x" || role == "weight_h") {
-      need(packed, node->op == Op::kConv1d ? "f32_r16, i8_r16x4, or f32 with 2 dimensions" : "f32_r16 or i8_r16x4");
-      (role == "weight_h" ? node->weight_h : node->weight) = PackedMatrix(tensor);
+      need(IsMatrix(tensor.codec), kMatrixCodecs);
+      (role == "weight_h" ? node->weight_h : node->weight) = MatrixOf(tensor);
       return;
     }
     need(tensor.codec == Codec::kF32 && tensor.shape.size() == 1, "f32 with 1 dimension");
@@ -438,7 +465,11 @@ class GraphBuilder {
         set(node.out, node.weight.rows);
         break;
       case Op::kLstm:
-        set(node.in[0], node.weight.columns);
+        if (node.weight_h.rows == 0 && node.weight.columns <= node.hidden) {
+          Bad(": node " + std::to_string(index) + " (lstm) has a `weight` with " + std::to_string(node.weight.columns) +
+              " columns; it must have more than `hidden` " + std::to_string(node.hidden));
+        }
+        set(node.in[0], node.weight.columns - (node.weight_h.rows == 0 ? node.hidden : 0));
         set(node.out, node.hidden);
         break;
       case Op::kConv1d:
@@ -511,8 +542,12 @@ class GraphBuilder {
                 std::to_string(matrix.columns) + "; it must be " + std::to_string(4 * node.hidden) + " x " + std::to_string(columns));
           }
         };
-        check("weight_x", node.weight, node.in_width);
-        check("weight_h", node.weight_h, node.hidden);
+        if (node.weight_h.rows == 0) {
+          check("weight", node.weight, node.in_width + node.hidden);
+        } else {
+          check("weight_x", node.weight, node.in_width);
+          check("weight_h", node.weight_h, node.hidden);
+        }
         node.state_size = 2 * node.hidden;
       } else if (node.op == Op::kStack && node.factor > 1) {
         node.state_size = (node.factor - 1) * node.in_width;

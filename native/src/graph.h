@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "json.h"
+#include "kernels/kernels.h"
 #include "model_file.h"
 
 namespace earshot {
@@ -23,16 +24,17 @@ enum class Op : uint8_t {
 
 enum class Skipped : uint8_t { kZero, kHold, kPass };
 
-// A matrix in one of the two packed codecs, as the kernels want it.
+// A matrix as the kernels want it: f32_r16 has `f32`, i8_r16x4 `tiles`, `scale` and `rowsum`, and the
+// codecs of version 2 `packed`.
 struct Matrix {
-  bool int8 = false;
   size_t rows = 0;         // M
   size_t columns = 0;      // K
-  size_t padded_columns = 0;  // Kp, int8 only
+  size_t padded_columns = 0;  // Kp, not for f32
   const float* f32 = nullptr;
   const int8_t* tiles = nullptr;
   const float* scale = nullptr;
   const int32_t* rowsum = nullptr;
+  PackedWeights packed = {};
 };
 
 struct Node {
@@ -49,7 +51,7 @@ struct Node {
   size_t kernel = 1, dilation = 1;  // conv1d
   bool causal = false, depthwise = false;
   float eps = 0;
-  Matrix weight, weight_h;
+  Matrix weight, weight_h;         // an lstm without weight_h: `weight` is for [x, h]
   const float* bias = nullptr;     // also beta
   const float* gain = nullptr;     // inv_std, gamma
   const float* mean = nullptr;

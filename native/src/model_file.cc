@@ -19,8 +19,10 @@ namespace earshot {
 namespace {
 
 constexpr uint8_t kMagic[8] = {0x89, 'E', 'A', 'R', 0x0D, 0x0A, 0x1A, 0x0A};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kNewestVersion = 2;
 constexpr size_t kAlign = 64;
+constexpr size_t kVectorBytes = 64;
+constexpr size_t kLevels = 16;
 constexpr size_t kMaxColumns = 131072;                // int8 dot products stay in int32 below this
 constexpr uint64_t kMaxElements = uint64_t{1} << 31;
 #if defined(MAP_POPULATE)
@@ -55,6 +57,40 @@ struct CrcTables {
   }
 };
 
+uint64_t ReadMask(const uint8_t* words, size_t index) { return ReadU64(words + 8 * index); }
+
+size_t CountBits(uint64_t word) {
+  size_t n = 0;
+  for (; word != 0; word &= word - 1) ++n;
+  return n;
+}
+
+float Bfloat16(const uint8_t* half) {
+  const uint32_t bits = uint32_t{half[0]} << 16 | uint32_t{half[1]} << 24;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Columns that a block of 16 rows stores.
+size_t StoredColumns(const PackedLayout& at, const uint8_t* data, size_t block) {
+  if (at.mask_words == 0) return at.padded_columns;
+  size_t n = 0;
+  for (size_t i = 0; i < at.mask_words; ++i) {
+    n += CountBits(ReadMask(data + at.masks, block * at.mask_words + i));
+  }
+  return n * at.block_columns;
+}
+
+// Bytes of a section whose masks lie at `data`.
+size_t PackedBytes(const PackedLayout& at, const uint8_t* data) {
+  size_t vectors = 0;
+  for (size_t block = 0; block < at.padded_rows / 16; ++block) {
+    vectors += (StoredColumns(at, data, block) + at.per_vector - 1) / at.per_vector;
+  }
+  return at.vectors + vectors * kVectorBytes;
+}
+
 // True if any value is infinite or not a number: an exponent of all ones.
 bool AnyNotFinite(const uint8_t* data, size_t count) {
   uint32_t any = 0;
@@ -88,8 +124,32 @@ const char* CodecName(Codec codec) {
     case Codec::kF32R16: return "f32_r16";
     case Codec::kI8R16x4: return "i8_r16x4";
     case Codec::kU8: return "u8";
+    case Codec::kI8B16x1: return "i8_b16x1";
+    case Codec::kI8B16x4: return "i8_b16x4";
+    case Codec::kI4B16x1: return "i4_b16x1";
+    case Codec::kI4B16x4: return "i4_b16x4";
+    case Codec::kI4R16x4: return "i4_r16x4";
   }
   return "?";
+}
+
+bool IsSparse(Codec codec) {
+  return codec == Codec::kI8B16x1 || codec == Codec::kI8B16x4 || codec == Codec::kI4B16x1 ||
+         codec == Codec::kI4B16x4;
+}
+
+bool IsPacked(Codec codec) { return IsSparse(codec) || codec == Codec::kI4R16x4; }
+
+PackedLayout::PackedLayout(Codec codec, size_t M, size_t K) {
+  const bool four_bits = codec != Codec::kI8B16x1 && codec != Codec::kI8B16x4;
+  block_columns = codec == Codec::kI8B16x4 || codec == Codec::kI4B16x4 ? 4 : 1;
+  per_vector = four_bits ? 8 : 4;
+  padded_rows = RoundUp(M, 16);
+  padded_columns = RoundUp(K, 64);
+  mask_words = IsSparse(codec) ? RoundUp(padded_columns / block_columns, 64) / 64 : 0;
+  masks = four_bits ? kLevels : 0;
+  scales = masks + 8 * mask_words * (padded_rows / 16);
+  vectors = RoundUp(scales + 2 * padded_rows, kVectorBytes);
 }
 
 size_t Tensor::Elements() const {
@@ -104,6 +164,29 @@ std::vector<float> Tensor::Dequantise() const {
     std::memcpy(out.data(), data, bytes);
   } else if (codec == Codec::kU8) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = data[i];
+  } else if (IsPacked(codec)) {
+    const size_t M = shape[0], K = shape[1];
+    const PackedLayout at(codec, M, K);
+    const uint8_t* vectors = data + at.vectors;
+    for (size_t block = 0; block * 16 < M; ++block) {
+      size_t place = 0;
+      for (size_t k = 0; k < at.padded_columns; ++k) {
+        const size_t bit = k / at.block_columns;
+        if (at.mask_words > 0 &&
+            !(ReadMask(data + at.masks, block * at.mask_words + bit / 64) >> (bit % 64) & 1)) {
+          continue;
+        }
+        const uint8_t* column = vectors + place / at.per_vector * kVectorBytes + place % 4;
+        for (size_t r = 0; k < K && r < 16 && block * 16 + r < M; ++r) {
+          uint8_t q = column[4 * r];
+          if (at.per_vector == 8) q = data[place % 8 < 4 ? q & 15 : q >> 4];
+          const float scale = Bfloat16(data + at.scales + 2 * (block * 16 + r));
+          out[(block * 16 + r) * K + k] = static_cast<float>(static_cast<int8_t>(q)) * scale;
+        }
+        ++place;
+      }
+      vectors += (place + at.per_vector - 1) / at.per_vector * kVectorBytes;
+    }
   } else {
     const size_t M = shape[0], K = shape[1];
     const size_t Mp = RoundUp(M, 16), Kp = RoundUp(K, 64);
@@ -224,10 +307,11 @@ void ModelFile::Check() {
     Fail("the file has " + number(size_) + " bytes; a model file has at least " +
              number(kPreambleBytes), kCopyAgain);
   }
-  if (ReadU32(data_ + 8) != kVersion) {
-    Fail("the format version is " + number(ReadU32(data_ + 8)) + "; this reader knows version " +
-             number(kVersion),
-         "Update earshot, or export the model for version 1");
+  version_ = ReadU32(data_ + 8);
+  if (version_ < 1 || version_ > kNewestVersion) {
+    Fail("the format version is " + number(version_) + "; this reader knows versions 1 to " +
+             number(kNewestVersion),
+         "Update earshot, or export the model for an older version");
   }
   const uint64_t header_bytes = ReadU32(data_ + 12);
   if (header_bytes < 2 || header_bytes > kMaxHeaderBytes) {
@@ -311,13 +395,17 @@ void ModelFile::CheckTensors() {
     const JsonValue codec = item.Find("codec");
     if (!codec || codec.kind() != JsonKind::kString) Bad(who + " has no `codec` that is a string");
     bool known = false;
-    for (const Codec c : {Codec::kF32, Codec::kF32R16, Codec::kI8R16x4, Codec::kU8}) {
+    for (const Codec c : {Codec::kF32, Codec::kF32R16, Codec::kI8R16x4, Codec::kU8, Codec::kI8B16x1,
+                          Codec::kI8B16x4, Codec::kI4B16x1, Codec::kI4B16x4, Codec::kI4R16x4}) {
       if (codec.string() == CodecName(c)) {
         tensor.codec = c;
         known = true;
       }
     }
     if (!known) Bad(who + " has the unknown codec " + Quoted(codec.string()));
+    if (IsPacked(tensor.codec) && version_ < 2) {
+      Bad(who + " has the codec " + CodecName(tensor.codec) + ", which version 1 does not have; the file must say version 2");
+    }
     const JsonValue shape = item.Find("shape");
     if (!shape || shape.kind() != JsonKind::kArray || shape.size() < 1 || shape.size() > 4) {
       Bad(who + " has no `shape` of 1..4 sizes");
@@ -341,8 +429,7 @@ void ModelFile::CheckTensors() {
         if (tensor.shape.size() != 1) Bad(who + " has codec u8 and " + number(tensor.shape.size()) + " dimensions; it must have 1");
         bytes = elements;
         break;
-      case Codec::kF32R16:
-      case Codec::kI8R16x4: {
+      default: {
         if (tensor.shape.size() != 2) {
           Bad(who + " has codec " + CodecName(tensor.codec) + " and " + number(tensor.shape.size()) +
               " dimensions; it must have 2");
@@ -350,14 +437,23 @@ void ModelFile::CheckTensors() {
         const uint64_t M = tensor.shape[0], K = tensor.shape[1];
         if (K >= kMaxColumns) Bad(who + " has " + number(K) + " columns; fewer than " + number(kMaxColumns) + " are allowed");
         const uint64_t Mp = RoundUp(M, 16);
-        bytes = tensor.codec == Codec::kF32R16 ? 4 * Mp * K : Mp * RoundUp(K, 64) + 8 * Mp;
+        if (IsPacked(tensor.codec)) {
+          const PackedLayout at(tensor.codec, M, K);
+          // What the masks ask for comes on top: they are read once it is known that they are there.
+          bytes = IsSparse(tensor.codec) ? at.vectors : at.vectors + Mp * at.padded_columns / 2;
+        } else {
+          bytes = tensor.codec == Codec::kF32R16 ? 4 * Mp * K : Mp * RoundUp(K, 64) + 8 * Mp;
+        }
         break;
       }
     }
     const uint64_t offset = integer(who, "offset");
-    if (integer(who, "bytes") != bytes) {
-      Bad(who + " says " + number(integer(who, "bytes")) + " bytes; its shape and codec need " + number(bytes));
+    const uint64_t said = integer(who, "bytes");
+    if (IsSparse(tensor.codec) ? said < bytes : said != bytes) {
+      Bad(who + " says " + number(said) + " bytes; its shape and codec need " +
+          (IsSparse(tensor.codec) ? "at least " : "") + number(bytes));
     }
+    bytes = said;
     const uint64_t expected = RoundUp(end, kAlign);
     if (offset != expected) {
       Bad(who + " starts at byte " + number(offset) + "; it must start at byte " + number(expected));
@@ -375,7 +471,11 @@ void ModelFile::CheckTensors() {
     if (actual != tensor.crc32) {
       Fail(who + " has the checksum " + number(actual) + " but the header says " + number(crc), kCopyAgain);
     }
-    CheckContent(tensor);
+    if (IsPacked(tensor.codec)) {
+      CheckPacked(&tensor);
+    } else {
+      CheckContent(tensor);
+    }
     end = offset + bytes;
     tensors_.push_back(std::move(tensor));
   }
@@ -455,6 +555,104 @@ void ModelFile::CheckContent(const Tensor& tensor) const {
             "; it must be " + std::to_string(128 * sum[r]));
       }
     }
+  }
+}
+
+void ModelFile::CheckPacked(Tensor* tensor) const {
+  const std::string who = "tensor " + Quoted(tensor->name);
+  const size_t M = tensor->shape[0], K = tensor->shape[1];
+  const PackedLayout at(tensor->codec, M, K);
+  const uint8_t* data = tensor->data;
+  if (at.mask_words > 0) {
+    const size_t needed = PackedBytes(at, data);
+    if (needed != tensor->bytes) {
+      Bad(who + " says " + std::to_string(tensor->bytes) + " bytes; its masks need " + std::to_string(needed));
+    }
+  }
+  const auto* levels = reinterpret_cast<const int8_t*>(data);
+  if (at.per_vector == 8) {
+    for (size_t i = 0; i < kLevels; ++i) {
+      if (levels[i] == -128) Bad(who + " has the level -128; -127..127 are allowed");
+      if (i > 0 && levels[i] < levels[i - 1]) Bad(who + " has levels that do not ascend");
+    }
+  }
+  for (size_t row = 0; row < at.padded_rows; ++row) {
+    const float scale = Bfloat16(data + at.scales + 2 * row);
+    if (AnyNotFinite(reinterpret_cast<const uint8_t*>(&scale), 1)) Bad(who + " has a scale that is not finite");
+    if (!(scale >= 0.0f)) Bad(who + " has a scale below 0 in row " + std::to_string(row));
+    if (row >= M && scale != 0.0f) Bad(who + " has a scale beyond its last row that is not 0");
+  }
+  for (size_t i = at.scales + 2 * at.padded_rows; i < at.vectors; ++i) {
+    if (data[i] != 0) Bad(who + " has a byte between scales and values that is not 0");
+  }
+
+  // A byte of two codes adds the levels of both to its row.
+  int16_t pair_sum[256] = {};
+  for (size_t i = 0; i < 256 && at.per_vector == 8; ++i) {
+    pair_sum[i] = static_cast<int16_t>(levels[i & 15] + levels[i >> 4]);
+  }
+  tensor->row_sums.assign(at.padded_rows, 0);
+  const size_t used_blocks = (K + at.block_columns - 1) / at.block_columns;
+  const uint8_t* vectors = data + at.vectors;
+  for (size_t block = 0; block < at.padded_rows / 16; ++block) {
+    size_t beyond = at.mask_words > 0 ? 0 : at.padded_columns - K;  // stored columns from K on
+    for (size_t i = 0; i < at.mask_words; ++i) {
+      const uint64_t word = ReadMask(data + at.masks, block * at.mask_words + i);
+      const size_t first = i * 64;
+      const uint64_t allowed = used_blocks >= first + 64 ? ~uint64_t{0}
+                               : used_blocks > first     ? (uint64_t{1} << (used_blocks - first)) - 1
+                                                         : 0;
+      if ((word & ~allowed) != 0) Bad(who + " has a mask bit beyond its last column");
+      const size_t last = used_blocks - 1;
+      if (last / 64 == i && (word >> (last % 64) & 1)) beyond = used_blocks * at.block_columns - K;
+    }
+    const size_t stored = StoredColumns(at, data, block);
+    const size_t count = (stored + at.per_vector - 1) / at.per_vector;
+    int32_t sum[16] = {};
+    int8_t lowest[64] = {};
+    // 16-bit partial sums over at most 128 vectors: 128 * 2 * 127 < 2^15.
+    for (size_t from = 0; from < count; from += 128) {
+      int16_t part[64] = {};
+      const size_t to = std::min(count, from + 128);
+      if (at.per_vector == 4) {
+        for (size_t v = from; v < to; ++v) {
+          for (size_t i = 0; i < 64; ++i) {
+            const auto q = static_cast<int8_t>(vectors[v * 64 + i]);
+            part[i] = static_cast<int16_t>(part[i] + q);
+            lowest[i] = std::min(lowest[i], q);
+          }
+        }
+      } else {
+        for (size_t v = from; v < to; ++v) {
+          for (size_t i = 0; i < 64; ++i) {
+            part[i] = static_cast<int16_t>(part[i] + pair_sum[vectors[v * 64 + i]]);
+          }
+        }
+      }
+      for (size_t i = 0; i < 64; ++i) sum[i / 4] += part[i];
+    }
+    if (*std::min_element(lowest, lowest + 64) == -128) Bad(who + " has the int8 value -128; -127..127 are allowed");
+    const size_t places = count * at.per_vector;
+    for (size_t place = stored - beyond; place < places; ++place) {
+      for (size_t r = 0; r < 16; ++r) {
+        const uint8_t q = vectors[place / at.per_vector * 64 + 4 * r + place % 4];
+        const int bits = at.per_vector == 4 ? q : place % 8 < 4 ? q & 15 : q >> 4;
+        if (bits != 0) Bad(who + " has a value beyond its last column that is not 0");
+      }
+    }
+    for (size_t r = 0; r < 16; ++r) {
+      const size_t row = block * 16 + r;
+      for (size_t v = 0; row >= M && v < count; ++v) {
+        for (size_t i = 0; i < 4; ++i) {
+          if (vectors[v * 64 + r * 4 + i] != 0) Bad(who + " has a value beyond its last row that is not 0");
+        }
+      }
+      // Places behind the last stored column meet activations of 0 and are not part of the sum.
+      if (at.per_vector == 8) sum[r] -= levels[0] * static_cast<int32_t>(places - stored);
+      // |sum| <= 127 * 131072, so 128 times it stays below 2^31.
+      tensor->row_sums[row] = 128 * sum[r];
+    }
+    vectors += count * kVectorBytes;
   }
 }
 

@@ -33,8 +33,22 @@ class ModelFileError : public std::runtime_error {
   std::string path_, problem_, remedy_;
 };
 
-enum class Codec : uint8_t { kF32, kF32R16, kI8R16x4, kU8 };
+enum class Codec : uint8_t {
+  kF32, kF32R16, kI8R16x4, kU8, kI8B16x1, kI8B16x4, kI4B16x1, kI4B16x4, kI4R16x4,
+};
 const char* CodecName(Codec codec);
+bool IsSparse(Codec codec);  // a mask says which blocks are stored
+bool IsPacked(Codec codec);  // one of the five of version 2
+
+// Where the parts of a section in one of the five codecs of version 2 start.
+struct PackedLayout {
+  PackedLayout(Codec codec, size_t M, size_t K);
+  size_t block_columns;  // a bit of a mask stands for so many; 1 without masks
+  size_t per_vector;     // packed columns in 64 bytes
+  size_t padded_rows, padded_columns;
+  size_t mask_words;     // of a block of rows; 0 without masks
+  size_t masks, scales, vectors;  // bytes from the start of the section
+};
 
 struct Tensor {
   std::string name;
@@ -43,6 +57,8 @@ struct Tensor {
   const uint8_t* data = nullptr;   // 64-byte aligned, valid while the file lives
   size_t bytes = 0;
   uint32_t crc32 = 0;
+  // Of the codecs of version 2: 128 times the sum of what is stored of each of the padded rows.
+  std::vector<int32_t> row_sums;
 
   size_t Elements() const;
   const float* f32() const { return reinterpret_cast<const float*>(data); }
@@ -68,6 +84,7 @@ class ModelFile {
 
   const std::string& path() const { return path_; }
   size_t size() const { return size_; }
+  uint32_t version() const { return version_; }
   std::string_view header_text() const { return header_text_; }
   JsonValue header() const { return header_->root(); }
   const std::vector<Tensor>& tensors() const { return tensors_; }
@@ -84,10 +101,13 @@ class ModelFile {
   void Check();
   void CheckTensors();
   void CheckContent(const Tensor& tensor) const;
+  // Also fills `row_sums`.
+  void CheckPacked(Tensor* tensor) const;
 
   std::string path_;
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  uint32_t version_ = 0;
   bool mapped_ = false;
   void* owned_ = nullptr;
   std::string_view header_text_;

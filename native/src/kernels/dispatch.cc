@@ -23,6 +23,7 @@ struct CpuFeatures {
   bool avx2 = false;
   bool avxvnni = false;
   bool avx512vnni = false;
+  bool avx512vbmi2 = false;  // with avx512vnni
 };
 
 CpuFeatures ReadCpu() {
@@ -42,6 +43,7 @@ CpuFeatures ReadCpu() {
   const unsigned f_dq_bw_vl = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
   features.avx512vnni =
       features.avx2 && os_zmm && (b & f_dq_bw_vl) == f_dq_bw_vl && (c & (1u << 11));
+  features.avx512vbmi2 = features.avx512vnni && (c & (1u << 6)) && (c & (1u << 1));
   if (highest_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
     features.avxvnni = features.avx2 && (a & (1u << 4));
   }
@@ -50,33 +52,49 @@ CpuFeatures ReadCpu() {
 
 #endif
 
-#define EARSHOT_TABLE(name, integer, floating)                                                   \
+#define EARSHOT_TABLE(name, integer, packed, floating)                                           \
   {                                                                                              \
-    name, floating::LinearF32, floating::QuantizeS8, integer::LinearI8, floating::LstmGates,     \
-        floating::TanhF32, floating::SigmoidF32, floating::LogSoftmaxF32,                        \
+    name, floating::LinearF32, floating::QuantizeS8, integer::LinearI8, packed::LinearPacked,    \
+        floating::LstmGates, floating::TanhF32, floating::SigmoidF32, floating::LogSoftmaxF32,   \
         floating::LogSumExpF32, floating::ExpShiftF32                                            \
   }
+
+constexpr CompressTable MakeCompressTable() {
+  CompressTable table = {};
+  for (unsigned mask = 0; mask < 256; ++mask) {
+    unsigned found = 0;
+    for (unsigned bit = 0; bit < 8; ++bit) {
+      if (mask >> bit & 1u) table.places[mask][found++] = static_cast<uint8_t>(bit);
+    }
+    while (found < 8) table.places[mask][found++] = 0x80;
+  }
+  return table;
+}
 
 const std::vector<Kernels>& Available() {
   static const std::vector<Kernels> tables = [] {
     std::vector<Kernels> found;
 #if defined(__x86_64__)
     const CpuFeatures cpu = ReadCpu();
-    if (cpu.avx512vnni) found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vnni));
-    if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avx2));
-    if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2));
+    if (cpu.avx512vbmi2) {
+      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vbmi2, avx512vnni));
+    } else if (cpu.avx512vnni) {  // Cascade Lake: bytes cannot be compressed in a register
+      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx2, avx512vnni));
+    }
+    if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avxvnni, avx2));
+    if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2, avx2));
 #elif defined(__aarch64__)
 #if defined(__linux__)
     constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
     if (getauxval(AT_HWCAP) & kDotProduct) {
-      found.push_back(EARSHOT_TABLE("neondot", neondot, neon));
+      found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon));
     }
 #elif defined(__APPLE__)
-    found.push_back(EARSHOT_TABLE("neondot", neondot, neon));  // every Apple aarch64 CPU
+    found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon));  // every Apple aarch64 CPU
 #endif
-    found.push_back(EARSHOT_TABLE("neon", neon, neon));
+    found.push_back(EARSHOT_TABLE("neon", neon, neon, neon));
 #endif
-    found.push_back(EARSHOT_TABLE("scalar", scalar, scalar));
+    found.push_back(EARSHOT_TABLE("scalar", scalar, scalar, scalar));
     return found;
   }();
   return tables;
@@ -94,6 +112,12 @@ const Kernels& Choose() {
 }
 
 }  // namespace
+
+extern const CompressTable kCompressTable = MakeCompressTable();
+
+size_t packed_scratch_bytes(size_t K, size_t T) {
+  return 3 * T * ((K + 63) / 64 * 64 + kPackedRoom);
+}
 
 const Kernels& kernels() {
   static const Kernels& chosen = Choose();

@@ -15,6 +15,20 @@
 
 namespace earshot {
 
+// A matrix of which some columns of 16 rows are left out, or with 4 bits a weight: codecs i8_b16x1,
+// i8_b16x4, i4_b16x1, i4_b16x4 and i4_r16x4 of docs/formats/ear.md, section 3.
+struct PackedWeights {
+  size_t rows;              // M
+  size_t columns;           // K
+  size_t block_columns;     // that a bit of a mask stands for: 1 or 4
+  const uint64_t* masks;    // [Mp/16][words of 64 blocks]; null: every column is stored
+  const int8_t* levels;     // 16 levels; null: 8-bit values
+  const uint16_t* scale;    // [Mp], bfloat16
+  const int32_t* rowsum;    // [Mp], 128 * (sum of the row's stored values)
+  const uint8_t* vectors;   // 64 bytes each: 16 rows x 4 packed columns, or x 8 in 4 bits
+  const uint8_t* end;       // behind the last vector; nothing is read from there on
+};
+
 struct Kernels {
   const char* isa;
 
@@ -34,6 +48,12 @@ struct Kernels {
                     const float* bias, size_t M, size_t K, const int8_t* xq, const float* xscale,
                     size_t T, float* y, size_t ldy, bool accumulate);
 
+  // The same with `w`; bits equal those of linear_i8 with the weights that `w` stands for, where scales
+  // have eight significant bits. `scratch` holds packed_scratch_bytes(K, T) and needs no alignment.
+  void (*linear_packed)(const PackedWeights* w, const float* bias, const int8_t* xq,
+                        const float* xscale, size_t T, float* y, size_t ldy, bool accumulate,
+                        uint8_t* scratch);
+
   // One LSTM step of H units (a multiple of 16) from pre-activations pre[4H] that include the bias,
   // ordered [unit block of 16][gate i, f, g, o][16 units]. Updates c[H], writes h[H].
   void (*lstm_gates)(const float* pre, size_t H, float* c, float* h);
@@ -48,6 +68,10 @@ struct Kernels {
   // x[i] = exp(x[i] + shift).
   void (*exp_shift_f32)(float* x, size_t n, float shift);
 };
+
+// What linear_packed needs beside its arguments: per frame, one copy of its quantised vector and the
+// parts of it that two blocks of rows use, each with room behind it.
+size_t packed_scratch_bytes(size_t K, size_t T);
 
 // The table chosen at first use: the best that this CPU runs, or the one that the environment
 // variable EARSHOT_ISA names. Throws std::invalid_argument if that one is unknown or unavailable.

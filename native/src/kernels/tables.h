@@ -14,6 +14,15 @@
   }                                                                                              \
   }
 
+#define EARSHOT_DECLARE_PACKED(space)                                                            \
+  namespace earshot {                                                                            \
+  namespace space {                                                                              \
+  void LinearPacked(const PackedWeights* w, const float* bias, const int8_t* xq,                 \
+                    const float* xscale, size_t T, float* y, size_t ldy, bool accumulate,        \
+                    uint8_t* scratch);                                                           \
+  }                                                                                              \
+  }
+
 #define EARSHOT_DECLARE_FLOAT(space)                                                             \
   namespace earshot {                                                                            \
   namespace space {                                                                              \
@@ -39,5 +48,27 @@ EARSHOT_DECLARE_FLOAT(avx512vnni)
 EARSHOT_DECLARE_LINEAR_I8(neon)
 EARSHOT_DECLARE_FLOAT(neon)
 EARSHOT_DECLARE_LINEAR_I8(neondot)
+
+EARSHOT_DECLARE_PACKED(scalar)
+EARSHOT_DECLARE_PACKED(avx2)
+EARSHOT_DECLARE_PACKED(avxvnni)
+EARSHOT_DECLARE_PACKED(avx512vbmi2)
+EARSHOT_DECLARE_PACKED(neon)
+EARSHOT_DECLARE_PACKED(neondot)
+
+namespace earshot {
+
+// Bytes of scratch between frames, beyond the padded columns: a gather writes whole registers, and a
+// product reads zeros past the end instead of counting to it.
+enum : size_t { kPackedRoom = 128 };
+
+// places[m][i] is the place of the i-th set bit of m; places behind the last one are 0x80, which a
+// byte shuffle turns into zero.
+struct CompressTable {
+  uint8_t places[256][8];
+};
+extern const CompressTable kCompressTable;
+
+}  // namespace earshot
 
 #endif  // EARSHOT_KERNELS_TABLES_H_
