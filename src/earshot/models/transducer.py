@@ -87,7 +87,7 @@ class Transducer(nn.Module):
             labels: (B, U) piece ids, int64, padded with anything.
             label_lengths: (B,).
             phones: (B, P) phone ids, int64, padded with anything; unused without the head.
-            phone_lengths: (B,); below 0 where the phones are not known, which trains nothing.
+            phone_lengths: (B,).
             with_transducer: Whether to compute the transducer's loss, about half of a step's time;
                 it is 0 without.
 
@@ -115,12 +115,8 @@ class Transducer(nn.Module):
         total = transducer + self.config.ctc_weight * ctc
         phone = torch.zeros((), device=hidden.device)
         if self.phones is not None:
-            known = phone_lengths >= 0
-            if known.any():
-                phone = _ctc_loss(
-                    self.phones(hidden[known]), frames[known], phones[known], phone_lengths[known]
-                )
-                total = total + self.config.phone_weight * phone
+            phone = _ctc_loss(self.phones(hidden), frames, phones, phone_lengths)
+            total = total + self.config.phone_weight * phone
         return Losses(total, transducer.detach(), ctc.detach(), phone.detach())
 
     @torch.no_grad()

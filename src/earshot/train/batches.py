@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from earshot import _native
 from earshot.core.errors import ManifestError
 from earshot.data.pronunciation import Lexicon
+from earshot.data.spoken import spoken_form
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.recipe import Recipe, SourceConfig
 
@@ -60,7 +61,7 @@ class Batch:
 
     features (B, T, num_bins) log-mel, padded by repeating the last frame; feature_lengths (B,);
     labels (B, U) int64 padded with 0; label_lengths (B,); phones (B, P) int64 padded with 0;
-    phone_lengths (B,), -1 where a word's pronunciation is not known; texts and kinds, B each.
+    phone_lengths (B,); texts and kinds, B each.
     """
 
     features: Tensor
@@ -227,15 +228,13 @@ class TrainingClips(Dataset[Batch]):
             clips.append(_Clip(_native.fbank(floor, self._num_bins), [], [], "", "noise"))
         return _collate(clips, self._num_bins)
 
-    def _phones(self, text: str, rng: np.random.Generator) -> list[int] | None:
-        """Phones of a text, None if a word is unknown; a rarer pronunciation now and then."""
+    def _phones(self, text: str, rng: np.random.Generator) -> list[int]:
+        """Phones of a text; a rarer pronunciation of a word now and then."""
         phones: list[int] = []
-        for word in text.split():
-            known = self._lexicon.pronunciations(word)
-            if not known:
-                return None
-            which = 0 if rng.random() < COMMON_PRONUNCIATION_SHARE else rng.integers(len(known))
-            phones.extend(known[which])
+        for word in spoken_form(text).split():
+            variants = self._lexicon.pronounce(word)
+            which = 0 if rng.random() < COMMON_PRONUNCIATION_SHARE else rng.integers(len(variants))
+            phones.extend(variants[which])
         return phones
 
     def _features(self, samples: Samples, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -251,7 +250,7 @@ class TrainingClips(Dataset[Batch]):
 class _Clip:
     features: npt.NDArray[np.float32]
     labels: list[int]
-    phones: list[int] | None
+    phones: list[int]
     text: str
     kind: str
 
@@ -278,13 +277,12 @@ def _collate(clips: list[_Clip], num_bins: int) -> Batch:
     )
 
 
-def _padded(rows: Sequence[list[int] | None]) -> tuple[Tensor, Tensor]:
-    """Ids (B, U) padded with 0, and how many of each row count; -1 for None."""
-    lengths = [-1 if row is None else len(row) for row in rows]
-    table = torch.zeros((len(rows), max(0, *lengths)), dtype=torch.int64)
+def _padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ids (B, U) padded with 0, and how many of each row count."""
+    lengths = [len(row) for row in rows]
+    table = torch.zeros((len(rows), max(lengths)), dtype=torch.int64)
     for n, row in enumerate(rows):
-        if row:
-            table[n, : len(row)] = torch.tensor(row)
+        table[n, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return table, torch.tensor(lengths, dtype=torch.int64)
 
 
