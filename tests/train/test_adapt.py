@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +116,9 @@ def test_the_network_has_the_shape_of_the_model_started_from(
     start = tmp_path / "small.ear"
     config = _small_model(start)
     recipe = adaptation_recipe(_request(templates, model=start))
-    assert recipe.model == replace(config, phones=True, phone_weight=recipe.model.phone_weight)
+    assert recipe.model == dataclasses.replace(
+        config, phones=True, phone_weight=recipe.model.phone_weight
+    )
     read_transducer(start, recipe.model)  # raises where the shape is another
     embedded = adaptation_recipe(_request(templates))
     read_transducer(embedded_model_path(), embedded.model)
