@@ -64,6 +64,7 @@ class CountingStream:
 
 class CountingRecognizer:
     name = "counting"
+    phones = ()
 
     def __init__(self, **settings: object) -> None:
         self.settings = settings

@@ -130,6 +130,22 @@ def test_broken_templates_end_the_command_before_any_work(
     assert asked == []
 
 
+def test_broken_pronunciations_end_the_command_before_any_work(
+    earshot: Earshot, templates: Path, ready: None, asked: list[adaptation.Adaptation]
+) -> None:
+    words = templates.with_name("words.txt")
+    words.write_text("hall HH AU L\nkitchen\n")
+    options = ("-o", words.with_name("mine.ear"), "--pronunciations", words)
+    result = earshot("adapt", templates, *options)
+    assert result.exit_code == 2
+    assert [line.split(":")[2] for line in result.stderr.splitlines()] == ["1", "2"]
+    assert not asked
+    words.write_text("hall HH AO L\n")
+    result = earshot("adapt", templates, *options)
+    assert asked[0].pronunciations == words
+    assert f"--pronunciations {words}" in result.stdout
+
+
 def test_an_unknown_setting_ends_the_command_before_any_work(
     earshot: Earshot, templates: Path, tmp_path: Path, ready: None
 ) -> None:

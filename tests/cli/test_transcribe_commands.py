@@ -186,6 +186,35 @@ def test_a_threshold_needs_commands(earshot: Earshot, command: str, speech: Spee
     assert "--commands" in result.stderr
 
 
+def test_pronunciations_reach_the_recogniser(
+    earshot: Earshot,
+    speech: Speech,
+    loaded: list[Any],
+    lamp: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("lamp L AE1 M P\n")
+    options = ("--commands", lamp, "--pronunciations", words)
+    result = earshot("transcribe", *options, speech("a.wav"))
+    assert result.exit_code == 0
+    assert loaded[0].settings["pronunciations"] == words
+    assert "counting hears no phones; --pronunciations changes nothing" in result.stderr
+    monkeypatch.setattr(type(loaded[0]), "phones", ("AA",))
+    assert "phones" not in earshot("transcribe", *options, speech("a.wav")).stderr
+
+
+@pytest.mark.parametrize("command", ["transcribe", "listen"])
+def test_pronunciations_need_commands(
+    earshot: Earshot, command: str, speech: Speech, tmp_path: Path
+) -> None:
+    files = [speech("a.wav")] if command == "transcribe" else []
+    result = earshot(command, "--pronunciations", tmp_path / "words.txt", *files)
+    assert result.exit_code == 2
+    assert "--commands" in result.stderr
+
+
 @pytest.mark.parametrize("threshold", ["1.5", "-0.1", "much"])
 def test_a_threshold_is_a_probability(earshot: Earshot, lamp: Path, threshold: str) -> None:
     options = ("--commands", lamp, f"--command-threshold={threshold}")

@@ -99,3 +99,31 @@ def test_the_examples_can_be_used(earshot: Earshot, repository: Path, name: str)
     result = earshot("understand", "check", repository / "examples" / name, "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["sentences"] > 100_000
+
+
+def test_check_names_words_whose_sounds_are_guessed(earshot: Earshot, tmp_path: Path) -> None:
+    commands = tmp_path / "home.yaml"
+    commands.write_text('intents:\n  Clean: {data: [{sentences: ["start the roomba"]}]}\n')
+    found = json.loads(earshot("understand", "check", commands, "--json").stdout)["warnings"]
+    (warning,) = [w for w in found if "dictionary" in w["problem"]]
+    assert warning["where"] == f"{commands}:2"
+    assert warning["problem"] == (
+        "'roomba' is not in the pronunciation dictionary; it will be heard as R UW M B AH"
+    )
+    words = tmp_path / "words.txt"
+    words.write_text("roomba  R UW1 M B AH0\n")
+    result = earshot("understand", "check", commands, "--pronunciations", words)
+    assert result.exit_code == 0 and "dictionary" not in result.stderr
+
+
+def test_check_says_every_problem_of_pronunciations(earshot: Earshot, commands: Path) -> None:
+    words = commands.with_name("words.txt")
+    words.write_text("roomba R UU M B AH\nhue\nlamp L AE M P\n")
+    result = earshot("understand", "check", commands, "--pronunciations", words)
+    assert result.exit_code == 2
+    assert [line.split(":")[2] for line in result.stderr.splitlines()] == ["1", "2"]
+    broken = earshot("understand", "check", commands, "--pronunciations", words, "--json")
+    assert [p["where"] for p in json.loads(broken.stdout)["problems"]] == [
+        f"{words}:1",
+        f"{words}:2",
+    ]

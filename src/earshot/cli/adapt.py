@@ -19,7 +19,7 @@ import typer
 from earshot.cli.console import EXPECTED_FAILURE, StageBars, complain, note, reported, say
 
 if TYPE_CHECKING:
-    from earshot.train.adapt import Adapted
+    from earshot.train.adapt import Adaptation, Adapted
     from earshot.train.measure import Figures
 
 _STAGES = {
@@ -51,6 +51,12 @@ def adapt(
         Path | None,
         typer.Option(help="Folder of recorded speech to mix in; default: EARSHOT_DATA, if set."),
     ] = None,
+    pronunciations: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="How words of the commands are pronounced, in CMUdict's lines."
+        ),
+    ] = None,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="For everything together, on two idle cores.")
     ] = 24.0,
@@ -72,9 +78,12 @@ def adapt(
     with reported():
         recordings = _recordings(recordings)
         _check_machine(output, work_dir or _work_dir(output), recordings, model)
+        from earshot.data.pronunciation import Lexicon
         from earshot.understand.templates import load_commands
 
         templates = load_commands(commands)  # all problems, before the slow imports
+        if pronunciations is not None:
+            Lexicon.load().extended(pronunciations)
         for warning in templates.warnings[:_SHOWN_WARNINGS]:
             note(f"warning: {warning}")
         if len(templates.warnings) > _SHOWN_WARNINGS:
@@ -88,6 +97,7 @@ def adapt(
             work_dir=work_dir or _work_dir(output),
             model=model,
             recordings=recordings,
+            pronunciations=pronunciations,
             minutes=minutes,
             seed=seed,
             overrides=tuple(overrides or ()),
@@ -104,7 +114,7 @@ def adapt(
         if as_json:
             say(json.dumps(_report(adapted)))
         else:
-            say(_summary(adapted, commands, work_dir=request.work_dir))
+            say(_summary(adapted, request))
 
 
 def _work_dir(output: Path) -> Path:
@@ -224,19 +234,21 @@ def _report(adapted: Adapted) -> dict[str, object]:
     }
 
 
-def _summary(adapted: Adapted, commands: list[str], *, work_dir: Path) -> str:
+def _summary(adapted: Adapted, request: Adaptation) -> str:
     lines = [f"{adapted.output}: {adapted.output.stat().st_size / 1e6:.1f} MB"]
     if adapted.before is not None and adapted.after is not None:
         lines += _table(adapted.before, adapted.after)
     options = ["--model", str(adapted.output)]
-    for name in commands:
+    for name in request.commands:
         options += ["--commands", name]
+    if request.pronunciations is not None:
+        options += ["--pronunciations", str(request.pronunciations)]
     lines.append("Try it:")
-    clips = sorted((work_dir / "measured" / "commands" / "audio").glob("*.wav"))
+    clips = sorted((request.work_dir / "measured" / "commands" / "audio").glob("*.wav"))
     for command in (["transcribe", *options, *map(str, clips[:1])], ["listen", *options]):
         if command[0] == "listen" or clips:
             lines.append("  " + shlex.join(["earshot", *command]))
-    lines.append(f"{work_dir} is no longer needed.")
+    lines.append(f"{request.work_dir} is no longer needed.")
     return "\n".join(lines)
 
 

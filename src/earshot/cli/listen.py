@@ -19,6 +19,7 @@ from earshot.cli.transcribe import (
     CommandsOption,
     CommandThresholdOption,
     Method,
+    PronunciationsOption,
     check_command_options,
     loaded,
 )
@@ -52,13 +53,14 @@ def listen(
     ] = False,
     commands: CommandsOption = None,
     command_threshold: CommandThresholdOption = None,
+    pronunciations: PronunciationsOption = None,
     method: Annotated[Method, typer.Option(help="How to search.")] = Method.BEAM,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Stop after this much audio; else at Ctrl-C.")
     ] = None,
 ) -> None:
     """Recognise what the microphone hears, with words as they are spoken. Ctrl-C ends it."""
-    check_command_options(commands, command_threshold)
+    check_command_options(commands, command_threshold, pronunciations)
     with reported():
         if list_devices:
             for line in _input_devices():
@@ -68,6 +70,7 @@ def listen(
             model,
             commands=commands,
             command_threshold=command_threshold,
+            pronunciations=pronunciations,
             method=method.value,
         )
         with _microphone(device) as (rate, blocks):

@@ -65,6 +65,14 @@ CommandsOption = Annotated[
         show_default=False,
     ),
 ]
+PronunciationsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="How words of the commands are pronounced, in the lines of CMUdict.",
+        show_default=False,
+    ),
+]
 CommandThresholdOption = Annotated[
     float | None,
     typer.Option(
@@ -124,6 +132,7 @@ def transcribe(
     ] = None,
     commands: CommandsOption = None,
     command_threshold: CommandThresholdOption = None,
+    pronunciations: PronunciationsOption = None,
     written: Annotated[
         bool, typer.Option("--written", help="Write numbers, times and amounts in figures.")
     ] = False,
@@ -148,7 +157,7 @@ def transcribe(
             "transcribe: needs audio files or --manifest, one of the two. "
             "See `earshot transcribe --help`."
         )
-    check_command_options(commands, command_threshold)
+    check_command_options(commands, command_threshold, pronunciations)
     if files and files.count(STDIN) > 1:
         raise usage_error("transcribe: - stands for standard input and can be given only once.")
     if form is None:
@@ -172,6 +181,7 @@ def transcribe(
             model,
             commands=commands,
             command_threshold=command_threshold,
+            pronunciations=pronunciations,
             method=method.value,
             max_active_paths=max_active_paths,
         )
@@ -200,14 +210,18 @@ def transcribe(
     note(tally.summary(len(jobs)))
 
 
-def check_command_options(commands: Sequence[str] | None, threshold: float | None) -> None:
-    """Refuse a threshold without commands.
+def check_command_options(
+    commands: Sequence[str] | None, threshold: float | None, pronunciations: Path | None
+) -> None:
+    """Refuse what is of no use without commands.
 
     Raises:
         typer.Exit: With code 2, after a line on stderr.
     """
     if threshold is not None and not commands:
         raise usage_error("--command-threshold: needs --commands, which it is the threshold of.")
+    if pronunciations is not None and not commands:
+        raise usage_error("--pronunciations: needs --commands, whose words they are of.")
 
 
 def loaded(
@@ -215,6 +229,7 @@ def loaded(
     *,
     commands: Sequence[str] | None,
     command_threshold: float | None,
+    pronunciations: Path | None,
     **search: Any,
 ) -> Recognizer:
     """The recogniser that options ask for; says once on stderr how much it listens for.
@@ -223,6 +238,7 @@ def loaded(
         model: A `.ear` file; None takes the embedded model.
         commands: Files or folders of command templates.
         command_threshold: Confidence from which on a command is accepted; None: as calibrated.
+        pronunciations: File of the user's own.
         **search: Other arguments of `Recognizer.load`.
     """
     from earshot.session.recognizer import Recognizer
@@ -234,8 +250,14 @@ def loaded(
     started = time.perf_counter()
     templates = load_commands(commands)
     recognizer = Recognizer.load(
-        model, commands=templates, command_threshold=command_threshold, **search
+        model,
+        commands=templates,
+        command_threshold=command_threshold,
+        pronunciations=pronunciations,
+        **search,
     )
+    if pronunciations is not None and not recognizer.phones:
+        note(f"warning: {recognizer.name} hears no phones; --pronunciations changes nothing")
     seconds = time.perf_counter() - started
     ready = f", ready after {seconds:.1f} s" if seconds > SLOW_TO_COMPILE_S else ""
     count = templates.count_sentences()

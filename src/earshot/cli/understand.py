@@ -18,7 +18,7 @@ from earshot.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from earshot.core.errors import CommandsError, CommandsProblem
+    from earshot.core.errors import CommandsError, CommandsProblem, PronunciationsError
     from earshot.core.understanding import Understanding
     from earshot.understand.review import Review
 
@@ -45,6 +45,10 @@ def check(
         ),
     ],
     model: ModelOption = None,
+    pronunciations: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="How words are pronounced, in the lines of CMUdict."),
+    ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Sentences to show.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the sentences shown.")] = 1,
     every: Annotated[bool, typer.Option("--all", help="Show all warnings.")] = False,
@@ -52,25 +56,31 @@ def check(
 ) -> None:
     """Say what is wrong with command templates, by file and line, and what they can say.
 
+    Words that no dictionary has are named with the sounds that they are taken to have.
+
     Exits 0 if they can be used, 2 if not.
     """
-    from earshot.core.errors import CommandsError
+    from earshot.core.errors import CommandsError, PronunciationsError
 
     with reported():
+        from earshot.data.pronunciation import Lexicon
         from earshot.session.recognizer import embedded_model_path, tokenizer_of
         from earshot.understand.graph import compile_commands
         from earshot.understand.review import review_commands
         from earshot.understand.templates import load_commands
 
         tokenizer = tokenizer_of(model or embedded_model_path())
+        lexicon = Lexicon.load()
         try:
+            if pronunciations is not None:
+                lexicon = lexicon.extended(pronunciations)
             graph = compile_commands(load_commands(paths), tokenizer)
-        except CommandsError as err:
+        except (CommandsError, PronunciationsError) as err:
             if as_json:
                 say(json.dumps(_broken(err), ensure_ascii=False))
                 raise typer.Exit(USAGE_ERROR) from None
             raise
-        review = review_commands(graph, tokenizer, num_samples=samples, seed=seed)
+        review = review_commands(graph, tokenizer, lexicon, num_samples=samples, seed=seed)
     if as_json:
         say(json.dumps(_report(review), ensure_ascii=False))
     else:
@@ -81,7 +91,7 @@ def _parts(problem: CommandsProblem) -> dict[str, str]:
     return {"where": problem.where, "problem": problem.problem, "remedy": problem.remedy}
 
 
-def _broken(error: CommandsError) -> dict[str, object]:
+def _broken(error: CommandsError | PronunciationsError) -> dict[str, object]:
     return {"usable": False, "problems": [_parts(problem) for problem in error.problems]}
 
 

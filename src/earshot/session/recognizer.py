@@ -79,18 +79,23 @@ def tokenizer_of(path: Path) -> Tokenizer:
     raise ModelFileError(path, problem, remedy="Export the model again with `earshot train export`")
 
 
-def lexicon_of(path: Path) -> Lexicon | None:
+def lexicon_of(path: Path, *, pronunciations: Path | None = None) -> Lexicon | None:
     """How to pronounce words for a model that hears phones.
 
     Args:
         path: A `.ear` file.
+        pronunciations: A file of the user's own, see `Lexicon.extended`.
 
     Returns:
-        The dictionary that commands are compiled with; None for a model without phones.
+        What commands are compiled with; None for a model without phones.
 
     Raises:
         ModelFileError: The file is no model, or hears other phones than the dictionary has.
+        PronunciationsError: The user's file cannot be used.
     """
+    lexicon = Lexicon.load()
+    if pronunciations is not None:
+        lexicon = lexicon.extended(pronunciations)
     phones = ModelFile(path).header.get("phones")
     if phones is None:
         return None
@@ -100,7 +105,7 @@ def lexicon_of(path: Path) -> Lexicon | None:
             "its phones are not those of the dictionary of pronunciations",
             remedy=f"Train it with the {len(PHONES)} phones of `earshot.data.pronunciation`",
         )
-    return Lexicon.load()
+    return lexicon
 
 
 class Stream:
@@ -280,6 +285,7 @@ class Recognizer:
         *,
         commands: CommandSource | None = None,
         command_threshold: float | None = None,
+        pronunciations: str | Path | None = None,
         method: str = "modified_beam_search",
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
@@ -294,6 +300,8 @@ class Recognizer:
             command_threshold: Confidence from which on a command is accepted, 0..1; 0 accepts
                 any that fits best. None takes the model's own, or where it carries none, the one
                 that was chosen for the embedded model on development data.
+            pronunciations: File of your own pronunciations of words in the commands, lines such
+                as `roomba  R UW1 M B AH0`; a model that hears no phones makes no use of it.
             method: "greedy_search" or "modified_beam_search".
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
@@ -305,6 +313,7 @@ class Recognizer:
         Raises:
             ModelFileError: The model is absent, broken, or not a recogniser's.
             CommandsError: The templates cannot be used; it names every problem at once.
+            PronunciationsError: The pronunciations cannot be used; likewise.
             ConfigError: A search setting or the threshold is out of its range.
         """
         search = SearchConfig(
@@ -333,7 +342,10 @@ class Recognizer:
         if not isinstance(commands, Commands):
             commands = load_commands([commands] if isinstance(commands, str | Path) else commands)
         model = open_model(file)
-        graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon_of(file))
+        lexicon = lexicon_of(
+            file, pronunciations=None if pronunciations is None else Path(pronunciations)
+        )
+        graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon)
         return cls(model, search, commands=graph, command_config=config)
 
     @property
@@ -345,6 +357,11 @@ class Recognizer:
     def pieces(self) -> tuple[str, ...]:
         """The word piece of every id."""
         return tuple(self._model.pieces)
+
+    @property
+    def phones(self) -> tuple[str, ...]:
+        """The phones that the model hears for commands; none if it goes by pieces only."""
+        return tuple(self._model.phones)
 
     def create_stream(self) -> Stream:
         """A new stream, independent of all others."""

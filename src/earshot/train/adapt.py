@@ -20,6 +20,7 @@ from pathlib import Path
 from earshot.compress.export import read_transducer, transducer_config
 from earshot.core.errors import ConfigError, ModelFileError
 from earshot.data.atomic import replaced_file
+from earshot.data.pronunciation import Lexicon
 from earshot.modelfile.reader import ModelFile
 from earshot.session.recognizer import Recognizer, embedded_model_path
 from earshot.train import run
@@ -64,6 +65,7 @@ class Adaptation:
         work_dir: Gets clips, checkpoints and the record of the request.
         model: To start from; None takes the embedded one.
         recordings: Folder of recorded speech to mix in; None goes without.
+        pronunciations: File of the user's own pronunciations, see `Lexicon.extended`.
         minutes: For everything together.
         seed: Of all that is random.
         overrides: `section.key=value` of the recipe, as of `earshot train run --set`.
@@ -74,6 +76,7 @@ class Adaptation:
     work_dir: Path
     model: Path | None = None
     recordings: Path | None = None
+    pronunciations: Path | None = None
     minutes: float = DEFAULT_MINUTES
     seed: int = 1
     overrides: tuple[str, ...] = ()
@@ -107,6 +110,7 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         "name": request.output.stem,
         "folder": str(request.work_dir),
         "data.recordings": str(request.recordings or ""),
+        "data.pronunciations": str(request.pronunciations or ""),
         "commands.files": list(request.commands),
         "train.start_from": str(start),
         "train.seed": request.seed,
@@ -279,6 +283,7 @@ def adapt(
 
     Raises:
         CommandsError: The templates cannot be used.
+        PronunciationsError: The pronunciations cannot be used.
         ConfigError: A setting is unknown or out of range, the model to start from has a shape
             that cannot be trained, or the working folder has no room.
         SynthesisError: No speech engine is installed, or none works.
@@ -286,6 +291,9 @@ def adapt(
     """
     recipe = adaptation_recipe(request)
     commands = load_commands(request.commands)
+    own = recipe.data.own_pronunciations
+    if own is not None:
+        Lexicon.load().extended(own)  # fails now rather than later
     read_transducer(Path(recipe.train.start_from), recipe.model)  # fails now rather than later
     require_voices(recipe.synthesis.engine_weights)
     folder = request.work_dir
@@ -299,6 +307,7 @@ def adapt(
             **settings,
             "minutes": request.minutes,
             "templates": {name: _digest(Path(name)) for name in commands.sources},
+            "pronunciations": _digest(own) if own else "",
             "start": _digest(Path(recipe.train.start_from)),
         },
     )
@@ -349,7 +358,8 @@ def _measure(
         def hear(done: float, total: float, *, before: int = n) -> None:
             progress("measure", before * total + done, 2 * total)
 
-        figures.append(measure(model, commands, clips, progress=hear))
+        own = recipe.data.own_pronunciations
+        figures.append(measure(model, commands, clips, pronunciations=own, progress=hear))
     return figures[0], figures[1]
 
 
@@ -369,6 +379,7 @@ def _calibrate(
             commands,
             work_dir=Path(recipe.folder),
             output=made,
+            pronunciations=recipe.data.own_pronunciations,
             seed=recipe.train.seed,
             progress=lambda done, total: progress("calibrate", done, total),
         )

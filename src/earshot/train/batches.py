@@ -197,6 +197,7 @@ class TrainingClips(Dataset[Batch]):
         augmenter: Augmenter | None,
         progress: Progress,
         *,
+        lexicon: Lexicon,
         num_bins: int,
         stack: int,
         seed: int,
@@ -208,7 +209,7 @@ class TrainingClips(Dataset[Batch]):
         self._stack = stack
         self._seed = seed
         self._drawn = 0
-        self._lexicon = Lexicon.load()
+        self._lexicon = lexicon
 
     def __getitem__(self, cuts: CutSet) -> Batch:  # type: ignore[override]
         self._drawn += 1
@@ -322,6 +323,7 @@ def training_loader(
         tokenizer,
         Augmenter(recipe.augment, read_noise(folder), _read_rooms(folder)),
         progress,
+        lexicon=_lexicon(recipe),
         num_bins=recipe.model.encoder.num_bins,
         stack=recipe.model.encoder.stack,
         seed=seed,
@@ -357,12 +359,18 @@ def validation_loader(
         tokenizer,
         None,
         Progress(),
+        lexicon=_lexicon(recipe),
         num_bins=recipe.model.encoder.num_bins,
         stack=recipe.model.encoder.stack,
         seed=0,
     )
     batches = [CutSet.from_cuts([cut]) for cut in cuts]
     return DataLoader(clips, sampler=batches, batch_size=None)
+
+
+def _lexicon(recipe: Recipe) -> Lexicon:
+    own = recipe.data.own_pronunciations
+    return Lexicon.load() if own is None else Lexicon.load().extended(own)
 
 
 def _quiet_worker(_: int) -> None:

@@ -76,6 +76,7 @@ def calibrate_model(
     *,
     work_dir: Path,
     output: Path,
+    pronunciations: Path | None = None,
     seed: int = 1,
     progress: Progress = lambda *_: None,
 ) -> CommandConfig:
@@ -86,6 +87,7 @@ def calibrate_model(
         commands: The templates that it was adapted to.
         work_dir: With the adaptation's `cuts` and `noise`.
         output: The file to make or replace; may be `model`.
+        pronunciations: The user's own, see `Lexicon.extended`.
         seed: Of the choice of clips and noise.
         progress: Called with (clips heard, clips).
 
@@ -96,7 +98,14 @@ def calibrate_model(
         ConfigError: Too few commands were heard right to tell anything; nothing is written.
         ModelFileError: The model is not sound, or carries values that cannot be used.
     """
-    heard = hear_clips(model, commands, work_dir=work_dir, seed=seed, progress=progress)
+    heard = hear_clips(
+        model,
+        commands,
+        work_dir=work_dir,
+        pronunciations=pronunciations,
+        seed=seed,
+        progress=progress,
+    )
     config = calibrated(CommandConfig(), heard, false_accepts=FALSE_ACCEPTS)
     write_with_metadata(ModelFile(model), output, {METADATA_KEY: as_metadata(config)})
     stored_config(ModelFile(output))  # raises where a user would meet an error
@@ -108,6 +117,7 @@ def hear_clips(
     commands: Commands,
     *,
     work_dir: Path,
+    pronunciations: Path | None = None,
     seed: int = 1,
     progress: Progress = lambda *_: None,
 ) -> list[Heard]:
@@ -117,13 +127,15 @@ def hear_clips(
         model: A `.ear` file.
         commands: The templates.
         work_dir: As of `calibrate_model`.
+        pronunciations: As of `calibrate_model`.
         seed: As of `calibrate_model`.
         progress: As of `calibrate_model`.
 
     Returns:
         What came out of each.
     """
-    graph = compile_commands(commands, tokenizer_of(model), lexicon=lexicon_of(model))
+    lexicon = lexicon_of(model, pronunciations=pronunciations)
+    graph = compile_commands(commands, tokenizer_of(model), lexicon=lexicon)
     native = open_model(model)
     search = SearchConfig()
     engine = _native.Recognizer(

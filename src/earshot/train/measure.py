@@ -107,7 +107,12 @@ def make_clips(
 
 
 def measure(
-    model: Path, commands: Commands, clips: Clips, *, progress: Progress = lambda *_: None
+    model: Path,
+    commands: Commands,
+    clips: Clips,
+    *,
+    pronunciations: Path | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Figures:
     """Let a model hear the clips.
 
@@ -115,13 +120,14 @@ def measure(
         model: A `.ear` file.
         commands: The templates.
         clips: From `make_clips`.
+        pronunciations: The user's own, see `Lexicon.extended`.
         progress: Called with (clips heard, clips).
 
     Returns:
         Its figures, with 95 % intervals over clips.
     """
     spoken, general = _rows(clips.commands), _rows(clips.general)
-    listener = Recognizer.load(model, commands=commands)
+    listener = Recognizer.load(model, commands=commands, pronunciations=pronunciations)
     done, total = 0, 2 * len(spoken) + 2 * len(general)
 
     def hear(streams: Iterator[Stream]) -> Iterator[Stream]:

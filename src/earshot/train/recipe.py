@@ -34,6 +34,12 @@ class DataConfig:
 
     source: Literal["assistant", "librispeech", "commands"] = "assistant"  # what fills `cuts/`
     recordings: str = "../shared/data"  # folder; EARSHOT_DATA overrides, but not for `commands`
+    pronunciations: str = ""  # file of words as the user says them, beside the dictionary
+
+    @property
+    def own_pronunciations(self) -> Path | None:
+        """The file of `pronunciations`, if there is one."""
+        return Path(self.pronunciations) if self.pronunciations else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """What may go wrong with commands that are correct: the doubts of `earshot understand check`.
 
-Words that the recogniser must spell letter by letter, values of one list that sound alike, and
-sentences that another intent says too. Knows no audio: what it says is a suspicion.
+Words whose sounds are guessed or that the recogniser must spell letter by letter, values of one
+list that sound alike, and sentences that another intent says too. Knows no audio: what it says is
+a suspicion.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from earshot.core.errors import CommandsProblem
+from earshot.data.phones import phone_names
 from earshot.data.tokenizer import WORD_START
 from earshot.understand.sampling import sample_phrases
 from earshot.understand.sounds import alike_pairs
 from earshot.understand.templates import Commands, ListValue, Sample, TextList
 
 if TYPE_CHECKING:
+    from earshot.data.pronunciation import Lexicon
     from earshot.data.tokenizer import Tokenizer
     from earshot.understand.graph import CommandGraph
 
@@ -49,13 +52,14 @@ class Review:
 
 
 def review_commands(
-    graph: CommandGraph, tokenizer: Tokenizer, *, num_samples: int, seed: int
+    graph: CommandGraph, tokenizer: Tokenizer, lexicon: Lexicon, *, num_samples: int, seed: int
 ) -> Review:
     """Look for what may go wrong.
 
     Args:
         graph: The compiled commands.
         tokenizer: The one that they were compiled for.
+        lexicon: How words are pronounced.
         num_samples: Sentences to show, >= 0.
         seed: Of the samples.
 
@@ -70,11 +74,26 @@ def review_commands(
         commands.sample(num_samples, seed=seed),
         [
             *commands.warnings,
+            *_guessed_words(commands, lexicon),
             *_spelled_words(commands, tokenizer),
             *_alike_values(commands),
             *_shared_sentences(graph),
         ],
     )
+
+
+def _guessed_words(commands: Commands, lexicon: Lexicon) -> list[CommandsProblem]:
+    """Words of which only the spelling says how they sound."""
+    return [
+        CommandsProblem(
+            commands.where(word),
+            f"'{word}' is not in the pronunciation dictionary; it will be heard as "
+            + " or ".join(map(phone_names, lexicon.pronounce(word))),
+            "if that is wrong, give its line in a file for `--pronunciations`",
+        )
+        for word in commands.network.words
+        if lexicon.is_guess(word)
+    ]
 
 
 def _spelled_words(commands: Commands, tokenizer: Tokenizer) -> list[CommandsProblem]:
