@@ -249,6 +249,22 @@ def test_int8_export_is_read_and_stays_near(
     assert same >= len(examples) - 1
 
 
+def test_the_guides_program_prints_what_the_guide_says(
+    wheel: None, exported: Path, repository: Path
+) -> None:
+    guide = (repository / "docs" / "guides" / "onnx.md").read_text(encoding="utf-8")
+    program = guide.partition("```python\n")[2].partition("```")[0]
+    said = program.rstrip().rpartition("# ")[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("FOLDER", str(exported))],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"{said}\n", done.stderr
+
+
 @pytest.mark.parametrize("frames", [0, 6, 404])
 def test_a_chunk_is_whole_encoder_frames(tmp_path: Path, frames: int) -> None:
     with pytest.raises(ConfigError, match=f"chunk_frames is {frames}; it must be a multiple of 4"):
