@@ -112,7 +112,8 @@ inline void MutateHeader(std::string* text, Random* random) {
                                          "99999999999999999999", "true", "null", "[]", "{}", "\"x\""};
   static const char* const kWords[] = {"\"x\"", "\"y\"", "\"when\"", "\"skipped\"", "\"hold\"", "\"pass\"", "\"relu\"",
                                        "\"tanh\"", "\"add\"", "\"stack\"", "\"lstm\"", "\"conv1d\"", "\"linear\"",
-                                       "\"valid\"", "\"causal\"", "\"stateful\"", "\"f32\"", "\"i8_r16x4\"", "\"\""};
+                                       "\"valid\"", "\"causal\"", "\"stateful\"", "\"f32\"", "\"f32_r16\"", "\"i8_r16x4\"", "\"i4_r16x4\"",
+                                       "\"i8_b16x1\"", "\"i4_b16x4\"", "\"weight\"", "\"\""};
   const bool strings = random->Below(2) == 0;
   const auto spans = Spans(*text, strings);
   if (spans.empty()) return;

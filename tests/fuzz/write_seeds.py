@@ -9,15 +9,47 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from earshot.modelfile.codecs import encode_f32, encode_u8
+import numpy as np
+import numpy.typing as npt
+
+from earshot.modelfile.codecs import (
+    EncodedTensor,
+    decode_tensor,
+    encode_f32,
+    encode_int4,
+    encode_sparse,
+    encode_u8,
+)
 from earshot.modelfile.diff import compare_models
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
-from tests.tiny_model import write_tiny_model
+from tests.tiny_model import tiny_parts, write_tiny_model
 
 __all__ = ["write_base", "write_seeds"]
+
+
+PACKED: dict[str, Callable[[npt.NDArray[np.float32]], EncodedTensor]] = {
+    "int4": encode_int4,
+    "sparse8-1": lambda matrix: encode_sparse(matrix, block=(16, 1), bits=8),
+    "sparse8-4": lambda matrix: encode_sparse(matrix, block=(16, 4), bits=8),
+    "sparse4-1": lambda matrix: encode_sparse(matrix, block=(16, 1), bits=4),
+    "sparse4-4": lambda matrix: encode_sparse(matrix, block=(16, 4), bits=4),
+}
+
+
+def write_packed(path: Path, encoded: Callable[[npt.NDArray[np.float32]], EncodedTensor]) -> None:
+    """A tiny recogniser with another codec, three of four groups of columns zero."""
+    parts = tiny_parts()
+    tensors: dict[str, EncodedTensor] = parts["tensors"]
+    for name, tensor in tensors.items():
+        if tensor.codec == "f32_r16":
+            matrix = decode_tensor(tensor)
+            matrix[:, np.arange(matrix.shape[1]) // 4 % 4 != 0] = 0
+            tensors[name] = encoded(matrix)
+    write_model(path, **parts)
 
 
 def write_base(path: Path) -> Path:
@@ -38,6 +70,8 @@ def write_seeds(folder: Path) -> None:
         made.mkdir(parents=True, exist_ok=True)
     write_tiny_model(models / "floats.ear")
     write_tiny_model(models / "int8.ear", codec="i8_r16x4")
+    for name, encoded in PACKED.items():
+        write_packed(models / f"{name}.ear", encoded)
     base = write_base(models / "plain.ear")
     changed = {
         "same": {"w": encode_u8(bytes(range(200)) * 3)},
