@@ -159,8 +159,8 @@ class Lexicon:
         close = tuple(phones for phones, score in guesses[:2] if score > best - CLOSE_NATS)
         odd = len(word) <= MAX_SPELLED_LETTERS and -best > ODD_NATS_A_LETTER * (len(word) + 1)
         if odd or _NO_VOWELS.fullmatch(word):
-            sayable = (phones for phones in close if not _VOWEL_PHONES.isdisjoint(phones))
-            return tuple(dict.fromkeys((spelled, *sayable))), True
+            sayable = close[0] != spelled and not _VOWEL_PHONES.isdisjoint(close[0])
+            return (spelled, close[0]) if sayable else (spelled,), True
         return close, close[0] not in perhaps_joined(word, self.pronunciations, min_letters=3)
 
 
