@@ -320,7 +320,7 @@ class PyRecognizer {
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
-               float phone_beam, float phone_blank_penalty) {
+               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -341,6 +341,8 @@ class PyRecognizer {
     phones.beam = phone_beam;
     phones.blank_penalty = phone_blank_penalty;
     phones.word_penalty = word_penalty;
+    phones.transducer_weight = transducer_weight;
+    phones.piece_ctc_weight = piece_ctc_weight;
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
                                               word_graph != nullptr ? word_graph->shared() : nullptr);
   }
@@ -413,6 +415,7 @@ nb::object CommandResult(const PyStream& self) {
     item["tokens"] = ToList(path.transcript.path.tokens);
     item["frames"] = ToList(path.transcript.path.frames);
     item["score"] = path.transcript.score;
+    item["pieces"] = ToList(path.pieces);
     item["transducer"] = path.transducer;
     item["ctc"] = path.ctc;
     item["phones"] = path.phones;
@@ -424,6 +427,7 @@ nb::object CommandResult(const PyStream& self) {
   out["free_transducer"] = result.free_transducer;
   out["free_ctc"] = result.free_ctc;
   out["free_phones"] = result.free_phones;
+  out["rescored"] = result.rescored;
   out["num_frames"] = result.num_frames;
   out["alive"] = result.alive;
   out["can_continue"] = result.can_continue;
@@ -596,11 +600,12 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float, size_t, float, float>(),
+                    float, float, float, size_t, float, float, float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
-           "word_penalty"_a = 0.0f, "phone_paths"_a = 128, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f)
+           "word_penalty"_a = 0.0f, "phone_paths"_a = 128, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
+           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);

@@ -181,8 +181,7 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
       double bound = paths[p].prior - piece_cost_[static_cast<size_t>(piece)];
       if (config_.language_weight > 0) {
         // The graph says what may follow: what the network has learnt about that would count twice.
-        const float expected = paths[p].context.out->language[static_cast<size_t>(piece)];
-        bound -= double{config_.language_weight} * std::max(expected, -20.0f);
+        bound -= double{config_.language_weight} * paths[p].context.out->LanguageScore(piece);
       }
       if (too_low(Rank(alpha, with, bound))) continue;
       bool merged = false;

@@ -36,9 +36,16 @@ PhoneSearch::PhoneSearch(const Model& model, const PhoneConfig& config) : config
   if (!(config_.beam > 0)) {
     throw std::invalid_argument("search: phone_beam is " + std::to_string(config_.beam) + "; it must be above 0.");
   }
-  if (!(std::abs(config_.blank_penalty) <= 100)) {
-    throw std::invalid_argument("search: phone_blank_penalty is " + std::to_string(config_.blank_penalty) + "; it must be in -100..100.");
-  }
+  const auto check = [](const char* name, float value, float lowest) {
+    if (!(value >= lowest && value <= 100)) {
+      throw std::invalid_argument(std::string("search: ") + name + " is " + std::to_string(value) + "; it must be in " +
+                                  std::to_string(static_cast<int>(lowest)) + "..100.");
+    }
+  };
+  check("phone_blank_penalty", config_.blank_penalty, -100);
+  check("word_penalty", config_.word_penalty, -100);
+  check("transducer_weight", config_.transducer_weight, 0);
+  check("piece_ctc_weight", config_.piece_ctc_weight, 0);
   word_cost_ = static_cast<int32_t>(std::lround(double{config_.word_penalty} / GrammarStates::kWeightUnit));
 }
 

@@ -28,6 +28,9 @@ struct PhoneConfig {
   float beam = 16;                // nats, > 0: paths further behind the best are dropped
   float blank_penalty = 0;        // taken off the log-probability of blank
   float word_penalty = 0;         // nats, taken off the rank by every word
+  // 0..100: how much the transducer's and CTC's scores of the pieces of a complete sentence count beside its phones.
+  float transducer_weight = 0;
+  float piece_ctc_weight = 0;
 };
 
 struct PhoneHypothesis {

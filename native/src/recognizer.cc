@@ -103,7 +103,8 @@ CommandResult Stream::PieceCommands() const {
   CommandResult out;
   for (GrammarPath& path : recognizer_->grammar_search_.Best(commands_, &out.can_continue)) {
     out.paths.push_back({MakeTranscript(std::move(path.path), *recognizer_->model_, commands_.num_frames, path.score),
-                         path.alpha, path.ctc, 0, path.prior});
+                         {}, path.alpha, path.ctc, 0, path.prior});
+    out.paths.back().pieces = out.paths.back().transcript.path.tokens;
   }
   out.free_ctc = commands_.best_ctc;
   out.num_frames = commands_.num_frames;
@@ -118,15 +119,42 @@ CommandResult Stream::PhoneCommands() const {
   out.num_frames = phones_.num_frames;
   for (PhonePath& path : recognizer_->phone_search_.Best(phones_, &out.can_continue)) {
     std::vector<WordEnd> words;
+    std::vector<int32_t> pieces;
     for (size_t i = 0; i < path.words.size(); ++i) {
       const auto word = static_cast<size_t>(path.words[i]);
-      words.push_back({SpelledBy(graph.word_pieces(word), graph.word_length(word), model), static_cast<size_t>(path.ends[i])});
+      const int32_t* spelled = graph.word_pieces(word);
+      const size_t length = graph.word_length(word);
+      words.push_back({SpelledBy(spelled, length, model), static_cast<size_t>(path.ends[i])});
+      pieces.insert(pieces.end(), spelled, spelled + length);
     }
-    out.paths.push_back({MakeTranscript(std::move(path.path), words, out.num_frames, path.phones + path.prior), 0, 0, path.phones, path.prior});
+    out.paths.push_back({MakeTranscript(std::move(path.path), words, out.num_frames, path.phones + path.prior), std::move(pieces),
+                         0, 0, path.phones, path.prior});
   }
+  out.rescored = forced_.complete();
+  if (out.rescored && !out.paths.empty()) Rescore(&out);
+  out.free_ctc = forced_.best_ctc();
   out.free_phones = phones_.best_sum;
   out.alive = out.num_frames == 0 || !phones_.paths.empty();
   return out;
+}
+
+void Stream::Rescore(CommandResult* result) const {
+  const PhoneConfig& config = recognizer_->phone_search_.config();
+  std::vector<std::vector<int32_t>> sentences;
+  for (const CommandResult::Path& path : result->paths) sentences.push_back(path.pieces);
+  Recognizer::ScratchPointer scratch = recognizer_->TakeScratch();
+  const std::vector<ForcedScore> scores = recognizer_->forced_scorer_.Score(&forced_, sentences, &scratch->scorer);
+  recognizer_->GiveScratch(std::move(scratch));
+  for (size_t i = 0; i < scores.size(); ++i) {
+    CommandResult::Path& path = result->paths[i];
+    path.transducer = scores[i].transducer;
+    path.ctc = scores[i].ctc;
+    path.prior -= config.transducer_weight * recognizer_->language_weight_ * scores[i].language;
+    path.transcript.score = path.phones + config.transducer_weight * path.transducer + config.piece_ctc_weight * path.ctc + path.prior;
+  }
+  std::stable_sort(result->paths.begin(), result->paths.end(), [](const CommandResult::Path& a, const CommandResult::Path& b) {
+    return a.transcript.score > b.transcript.score;
+  });
 }
 
 void Stream::Reset() {
@@ -136,6 +164,7 @@ void Stream::Reset() {
   search_.Reset();
   commands_.Reset();
   phones_.Reset();
+  forced_.Reset();
   finished_ = flushed_ = false;
 }
 
@@ -146,6 +175,8 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
       search_(*model_, &scorer_, config),
       grammar_search_(*model_, &scorer_, config.blank_penalty, grammar),
       phone_search_(*model_, phones),
+      forced_scorer_(*model_, &scorer_, grammar.ctc_blank_penalty),
+      language_weight_(grammar.language_weight),
       graph_(std::move(graph)) {
   encoder_ = model_->FindGraph("encoder");
   encoder_out_ = static_cast<size_t>(encoder_->FindOutput("encoder_out"));
@@ -196,19 +227,27 @@ void Recognizer::DecodeStreams(Stream* const* streams, size_t count) const {
   locks.reserve(count);
   for (Stream* stream : order) locks.emplace_back(stream->mutex_);
 
-  ScratchPointer scratch;
-  {
-    const std::lock_guard<std::mutex> lock(pool_mutex_);
-    if (!pool_.empty()) {
-      scratch = std::move(pool_.back());
-      pool_.pop_back();
-    }
-  }
-  if (scratch == nullptr) scratch.reset(new Scratch(*model_));
+  ScratchPointer scratch = TakeScratch();
   for (size_t from = 0; from < count; from += kBlockStreams) {
     while (DecodeBlock(streams + from, std::min(kBlockStreams, count - from), scratch.get())) {
     }
   }
+  GiveScratch(std::move(scratch));
+}
+
+Recognizer::ScratchPointer Recognizer::TakeScratch() const {
+  {
+    const std::lock_guard<std::mutex> lock(pool_mutex_);
+    if (!pool_.empty()) {
+      ScratchPointer scratch = std::move(pool_.back());
+      pool_.pop_back();
+      return scratch;
+    }
+  }
+  return ScratchPointer(new Scratch(*model_));
+}
+
+void Recognizer::GiveScratch(ScratchPointer scratch) const {
   const std::lock_guard<std::mutex> lock(pool_mutex_);
   pool_.push_back(std::move(scratch));
 }
@@ -268,7 +307,9 @@ void Recognizer::ComputeHeads(Scratch* scratch) const {
     }
   };
   if (ctc_.graph != nullptr) {
-    compute(ctc_, s.ctc.get(), &Scratch::Part::ctc, [](const Stream& stream) { return stream.commands_.graph != nullptr; });
+    compute(ctc_, s.ctc.get(), &Scratch::Part::ctc, [](const Stream& stream) {
+      return stream.commands_.graph != nullptr || (stream.phones_.graph != nullptr && stream.forced_.complete());
+    });
   }
   if (phones_.graph != nullptr) {
     compute(phones_, s.phones.get(), &Scratch::Part::phones, [](const Stream& stream) { return stream.phones_.graph != nullptr; });
@@ -315,7 +356,9 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
   for (const Scratch::Part& part : s.parts) {
     search_.Settle(&part.stream->search_, &s.search);
     if (part.stream->commands_.graph != nullptr) grammar_search_.Settle(&part.stream->commands_, &s.grammar_search);
-    if (part.phones != nullptr) SearchPhones(part.stream, part.phones, part.frames, &s.phone_search);
+    if (part.phones == nullptr || part.frames == 0) continue;
+    SearchPhones(part.stream, part.phones, part.frames, &s.phone_search);
+    forced_scorer_.Keep(&part.stream->forced_, part.encoded, part.ctc, part.frames);
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "executor.h"
 #include "fbank.h"
+#include "forced_score.h"
 #include "grammar_search.h"
 #include "model.h"
 #include "phone_search.h"
@@ -28,12 +29,14 @@ class Recognizer;
 struct CommandResult {
   struct Path {
     Transcript transcript;
+    std::vector<int32_t> pieces;  // of its words
     double transducer = 0, ctc = 0, phones = 0, prior = 0;  // its `score` is made of these
   };
   std::vector<Path> paths;      // complete sentences, best first
   double free_transducer = 0;   // log-probability of the best path of the free search
   double free_ctc = 0;          // no path can have more; 0, as all of CTC, if there is none
   double free_phones = 0;       // the same of phones
+  bool rescored = true;         // false: by phones alone; pieces score no speech as long as this
   size_t num_frames = 0;
   bool alive = false;           // some sentence can still be completed
   bool can_continue = false;    // the best sentence is also the beginning of another
@@ -70,6 +73,7 @@ class Stream {
   bool Ready() const;
   CommandResult PieceCommands() const;
   CommandResult PhoneCommands() const;
+  void Rescore(CommandResult* result) const;
 
   std::shared_ptr<const Recognizer> recognizer_;
   mutable std::mutex mutex_;
@@ -78,6 +82,7 @@ class Stream {
   SearchState search_;
   GrammarSearchState commands_;  // of a graph of pieces
   PhoneSearchState phones_;      // of a graph of phones
+  mutable ForcedState forced_;   // likewise: remembers what results asked for
   bool finished_ = false;
   bool flushed_ = false;
 };
@@ -109,6 +114,8 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
     void operator()(Scratch* scratch) const;
   };
   using ScratchPointer = std::unique_ptr<Scratch, ScratchDeleter>;
+  ScratchPointer TakeScratch() const;
+  void GiveScratch(ScratchPointer scratch) const;
 
   // A network over `hidden` that says log-probabilities.
   struct Head {
@@ -132,6 +139,8 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   Search search_;
   GrammarSearch grammar_search_;
   PhoneSearch phone_search_;
+  ForcedScorer forced_scorer_;
+  float language_weight_;
   std::shared_ptr<const WordGraph> graph_;
   mutable std::mutex pool_mutex_;
   mutable std::vector<ScratchPointer> pool_;

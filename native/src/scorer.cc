@@ -64,7 +64,7 @@ void Scorer::Extend(PredictorContext* context, int32_t piece) const {
 }
 
 void Scorer::Score(ScorerScratch* scratch) const {
-  ComputePredictors(scratch);
+  Predict(scratch);
   const size_t count = scratch->requests_.size();
   scratch->row_of_.resize(count);
   scratch->answers_.resize(count);
@@ -118,7 +118,7 @@ const float* Scorer::Join(ScorerScratch* scratch, const float* encoder_rows, con
 }
 
 // Predictor outputs of the contexts that lack one, in one batch.
-void Scorer::ComputePredictors(ScorerScratch* scratch) const {
+void Scorer::Predict(ScorerScratch* scratch) const {
   auto& waiting = scratch->waiting_;
   auto& late = scratch->late_;  // the same ids as a context that waits
   waiting.clear();

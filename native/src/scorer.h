@@ -5,6 +5,7 @@
 // once: rows of histories that the predictor cannot tell apart are one row.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +26,11 @@ struct Prediction {
   // Internal language model: log-probabilities of the next piece without sound; empty if not asked
   // for. Blank and the unknown piece have 0.
   std::vector<float> language;
+  // Of one piece, at least -20: a piece that the network finds impossible is not lifted above all
+  // others where this is taken off. 0 if not asked for.
+  double LanguageScore(int32_t piece) const {
+    return language.empty() ? 0 : std::max(language[static_cast<size_t>(piece)], -20.0f);
+  }
 };
 
 // A history as the predictor sees it. Made by Scorer; copies share what is computed.
@@ -78,12 +84,13 @@ class Scorer {
   void Extend(PredictorContext* context, int32_t piece) const;
   // Answers all requests. The unknown piece gets minus infinity: it is never put out.
   void Score(ScorerScratch* scratch) const;
+  // Gives the contexts of all requests their `out`, and answers nothing.
+  void Predict(ScorerScratch* scratch) const;
 
   size_t vocabulary() const { return vocabulary_; }
   size_t width() const { return width_; }  // of an encoder row
 
  private:
-  void ComputePredictors(ScorerScratch* scratch) const;
   // Logits of `rows` pairs of an encoder row and a predictor row, until the joiner's next step.
   const float* Join(ScorerScratch* scratch, const float* encoder_rows, const float* predictor_rows, size_t rows) const;
 

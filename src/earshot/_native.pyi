@@ -154,6 +154,7 @@ class CommandPath(TypedDict):
     tokens: list[int]
     frames: list[int]
     score: float
+    pieces: list[int]
     transducer: float
     ctc: float
     phones: float
@@ -164,6 +165,7 @@ class CommandResult(TypedDict):
     free_transducer: float
     free_ctc: float
     free_phones: float
+    rescored: bool
     num_frames: int
     alive: bool
     can_continue: bool
@@ -225,6 +227,8 @@ class Recognizer:
         phone_paths: int = 128,
         phone_beam: float = 16.0,
         phone_blank_penalty: float = 0.0,
+        transducer_weight: float = 0.0,
+        piece_ctc_weight: float = 0.0,
     ) -> None: ...
     def create_stream(self, *, word_graph: WordGraph | None = None) -> Stream: ...
     def decode_streams(self, streams: list[Stream]) -> None: ...

@@ -163,7 +163,7 @@ def carrying(path: Path, text: str | None) -> ModelFile:
 
 
 def test_values_stay_with_a_model(tmp_path: Path) -> None:
-    config = CommandConfig(threshold=0.25, bias=-1.5, weights=tuple(range(8)), grammar_paths=9)
+    config = CommandConfig(threshold=0.25, bias=-1.5, weights=tuple(range(10)), grammar_paths=9)
     assert stored_config(carrying(tmp_path / "own.ear", as_metadata(config))) == config
     assert stored_config(carrying(tmp_path / "none.ear", None)) is None
 
@@ -174,7 +174,7 @@ def test_values_stay_with_a_model(tmp_path: Path) -> None:
         ({"bias": "high"}, "bias 'high', which must be a finite number"),
         ({"bias": True}, "bias True"),
         ({"bias": float("nan")}, "bias nan"),
-        ({"weights": [1.0] * 7}, "8 finite numbers"),
+        ({"weights": [1.0] * 7}, "10 finite numbers"),
         ({"near_weights": [1.0, 2.0, None]}, "3 finite numbers"),
         ({"grammar_paths": 8.5}, "whole number"),
         ({"threshold": 1.5}, "threshold is 1.5"),

@@ -26,7 +26,7 @@ from earshot.understand.decision import decide, read_nearest, read_paths
 MARGIN_ONLY = CommandConfig(
     threshold=0.5,
     bias=-math.log(2),  # so that a margin of 1 nat is worth one half
-    weights=(0, 0, 0, 0, 1, 0, 0, 0),
+    weights=(0, 0, 0, 0, 1, 0, 0, 0, 0, 0),
     near_bias=-5.0,
     near_weights=(10, 0, 0),
 )
@@ -76,6 +76,7 @@ def path(text: str, score: float, *, transducer: float = -3.0) -> Any:
         "tokens": pieces,
         "frames": pieces,
         "score": score,
+        "pieces": pieces,
         "transducer": transducer,
         "ctc": -5.0,
         "phones": 0.0,
@@ -89,6 +90,7 @@ def found(*paths: Any) -> Any:
         "free_transducer": -1.0,
         "free_ctc": -2.0,
         "free_phones": 0.0,
+        "rescored": True,
         "num_frames": 40,
         "alive": True,
         "can_continue": False,

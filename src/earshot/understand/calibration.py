@@ -49,6 +49,7 @@ METADATA_KEY = "commands"  # of a model file's metadata
 
 _LEAST_RIGHT = 10  # rows of either kind; fewer tell nothing
 _NEWTON_STEPS = 50
+_WITHOUT_PHONES = 8  # weights, as models that hear no phones may have them
 _FITTED = ("threshold", "bias", "weights", "near_bias", "near_weights")
 
 
@@ -329,6 +330,8 @@ def stored_config(file: ModelFile) -> CommandConfig | None:
     for name, value in values.items():
         default = known[name]
         if isinstance(default, tuple):
+            if name == "weights" and isinstance(value, list) and len(value) == _WITHOUT_PHONES:
+                value = [*value, *[0.0] * (len(default) - len(value))]
             if not (
                 isinstance(value, list)
                 and len(value) == len(default)

@@ -16,6 +16,7 @@ from earshot.core.errors import ConfigError
 __all__ = ["CommandConfig", "Evidence", "NearEvidence", "command_confidence", "near_confidence"]
 
 MAX_MARGIN = 10.0  # nats; also the margin where there is no other interpretation
+UNSCORED_GAP = 100.0  # nats; of what was too long to be scored, and so is no command
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,14 @@ class Evidence:
 
     Args:
         transducer_gap: Log-probability of the best free path less that of the command, nats.
-        ctc_gap: The same of CTC, whose free score is a bound: over phones where the search goes by
-            them, else over pieces. 0 where the model has no such head.
+        ctc_gap: The same of CTC, whose free score is a bound; 0 where the model has no CTC head.
         margin: Score of the interpretation less that of the next other one, nats, >= 0.
         num_words: Words of the command, >= 1.
-        num_pieces: Word pieces of the command, or phones where the search goes by them, >= 1.
+        num_pieces: Word pieces of the command, >= 1.
         likeness: Of the letters of the free words and of the command, 0..1.
         least_confidence: Of the command's words, in [0, 1].
+        phones_gap: As `ctc_gap`, over phones; 0 where the search does not go by them.
+        num_phones: Of the command, >= 1; of no importance where the search does not go by them.
     """
 
     transducer_gap: float
@@ -40,6 +42,8 @@ class Evidence:
     num_pieces: int
     likeness: float
     least_confidence: float
+    phones_gap: float = 0.0
+    num_phones: int = 1
 
     def features(self) -> tuple[float, ...]:
         """The numbers that `CommandConfig.weights` weigh, in that order, each of order one.
@@ -47,17 +51,20 @@ class Evidence:
         Gaps grow with the length of what was not in the grammar, so they count as a whole and
         for each piece; roots and bounds keep one bad word from outweighing all the rest.
         """
-        transducer, ctc = max(0.0, self.transducer_gap), max(0.0, self.ctc_gap)
         return (
-            math.sqrt(transducer) / 4,
-            min(transducer / self.num_pieces, 8.0) / 4,
-            math.sqrt(ctc) / 4,
-            min(ctc / self.num_pieces, 8.0) / 4,
+            *_gap_features(self.transducer_gap, self.num_pieces),
+            *_gap_features(self.ctc_gap, self.num_pieces),
             math.log1p(min(max(0.0, self.margin), MAX_MARGIN)),
             math.log(self.num_words),
             self.likeness,
             self.least_confidence,
+            *_gap_features(self.phones_gap, self.num_phones),
         )
+
+
+def _gap_features(gap: float, symbols: int) -> tuple[float, float]:
+    gap = max(0.0, gap)
+    return math.sqrt(gap) / 4, min(gap / symbols, 8.0) / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,9 @@ class CommandConfig:
             with phones do instead of the grammar search.
         phone_paths: Histories that it keeps, 1..256.
         phone_beam: Nats, above 0: histories further behind the best are dropped.
+        transducer_weight: How much the transducer's score of a command found by phones counts
+            beside that of its phones, 0..100.
+        piece_ctc_weight: The same of CTC over pieces.
         grammar_paths: Histories that the grammar search keeps, 1..64.
         grammar_beam: Nats, above 0: histories further behind the best are dropped.
         threshold: A command is accepted from this confidence on, 0..1.
@@ -120,9 +130,14 @@ class CommandConfig:
     phone_blank_penalty: float = 0.0
     phone_paths: int = 128
     phone_beam: float = 16.0
+    transducer_weight: float = 0.3
+    piece_ctc_weight: float = 0.0
     threshold: float = 0.522
     bias: float = 0.475
-    weights: tuple[float, ...] = (0.681, -3.705, -0.479, -2.182, 2.052, -0.348, 0.228, -1.182)
+    weights: tuple[float, ...] = (
+        *(0.681, -3.705, -0.479, -2.182, 2.052, -0.348, 0.228, -1.182),
+        *(0.0, 0.0),  # the embedded model hears no phones
+    )
     near_bias: float = -2.473
     near_weights: tuple[float, ...] = (0.371, 0.517, 0.938)
 
@@ -138,6 +153,8 @@ class CommandConfig:
             ("phone_blank_penalty", -100.0, 100.0),
             ("phone_paths", 1, 256),
             ("phone_beam", 1e-3, 1e3),
+            ("transducer_weight", 0.0, 100.0),
+            ("piece_ctc_weight", 0.0, 100.0),
             ("threshold", 0.0, 1.0),
         ):
             value = getattr(self, name)
@@ -159,6 +176,8 @@ class CommandConfig:
                 "phone_paths",
                 "phone_beam",
                 "phone_blank_penalty",
+                "transducer_weight",
+                "piece_ctc_weight",
             )
         }
 

@@ -18,6 +18,7 @@ from rapidfuzz import fuzz
 from earshot.core.understanding import Understanding
 from earshot.understand.confidence import (
     MAX_MARGIN,
+    UNSCORED_GAP,
     CommandConfig,
     Evidence,
     NearEvidence,
@@ -148,15 +149,19 @@ def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter)
     words = path["words"]
     margin = totals[ranked[0]] - totals[ranked[1]] if len(ranked) > 1 else MAX_MARGIN
     spoken = " ".join(word["word"] for word in words)
+    rescored = result["rescored"]
     evidence = Evidence(
-        transducer_gap=result["free_transducer"] - path["transducer"],
-        # The head that the search did not go by has 0 for both.
-        ctc_gap=(result["free_ctc"] - path["ctc"]) + (result["free_phones"] - path["phones"]),
+        transducer_gap=(
+            result["free_transducer"] - path["transducer"] if rescored else UNSCORED_GAP
+        ),
+        ctc_gap=result["free_ctc"] - path["ctc"] if rescored else UNSCORED_GAP,
         margin=margin,
         num_words=len(words),
-        num_pieces=len(path["tokens"]),
+        num_pieces=len(path["pieces"]),
         likeness=fuzz.ratio(spoken, free["text"]) / 100,
         least_confidence=min(word["confidence"] for word in words),
+        phones_gap=result["free_phones"] - path["phones"],
+        num_phones=len(path["tokens"]),
     )
     return Reading(meaning, tuple(words), evidence)
 
