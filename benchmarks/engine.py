@@ -7,9 +7,10 @@ Two encoders: five LSTM layers of 640 units over 240 inputs, and the embedded mo
 are Gaussian noise, blocks of least magnitude set to zero, and everybody runs the same ones. What is
 timed is one step of 40 ms with the state of the step before, as a microphone gives them.
 Contestants take turns in one process, pinned to one core and one thread: a few steps each, then
-the next. *Warm* steps follow one another; a *cold* step comes after reading a buffer larger than the
-last cache. The last line is one JSON object; speeds in it are medians of the best form of ONNX Runtime's
-int8 over ours. It says nothing about accuracy: see `compression.py`.
+the next. *Warm* steps follow one another; a *cold* step comes after reading a buffer larger than
+the last cache. The last line is one JSON object; a speedup in it is the best form of ONNX
+Runtime's int8 over ours, medians unless it says otherwise. Nothing here is about accuracy: see
+`compression.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime  # type: ignore[import-untyped]
-from ear_to_onnx import graph_to_onnx, stacked_gates
 from onnx import TensorProto, helper, numpy_helper
 from onnx_runner import one_thread_session
 from onnxruntime.quantization import (  # type: ignore[import-untyped]
@@ -42,6 +42,7 @@ from systems import default_model
 from wer import circumstances, print_aligned
 
 from earshot import _native
+from earshot.compress.onnx_graph import GraphWriter, onnx_gates
 from earshot.modelfile.codecs import (
     EncodedTensor,
     encode_f32,
@@ -57,6 +58,7 @@ from earshot.modelfile.writer import write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS, HIDDEN, INPUTS = 5, 640, 240
+BINS, STACK = 80, 4
 SEED = 7
 STEPS_A_TURN, WARM_UP = 12, 3
 AIMS = {
@@ -203,9 +205,7 @@ def write_lstm(path: Path, layers: Sequence[tuple[Array, Array]], form: Form) ->
         tensors[names["weight"]] = form.encode(lstm_unit_blocks(weight))
         tensors[names["bias"]] = encode_f32(lstm_unit_blocks(bias))
         out = f"h{number}"
-        nodes.append(
-            {"op": "lstm", "in": [value], "out": out, "hidden": HIDDEN, "tensors": names}
-        )
+        nodes.append({"op": "lstm", "in": [value], "out": out, "hidden": HIDDEN, "tensors": names})
         value = out
     graph = {"inputs": ["x"], "outputs": [value], "nodes": nodes}
     write_model(path, name="lstm-5x640", graphs={"lstm": graph}, tensors=tensors)
@@ -239,9 +239,7 @@ def our_stepper(path: Path, encoder: str, form: Form, x: Array) -> Stepper:
     (name,) = model.graph_names
     graph = model.graph(name)
     state = graph.initial_state()
-    return Stepper(
-        encoder, "earshot", form.name, lambda: graph.step(x, state), path.stat().st_size
-    )
+    return Stepper(encoder, "earshot", form.name, lambda: graph.step(x, state), path.stat().st_size)
 
 
 def onnx_stepper(path: Path, encoder: str, form: str, x: Array) -> Stepper:
@@ -267,9 +265,7 @@ def onnx_stepper(path: Path, encoder: str, form: str, x: Array) -> Stepper:
         bindings.append(binding)
     turns = itertools.cycle(bindings)
     run = session.run_with_iobinding
-    return Stepper(
-        encoder, "onnxruntime", form, lambda: run(next(turns)), path.stat().st_size
-    )
+    return Stepper(encoder, "onnxruntime", form, lambda: run(next(turns)), path.stat().st_size)
 
 
 def lstm_graph(layers: Sequence[tuple[Array, Array]], *, cells: bool) -> onnx.ModelProto:
@@ -315,10 +311,10 @@ def lstm_graph(layers: Sequence[tuple[Array, Array]], *, cells: bool) -> onnx.Mo
                 nodes.append(helper.make_node(op, sources, results, **attributes))  # type: ignore[arg-type]
             value = f"{at}.h.next"
         else:
-            gates = stacked_gates(lstm_unit_blocks(weight))
+            gates = onnx_gates(lstm_unit_blocks(weight))
             width = weight.shape[1] - HIDDEN
             # ONNX adds two biases; ours is one.
-            both = np.concatenate([stacked_gates(lstm_unit_blocks(bias)), np.zeros_like(bias)])
+            both = np.concatenate([onnx_gates(lstm_unit_blocks(bias)), np.zeros_like(bias)])
             constants |= {
                 f"{at}.W": np.ascontiguousarray(gates[None, :, :width]),
                 f"{at}.R": np.ascontiguousarray(gates[None, :, width:]),
@@ -335,6 +331,30 @@ def lstm_graph(layers: Sequence[tuple[Array, Array]], *, cells: bool) -> onnx.Mo
     initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "lstm", inputs, outputs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def embedded_graph(path: Path) -> onnx.ModelProto:
+    """What `write_embedded` wrote as ONNX, one input and output for every state."""
+    file = ModelFile(path)
+    graphs: Any = file.header["graphs"]
+    writer = GraphWriter(path, file.dequantise, {"network/x": BINS})
+    writer.emit("Identity", ["x"], "network/x")
+    writer.add_graph("network", graphs["network"], outputs=graphs["network"]["outputs"])
+    for name in graphs["network"]["outputs"]:
+        writer.emit("Identity", [f"network/{name}"], name)
+    states = {state.name: [1, 1, state.width] for state in writer.states}
+    return writer.model(
+        "network",
+        inputs={
+            "x": (TensorProto.FLOAT, [STACK, 1, BINS]),
+            **{name: (TensorProto.FLOAT, shape) for name, shape in states.items()},
+        },
+        outputs={
+            **{n: [1, 1, writer.widths[f"network/{n}"]] for n in graphs["network"]["outputs"]},
+            **{f"{name}.next": shape for name, shape in states.items()},
+        },
+        metadata={},
+    )
 
 
 def onnx_forms(model: onnx.ModelProto, folder: Path, name: str) -> Iterator[tuple[str, Path]]:
@@ -543,7 +563,7 @@ def peers() -> dict[str, Any]:
     from sherpa_race import race_sherpa
     from speech_sets import data_folder
 
-    clips, _ = test_audio(data_folder(None), seconds=60.0)
+    clips, _ = test_audio(data_folder(), seconds=60.0)
     return race_sherpa(default_model(), clips)
 
 
@@ -567,10 +587,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report: dict[str, Any] = {"isa": _native.isa(), "core": core}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        lstm = {form: folder / f"lstm-{form.key}.ear" for form in {Form(8), *forms}}
+        ours = tuple(dict.fromkeys((Form(8), *forms)))
+        lstm = {form: folder / f"lstm-{form.key}.ear" for form in ours}
         for form, path in lstm.items():
             write_lstm(path, layers, form)
-        steppers += [our_stepper(lstm[f], "5x640", f, x) for f in (Form(8), *forms) if f in lstm]
+        steppers += [our_stepper(path, "5x640", form, x) for form, path in lstm.items()]
         shared = shared_weights(layers)
         for cells in (False, True):
             model = lstm_graph(shared, cells=cells)
@@ -580,20 +601,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steppers += torch_steppers(shared, x)
 
         source = ModelFile(default_model())
-        frames = rng.standard_normal((4, 80), np.float32)
-        small = {form: folder / f"embedded-{form.key}.ear" for form in {Form(8), *forms}}
+        frames = rng.standard_normal((STACK, BINS), np.float32)
+        small = {form: folder / f"embedded-{form.key}.ear" for form in ours}
         for form, path in small.items():
             write_embedded(path, source, form)
             steppers.append(our_stepper(path, "embedded", form, frames))
-        file = ModelFile(small[HEADLINE])
-        network: Any = file.header["graphs"]
-        exported = graph_to_onnx(
-            "network", network["network"], file.dequantise, widths={"x": frames.shape[1]}
-        )
-        for label, path in onnx_forms(exported, folder, "embedded"):
-            steppers.append(onnx_stepper(path, "embedded", label, frames))
+        for label, path in onnx_forms(embedded_graph(small[HEADLINE]), folder, "operators"):
+            steppers.append(onnx_stepper(path, "embedded", label, frames[:, None]))
 
-        steppers = list({(s.encoder, s.engine, s.form): s for s in steppers}.values())
         race(steppers, seconds=seconds, cold_rounds=2 if options.quick else 7)
         print_report(steppers)
         report |= speedups(steppers, forms)

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/kernels.h"
+
 #if defined(_WIN32)
 #include <cstdio>
 #else
@@ -40,22 +42,6 @@ uint32_t ReadU32(const uint8_t* p) {
 }
 
 uint64_t ReadU64(const uint8_t* p) { return uint64_t{ReadU32(p)} | uint64_t{ReadU32(p + 4)} << 32; }
-
-// Eight tables: table k advances the checksum of a byte by k more zero bytes, so
-// eight bytes need eight independent look-ups instead of a chain of eight.
-struct CrcTables {
-  uint32_t t[8][256];
-  CrcTables() {
-    for (uint32_t i = 0; i < 256; ++i) {
-      uint32_t c = i;
-      for (int bit = 0; bit < 8; ++bit) c = (c >> 1) ^ (0xEDB88320u & (0u - (c & 1)));
-      t[0][i] = c;
-    }
-    for (int k = 1; k < 8; ++k) {
-      for (uint32_t i = 0; i < 256; ++i) t[k][i] = (t[k - 1][i] >> 8) ^ t[0][t[k - 1][i] & 255];
-    }
-  }
-};
 
 uint64_t ReadMask(const uint8_t* words, size_t index) { return ReadU64(words + 8 * index); }
 
@@ -105,17 +91,7 @@ bool AnyNotFinite(const uint8_t* data, size_t count) {
 }  // namespace
 
 uint32_t Crc32(uint32_t crc, const void* data, size_t size) {
-  static const CrcTables tables;
-  const auto& t = tables.t;
-  const auto* p = static_cast<const uint8_t*>(data);
-  uint32_t c = ~crc;
-  for (; size >= 8; size -= 8, p += 8) {
-    const uint32_t a = ReadU32(p) ^ c, b = ReadU32(p + 4);
-    c = t[7][a & 255] ^ t[6][(a >> 8) & 255] ^ t[5][(a >> 16) & 255] ^ t[4][a >> 24] ^
-        t[3][b & 255] ^ t[2][(b >> 8) & 255] ^ t[1][(b >> 16) & 255] ^ t[0][b >> 24];
-  }
-  for (; size > 0; --size, ++p) c = (c >> 8) ^ t[0][(c ^ *p) & 255];
-  return ~c;
+  return kernels().crc32(crc, static_cast<const uint8_t*>(data), size);
 }
 
 const char* CodecName(Codec codec) {

@@ -30,7 +30,7 @@ CpuFeatures ReadCpu() {
   CpuFeatures features;
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
-  const bool fma = c & (1u << 12);
+  const bool fma_and_pclmul = (c & (1u << 12)) && (c & (1u << 1));
   const bool os_saves_registers = c & (1u << 27);
   if (!os_saves_registers) return features;
   unsigned xcr0_low = 0, xcr0_high = 0;
@@ -39,7 +39,7 @@ CpuFeatures ReadCpu() {
   const bool os_zmm = (xcr0_low & 0xE6u) == 0xE6u;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
   const unsigned highest_subleaf = a;
-  features.avx2 = os_ymm && fma && (b & (1u << 5));
+  features.avx2 = os_ymm && fma_and_pclmul && (b & (1u << 5));
   const unsigned f_dq_bw_vl = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
   features.avx512vnni =
       features.avx2 && os_zmm && (b & f_dq_bw_vl) == f_dq_bw_vl && (c & (1u << 11));
@@ -52,11 +52,11 @@ CpuFeatures ReadCpu() {
 
 #endif
 
-#define EARSHOT_TABLE(name, integer, packed, floating)                                           \
+#define EARSHOT_TABLE(name, integer, packed, floating, checksum)                                 \
   {                                                                                              \
     name, floating::LinearF32, floating::QuantizeS8, integer::LinearI8, packed::LinearPacked,    \
         floating::LstmGates, floating::TanhF32, floating::SigmoidF32, floating::LogSoftmaxF32,   \
-        floating::LogSumExpF32, floating::ExpShiftF32                                            \
+        floating::LogSumExpF32, floating::ExpShiftF32, checksum::Crc32                           \
   }
 
 constexpr CompressTable MakeCompressTable() {
@@ -77,24 +77,24 @@ const std::vector<Kernels>& Available() {
 #if defined(__x86_64__)
     const CpuFeatures cpu = ReadCpu();
     if (cpu.avx512vbmi2) {
-      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vbmi2, avx512vnni));
+      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vbmi2, avx512vnni, avx2));
     } else if (cpu.avx512vnni) {  // Cascade Lake: bytes cannot be compressed in a register
-      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx2, avx512vnni));
+      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx2, avx512vnni, avx2));
     }
-    if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avxvnni, avx2));
-    if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2, avx2));
+    if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avxvnni, avx2, avx2));
+    if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2, avx2, avx2));
 #elif defined(__aarch64__)
 #if defined(__linux__)
     constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
     if (getauxval(AT_HWCAP) & kDotProduct) {
-      found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon));
+      found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon, scalar));
     }
 #elif defined(__APPLE__)
-    found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon));  // every Apple aarch64 CPU
+    found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon, scalar));  // every Apple aarch64 CPU
 #endif
-    found.push_back(EARSHOT_TABLE("neon", neon, neon, neon));
+    found.push_back(EARSHOT_TABLE("neon", neon, neon, neon, scalar));
 #endif
-    found.push_back(EARSHOT_TABLE("scalar", scalar, scalar, scalar));
+    found.push_back(EARSHOT_TABLE("scalar", scalar, scalar, scalar, scalar));
     return found;
   }();
   return tables;

@@ -67,6 +67,9 @@ struct Kernels {
   float (*log_sum_exp_f32)(const float* x, size_t n);
   // x[i] = exp(x[i] + shift).
   void (*exp_shift_f32)(float* x, size_t n, float shift);
+
+  // CRC-32 as in zlib; `crc` is the value of the bytes before, 0 at first.
+  uint32_t (*crc32)(uint32_t crc, const uint8_t* data, size_t size);
 };
 
 // What linear_packed needs beside its arguments: per frame, one copy of its quantised vector and the

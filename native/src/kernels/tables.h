@@ -49,6 +49,15 @@ EARSHOT_DECLARE_LINEAR_I8(neon)
 EARSHOT_DECLARE_FLOAT(neon)
 EARSHOT_DECLARE_LINEAR_I8(neondot)
 
+namespace earshot {
+namespace scalar {
+uint32_t Crc32(uint32_t crc, const uint8_t* p, size_t size);
+}
+namespace avx2 {
+uint32_t Crc32(uint32_t crc, const uint8_t* p, size_t size);
+}
+}  // namespace earshot
+
 EARSHOT_DECLARE_PACKED(scalar)
 EARSHOT_DECLARE_PACKED(avx2)
 EARSHOT_DECLARE_PACKED(avxvnni)
