@@ -11,17 +11,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
 from earshot import _native
+from earshot.compress.blocks import block_norms, expanded, lowest_blocks
 from earshot.compress.config import CompressConfig, QuantiseConfig, SparsifyConfig
 from earshot.compress.methods import export_grids
-from earshot.compress.sparsity import (
-    Sparsifier,
-    block_norms,
-    expanded,
-    lowest_blocks,
-    sparse_weights,
-    zero_share_at,
-)
+from earshot.compress.quantisation import fit_grids
+from earshot.compress.sparsity import Sparsifier, sparse_weights, zero_share_at
+from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
+from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
 from tests.compress.tiny_training import SHAPE, Run, network, whole_and_resumed, write
 
@@ -209,3 +206,46 @@ def test_settings_out_of_range_are_named(options: dict[str, Any], message: str) 
     with pytest.raises(ConfigError) as caught:
         SparsifyConfig(**options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bits", "block", "codec"),
+    [
+        (8, "16x1", "i8_b16x1"),
+        (8, "16x4", "i8_b16x4"),
+        (4, "16x1", "i4_b16x1"),
+        (4, "16x4", "i4_b16x4"),
+        (6, "16x1", "i8_b16x1"),  # no codec of its own: its levels are whole, so 8 bits hold them
+        (8, "1x1", "i8_r16x4"),  # nothing to leave out
+        (4, "", "i4_r16x4"),
+        (5, "", "i8_r16x4"),
+    ],
+)
+def test_the_file_takes_the_smallest_codec_and_the_engine_computes_with_exactly_the_grid(
+    tmp_path: Path, bits: int, block: str, codec: str
+) -> None:
+    model = network(4).eval()
+    grids = fit_grids(model, QuantiseConfig(bits=bits))
+    chosen = sparse_weights(model, SparsifyConfig(share=0.5, least_weights=1000))
+    with torch.no_grad():
+        for weight in chosen if block else ():
+            values = weight.of(model)
+            lowest = lowest_blocks(block_norms(values, BLOCKS[block]), 0.75)
+            values *= ~expanded(lowest, BLOCKS[block], values.shape)
+    path = write(model, tmp_path / "m.ear", grids=grids)
+    held = {t.name: t.codec for t in ModelFile(path).tensors}
+    assert {held[w.name] for w in chosen} == {codec}
+    assert held["predictor.embedding0.table"] == "i8_r16x4"
+    with torch.no_grad():
+        for weight in list_weights(model):
+            if weight.name in grids:
+                values = weight.of(model)
+                values.copy_(grids[weight.name].nearest(values))
+    rounded = _native.Model(str(write(model, tmp_path / "f.ear", codec="f32_r16")))
+    x = np.random.default_rng(0).standard_normal((80, 80)).astype(np.float32)
+    found, expected = (
+        m.graph("encoder").step({"x": x}, m.graph("encoder").initial_state(), flush=True)["hidden"]
+        for m in (_native.Model(str(path)), rounded)
+    )
+    # What is left is that the engine rounds activations to 8 bits.
+    assert np.linalg.norm(found - expected) < 0.03 * np.linalg.norm(expected)

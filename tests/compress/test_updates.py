@@ -33,7 +33,8 @@ def fine_tuned(config: CompressConfig, start: Path, folder: Path, steps: int = 2
     run = Run(config, steps=steps, start=network, start_path=start).until(steps)
     saved = run.save(folder / "c.ckpt")
     made = run.module.transducer  # at the end of training it holds the average
-    return write(made, folder / "new.ear", grids=export_grids(config, saved, made))
+    grids = export_grids(config, saved, made)
+    return write(made, folder / "new.ear", grids=grids, codecs=saved["codecs"])
 
 
 def blocks(path: Path) -> dict[str, np.ndarray]:

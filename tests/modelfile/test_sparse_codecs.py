@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from earshot.modelfile.codecs import (
     EncodedTensor,
     decode_tensor,
+    encode_f32,
     encode_int4,
+    encode_int8,
     encode_sparse,
     fit_codebook,
+    levels_and_scales,
     section_bytes,
 )
 
@@ -207,3 +210,29 @@ def test_bad_input_is_refused(make, message):
     with pytest.raises(ValueError) as caught:
         make()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("made", ["i8_r16x4", "i8_b16x1", "i4_b16x4", "i4_r16x4"])
+def test_levels_and_scales_are_what_weights_are_made_of(made: str) -> None:
+    weights = np.random.default_rng(7).standard_normal((40, 70)).astype(np.float32)
+    weights[:16, :30] = 0
+    if made == "i8_r16x4":
+        tensor = encode_int8(weights)
+    elif made == "i4_r16x4":
+        tensor = encode_int4(weights)
+    else:
+        block = (16, 1) if made.endswith("x1") else (16, 4)
+        tensor = encode_sparse(weights, block=block, bits=int(made[1]))
+    assert tensor.codec == made
+    levels, scale = levels_and_scales(tensor)
+    assert scale.shape == (40,)
+    values = decode_tensor(tensor)
+    for row, step in zip(values, scale, strict=True):
+        found = np.unique(row[row != 0])
+        np.testing.assert_allclose(found, found.dtype.type(step) * np.rint(found / step), rtol=1e-6)
+        assert set(np.rint(found / step).astype(int)) <= set(levels.tolist())
+
+
+def test_float_tensors_have_no_levels() -> None:
+    with pytest.raises(ValueError, match="codec f32; it must be one that stores levels"):
+        levels_and_scales(encode_f32(np.ones(3, np.float32)))

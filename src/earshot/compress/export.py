@@ -7,7 +7,7 @@ smallest codec that holds it exactly; vectors stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,18 +15,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from earshot.compress.grid import Grid, uniform_levels
+from earshot.compress.blocks import block_norms
+from earshot.compress.grid import Grid
 from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
 from earshot.data.pronunciation import PHONES
 from earshot.modelfile.codecs import (
+    LEVELS,
     ROW_BLOCK,
+    Codec,
     EncodedTensor,
+    decode_tensor,
     encode_f32,
     encode_f32_r16,
     encode_i8_r16x4,
+    encode_int4,
     encode_int8,
+    encode_sparse,
     encode_u8,
+    levels_and_scales,
 )
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
@@ -35,6 +42,20 @@ from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer, TransducerConfig
 
 MatrixCodec = Literal["f32_r16", "i8_r16x4"]
+
+# What a tensor on a grid may be stored as; a table is looked up row by row and cannot be sparse.
+_MATRIX_CODECS: tuple[Codec, ...] = (
+    "i8_r16x4",
+    "i8_b16x4",
+    "i8_b16x1",
+    "i4_r16x4",
+    "i4_b16x4",
+    "i4_b16x1",
+)
+_LEAST_ZEROS = (
+    1 / 8
+)  # of the columns of blocks of 16 rows: below it, masks cost more than they save
+_TABLE_CODECS: tuple[Codec, ...] = ("i8_r16x4",)
 
 
 def export_transducer(
@@ -46,6 +67,7 @@ def export_transducer(
     tokenizer: bytes,
     codec: MatrixCodec = "i8_r16x4",
     grids: Mapping[str, Grid] | None = None,
+    codecs: Mapping[str, Codec] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write `model` for the engine.
@@ -59,6 +81,7 @@ def export_transducer(
         codec: For matrices: int8 with one scale a row, or float32.
         grids: Tensor name to grid, rows in the parameter's order, for tensors that are rounded to
             it instead.
+        codecs: Tensor name to codec, for tensors on grids that must keep the one they had.
         metadata: Licence, description, recipe and so on.
 
     Raises:
@@ -66,7 +89,7 @@ def export_transducer(
     """
     graphs, tensors = model.graphs()
     packed = {}
-    grids = grids or {}
+    grids, codecs = grids or {}, codecs or {}
     for tensor_name, tensor in tensors.items():
         value = tensor.value.detach().float().cpu().numpy()
         if tensor.role == "vector":
@@ -74,7 +97,10 @@ def export_transducer(
         elif tensor_name in grids:
             grid = grids[tensor_name]
             scale = grid.scale if tensor.arrange is None else tensor.arrange(grid.scale)
-            packed[tensor_name] = _on_grid(value, Grid(grid.levels, scale))
+            allowed = _TABLE_CODECS if tensor.role == "table" else _matrix_codecs(value)
+            kept = codecs.get(tensor_name)
+            allowed = allowed if kept is None else (kept,)
+            packed[tensor_name] = _on_grid(value, Grid(grid.levels, scale), allowed)
         elif codec == "i8_r16x4":
             packed[tensor_name] = encode_int8(value)
         else:
@@ -102,10 +128,41 @@ def export_transducer(
     )
 
 
-def _on_grid(value: npt.NDArray[np.float32], grid: Grid) -> EncodedTensor:
-    """A matrix rounded to a grid whose rows are in the file's order."""
-    codes = grid.codes(torch.from_numpy(value)).numpy()
-    return encode_i8_r16x4(codes, grid.scale.numpy())
+def _matrix_codecs(value: npt.NDArray[np.float32]) -> tuple[Codec, ...]:
+    """The codecs that a matrix may be stored in: sparse ones if enough of it is zero."""
+    zeros = block_norms(torch.from_numpy(value), (ROW_BLOCK, 1)) == 0
+    sparse = float(zeros.float().mean()) >= _LEAST_ZEROS
+    return tuple(c for c in _MATRIX_CODECS if sparse or "_b16" not in c)
+
+
+def _on_grid(
+    value: npt.NDArray[np.float32], grid: Grid, codecs: Collection[Codec]
+) -> EncodedTensor:
+    """A matrix rounded to a grid, in the smallest of the codecs that hold exactly that.
+
+    Args:
+        value: (M, K).
+        grid: Its rows in the file's order.
+        codecs: Those that are allowed; one always fits, int8.
+    """
+    scale = grid.scale.numpy()
+    exact = encode_i8_r16x4(grid.codes(torch.from_numpy(value)).numpy(), scale)
+    rounded = decode_tensor(exact)
+    # A weight that rounds to 0 is not a zero that training made: it must not end its block.
+    stored = np.where((rounded == 0) & (value != 0), 0.1 * scale[:, None], rounded)
+    made = [exact]
+    for codec in codecs:
+        shape: Any = {"x1": (16, 1), "x4": (16, 4)}[codec[-2:]]
+        if codec.startswith("i8_b"):
+            made.append(encode_sparse(stored, block=shape, bits=8, scale=scale))
+        elif codec.startswith("i4") and len(grid.levels) <= LEVELS:
+            book = np.pad(grid.levels.numpy(), (0, LEVELS - len(grid.levels)), mode="edge")
+            if codec == "i4_r16x4":
+                made.append(encode_int4(stored, codebook=book, scale=scale))
+            else:
+                made.append(encode_sparse(stored, block=shape, bits=4, codebook=book, scale=scale))
+    fitting = [m for m in made if m.codec in codecs and np.array_equal(decode_tensor(m), rounded)]
+    return min(fitting or [exact], key=lambda m: len(m.data))
 
 
 def file_grids(file: ModelFile, model: Transducer) -> dict[str, Grid]:
@@ -122,16 +179,14 @@ def file_grids(file: ModelFile, model: Transducer) -> dict[str, Grid]:
     grids = {}
     for weight in list_weights(model):
         info = infos.get(weight.name)
-        if info is None or info.codec != "i8_r16x4":
+        if info is None or info.codec.startswith("f32"):
             continue
-        rows = info.shape[0]
-        # Scales and row sums, 4 bytes each, end the section; rows are filled up to whole blocks.
-        offset = info.num_bytes - 8 * (-(-rows // ROW_BLOCK) * ROW_BLOCK)
-        stored = np.frombuffer(file.tensor_bytes(info.name), "<f4", rows, offset)
-        scale = torch.empty(rows)
-        order = weight.in_file_order(torch.arange(rows)).long()
-        scale[order] = torch.from_numpy(stored.copy())
-        grids[weight.name] = Grid(uniform_levels(), scale)
+        section = EncodedTensor(info.codec, info.shape, file.tensor_bytes(info.name))
+        levels, stored = levels_and_scales(section)
+        scale = torch.empty(len(stored))
+        order = weight.in_file_order(torch.arange(len(stored))).long()
+        scale[order] = torch.from_numpy(stored)
+        grids[weight.name] = Grid(torch.from_numpy(levels).float(), scale)
     return grids
 
 

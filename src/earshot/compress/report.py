@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from earshot.compress.blocks import block_norms, expanded, lowest_blocks
 from earshot.compress.grid import Grid, codebook_grid, grid_bits, uniform_grid
-from earshot.compress.sparsity import block_norms, expanded, lowest_blocks
 from earshot.compress.weights import list_weights
 from earshot.models.transducer import Transducer
 

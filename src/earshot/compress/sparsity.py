@@ -14,16 +14,14 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.nn import functional
 
+from earshot.compress.blocks import Block, block_norms, expanded, lowest_blocks
 from earshot.compress.config import SparsifyConfig
 from earshot.compress.training import BatchTensors, Compressible, ramp
 from earshot.compress.weights import Weight, is_named, list_weights
 from earshot.models.transducer import Transducer
 
-__all__ = ["Sparsifier", "block_norms", "expanded", "lowest_blocks", "zero_share_at"]
-
-Block = tuple[int, int]
+__all__ = ["Sparsifier", "sparse_weights", "zero_share_at"]
 
 
 def zero_share_at(done: float, config: SparsifyConfig) -> float:
@@ -43,52 +41,6 @@ def zero_share_at(done: float, config: SparsifyConfig) -> float:
     if done < config.start:
         return 0.0
     return config.share * (1.0 - (1.0 - ramp(done, config.start, config.end)) ** 3)
-
-
-def block_norms(weights: Tensor, block: Block) -> Tensor:
-    """Sum of squares of every block; rows and columns that fill up the last ones count 0.
-
-    Args:
-        weights: (M, K).
-        block: Rows and columns of a block.
-
-    Returns:
-        (ceil(M / rows), ceil(K / columns)).
-    """
-    rows, columns = block
-    padding = (0, -weights.shape[1] % columns, 0, -weights.shape[0] % rows)
-    padded = functional.pad(weights.detach().float(), padding)
-    tiles = padded.reshape(padded.shape[0] // rows, rows, padded.shape[1] // columns, columns)
-    return tiles.square().sum(dim=(1, 3))
-
-
-def lowest_blocks(norms: Tensor, share: float) -> Tensor:
-    """The blocks with the smallest norms.
-
-    Args:
-        norms: Any shape.
-        share: Of the blocks; rounded to a whole number of them.
-
-    Returns:
-        Same shape, bool.
-    """
-    count = round(share * norms.numel())
-    lowest = torch.zeros(norms.numel(), dtype=torch.bool, device=norms.device)
-    lowest[norms.flatten().argsort(stable=True)[:count]] = True
-    return lowest.reshape(norms.shape)
-
-
-def expanded(blocks: Tensor, block: Block, shape: torch.Size) -> Tensor:
-    """A value for each block as a value for each weight.
-
-    Args:
-        blocks: As `block_norms` gives them.
-        block: Rows and columns of a block.
-        shape: (M, K) of the weights.
-    """
-    rows, columns = block
-    full = blocks.repeat_interleave(rows, dim=0).repeat_interleave(columns, dim=1)
-    return full[: shape[0], : shape[1]]
 
 
 class Sparsifier(Callback):
@@ -115,7 +67,7 @@ class Sparsifier(Callback):
         self._config = config
         self._done = done
         rows, columns = config.block.split("x")
-        self._block = (int(rows), int(columns))
+        self._block: Block = (int(rows), int(columns))
         self._pulled: dict[str, Tensor] = {}  # (M, K), True where a weight is pulled to zero
         self._weights: list[Weight] = []
         self._model: Transducer | None = None

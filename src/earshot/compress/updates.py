@@ -17,10 +17,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from earshot.compress.blocks import block_norms, expanded
 from earshot.compress.config import CompressConfig
 from earshot.compress.grid import Grid
 from earshot.compress.quantisation import packed_grids
-from earshot.compress.sparsity import block_norms, expanded
 from earshot.compress.training import Compressible
 from earshot.compress.weights import list_weights
 from earshot.modelfile.codecs import ROW_BLOCK
@@ -170,8 +170,9 @@ class LimitedChange(Callback):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Keep what was chosen, and the grids of the start."""
+        """Keep what was chosen, and how the file was laid out."""
         checkpoint["grids"] = packed_grids(self._grids)
+        checkpoint["codecs"] = dict(self._codecs)
         checkpoint["free"] = self.free
 
     def on_load_checkpoint(

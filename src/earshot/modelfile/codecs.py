@@ -611,6 +611,34 @@ def decode_tensor(tensor: EncodedTensor) -> npt.NDArray[np.float32]:
     return values
 
 
+def levels_and_scales(
+    tensor: EncodedTensor,
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """What the weights of a quantised tensor are made of: a level times the scale of its row.
+
+    Args:
+        tensor: Of an int8 or 4-bit codec.
+
+    Returns:
+        The levels that occur or could, ascending and each once; and the scales, shape (M,).
+
+    Raises:
+        ValueError: The codec is one of float32 or of bytes.
+    """
+    rows = tensor.shape[0]
+    levels = np.arange(-MAX_INT8, MAX_INT8 + 1, dtype=np.int8)
+    if tensor.codec == "i8_r16x4":
+        end = len(tensor.data) - 8 * _rounded_up(rows, ROW_BLOCK)  # of the tiles
+        return levels, np.frombuffer(tensor.data, "<f4", rows, end).copy()
+    if tensor.codec not in VERSION_2_CODECS:
+        raise ValueError(f"tensor: codec {tensor.codec}; it must be one that stores levels.")
+    if tensor.codec.startswith("i4"):
+        levels = np.unique(np.frombuffer(tensor.data, np.int8, LEVELS))
+    _, scales_at, _ = _packed_head(tensor.codec, tensor.shape)
+    words = np.frombuffer(tensor.data, "<u2", rows, scales_at).astype("<u4") << 16
+    return levels, words.view("<f4")
+
+
 def lstm_unit_blocks(stacked: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Reorder LSTM rows from stacked gates to the order that the engine reads.
 

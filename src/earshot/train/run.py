@@ -153,6 +153,7 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
         tokenizer=tokenizer_path.read_bytes(),
         codec=recipe.export.codec,
         grids=export_grids(recipe.compress, state, model),
+        codecs=state.get("codecs"),
         metadata={
             "licence": recipe.export.licence,
             "description": recipe.export.description,
