@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from earshot import _native
 from earshot.compress.sherpa import export_sherpa_onnx
 from earshot.core.errors import ConfigError, ModelFileError
 from earshot.data.audio import read_audio
-from earshot.modelfile.codecs import encode_f32, encode_f32_r16
+from earshot.modelfile.codecs import encode_f32, encode_f32_r16, encode_sparse
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
 from earshot.session.recognizer import embedded_model_path
@@ -165,13 +166,30 @@ def test_layout_is_what_sherpa_onnx_binds_by_position(tmp_path: Path) -> None:
     assert table == [f"{piece} {number}" for number, piece in enumerate(PIECES)]
 
 
+def write_sparse(path: Path) -> Path:
+    """A tiny model whose LSTM has three quarters of its blocks zero, in 4 and 8 bits."""
+    parts = tiny_parts()
+    rng = np.random.default_rng(0)
+    for name, bits in (("lstm_x", 4), ("lstm_h", 8)):
+        rows, columns = parts["tensors"][name].shape
+        blocks = rng.normal(0, 0.4, (rows // 16, 16, columns)).astype(np.float32)
+        blocks *= rng.random((rows // 16, 1, columns)) < 0.25
+        parts["tensors"][name] = encode_sparse(
+            blocks.reshape(rows, columns), block=(16, 1), bits=bits
+        )
+    write_model(path, **parts)
+    return path
+
+
+@pytest.mark.parametrize("write", [write_tiny_model, write_sparse])
 @pytest.mark.parametrize("together", [False, True])
 def test_the_wheel_hears_what_the_engine_hears_in_noise(
-    wheel: None, tmp_path: Path, together: bool
+    wheel: None, tmp_path: Path, together: bool, write: Callable[[Path], Path]
 ) -> None:
     """Random weights emit pieces everywhere: whatever a chunk or a stream gets wrong shows."""
-    model = write_tiny_model(tmp_path / "tiny.ear")
-    export_sherpa_onnx(model, tmp_path, chunk_frames=12)
+    compressed = write(tmp_path / "tiny.ear")
+    model = in_float32(compressed, tmp_path / "float32.ear")
+    export_sherpa_onnx(compressed, tmp_path, chunk_frames=12)
     rng = np.random.default_rng(5)
     clips = [
         whole_chunks(0.1 * rng.standard_normal(n).astype(np.float32), chunk_frames=12, silence_s=0)
