@@ -123,46 +123,63 @@ def sherpa_folder() -> Path:
     return Path(found.origin).parent
 
 
-def compiled_hosts(folder: Path) -> tuple[dict[str, list[str]], str]:
-    """Compile `stream_race.c` for both engines.
+def compile_commands(folder: Path) -> dict[str, list[str]]:
+    """How `stream_race.c` is compiled for both engines.
 
     Args:
-        folder: For the programs; the engine's library is built in `build/c_api`.
+        folder: For the programs, `stream_race.<engine>`.
+
+    Returns:
+        Command by engine; `earshot` wants `build/c_api` to hold the engine's library.
+    """
+    wheel = sherpa_folder()
+    parts: dict[str, tuple[list[str], Path, Path, list[str]]] = {
+        "earshot": ([], ROOT / "native" / "include", ROOT / "build" / "c_api", ["earshot"]),
+        "sherpa-onnx": (
+            ["-DWITH_SHERPA"],
+            wheel / "include",
+            wheel / "lib",
+            ["sherpa-onnx-c-api", "onnxruntime"],
+        ),
+    }
+    source = str(Path(__file__).with_name("stream_race.c"))
+    return {
+        engine: [
+            *(os.environ.get("CC", "cc"), "-O2", source, "-o", f"{folder}/stream_race.{engine}"),
+            *(*defines, f"-I{include}", f"-L{library}", f"-Wl,-rpath,{library}"),
+            *(f"-l{name}" for name in names),
+        ]
+        for engine, (defines, include, library, names) in parts.items()
+    }
+
+
+def compiled_hosts(folder: Path) -> tuple[dict[str, list[str]], str]:
+    """Compile `stream_race.c` for both engines, and the engine's library in `build/c_api`.
+
+    Args:
+        folder: For the programs.
 
     Returns:
         Command by engine, and "" or the reason why there is none.
     """
-    build, wheel = ROOT / "build" / "c_api", sherpa_folder()
-    compiler = os.environ.get("CC", "cc")
-    if not (wheel / "include" / "sherpa-onnx" / "c-api" / "c-api.h").is_file():
+    compilers = compile_commands(folder)
+    if not (sherpa_folder() / "include" / "sherpa-onnx" / "c-api" / "c-api.h").is_file():
         return {}, "this sherpa-onnx comes without its C interface"
-    for tool in (compiler, "cmake"):
+    for tool in (compilers["earshot"][0], "cmake"):
         if shutil.which(tool) is None:
             return {}, f"{tool} is not installed"
-    source = str(Path(__file__).with_name("stream_race.c"))
+    build = str(ROOT / "build" / "c_api")
     settings = ["-DCMAKE_BUILD_TYPE=Release", "-DEARSHOT_PYTHON=OFF", "-DEARSHOT_BUILD_C_API=ON"]
     commands = [
-        ["cmake", "-S", str(ROOT), "-B", str(build), *settings],
-        ["cmake", "--build", str(build), "--target", "earshot", "-j1"],
+        ["cmake", "-S", str(ROOT), "-B", build, *settings],
+        ["cmake", "--build", build, "--target", "earshot", "-j1"],
+        *compilers.values(),
     ]
-    libraries = {
-        "earshot": ([ROOT / "native" / "include"], build, ["earshot"]),
-        "sherpa-onnx": ([wheel / "include"], wheel / "lib", ["sherpa-onnx-c-api", "onnxruntime"]),
-    }
-    hosts = {}
-    for engine, (include, library, names) in libraries.items():
-        program = folder / f"stream_race.{engine}"
-        command = [compiler, "-O2", source, "-o", str(program)]
-        command += ["-DWITH_SHERPA"] if engine == "sherpa-onnx" else []
-        command += [f"-I{path}" for path in include]
-        command += [f"-L{library}", f"-Wl,-rpath,{library}", *(f"-l{name}" for name in names)]
-        commands.append(command)
-        hosts[engine] = [str(program)]
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             return {}, f"`{' '.join(command[:3])} ...` failed: {done.stderr.strip()[-300:]}"
-    return hosts, ""
+    return {engine: [f"{folder}/stream_race.{engine}"] for engine in compilers}, ""
 
 
 def race_sherpa(
