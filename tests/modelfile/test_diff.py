@@ -200,6 +200,25 @@ def test_small_steps_are_stored_as_differences(tmp_path: Path) -> None:
     assert difference.size_bytes < 0.9 * len(zstandard.compress(exclusive_or.tobytes(), 19))
 
 
+def test_what_a_tensor_is_called(tmp_path: Path) -> None:
+    """Sent or not, larger or smaller: only what is the same is said to be the same."""
+    numbers = np.arange(1.0, 101.0)
+    old = {name: encode_f32(numbers) for name in ("kept", "zeroed", "cut", "other")}
+    new = old | {"zeroed": encode_f32(0 * numbers), "cut": encode_f32(numbers[:48])}
+    new |= {"other": encode_f32(np.random.default_rng(1).normal(0, 1, 100)), "late": old["kept"]}
+    difference = compared(
+        write_plain(tmp_path / "old.ear", old), write_plain(tmp_path / "new.ear", new)
+    )
+    kinds = {tensor.name: (tensor.kind, tensor.changed_blocks) for tensor in difference.tensors}
+    assert kinds == {
+        "kept": ("same", 0),
+        "zeroed": ("whole", 0),
+        "cut": ("changed", 0),
+        "other": ("whole", 7),
+        "late": ("whole", 7),
+    }
+
+
 def test_new_metadata_alone_is_a_small_update(tmp_path: Path) -> None:
     """Every section moves; not one block is sent."""
     base, result = embedded_model_path(), tmp_path / "new.ear"

@@ -64,8 +64,6 @@ class ModelDiff:
     Args:
         base: The model that devices have.
         result: The model that they shall have.
-        base_sha256: Of the base's file.
-        result_sha256: Of the result's file.
         tensors: One row for every tensor of the result.
         removed: Names of tensors that only the base has.
         header: The fixed parts of an unsigned update.
@@ -74,8 +72,6 @@ class ModelDiff:
 
     base: ModelFile
     result: ModelFile
-    base_sha256: bytes
-    result_sha256: bytes
     tensors: tuple[TensorChange, ...]
     removed: tuple[str, ...]
     header: UpdateHeader
@@ -95,8 +91,8 @@ class ModelDiff:
             `changed_blocks`, `tensors` (`name, kind, blocks, changed_blocks`) and `removed`.
         """
         return {
-            "base": _described(self.base, self.base_sha256),
-            "result": _described(self.result, self.result_sha256),
+            "base": _described(self.base, self.header.base_sha256),
+            "result": _described(self.result, self.header.result_sha256),
             "size_bytes": self.size_bytes,
             "share": self.size_bytes / self.result.size_bytes,
             "blocks": self.header.section_blocks,
@@ -161,16 +157,15 @@ def compare_models(base: ModelFile, result: ModelFile) -> ModelDiff:
     flags: list[npt.NDArray[np.bool_]] = []
     carried: list[Blocks] = []
     for tensor in result.tensors:
-        section = _extent(tensor)
-        wanted = result_blocks[section]
-        row, flag, carry = _smallest(wanted, base_blocks, known.get(tensor.name), tensor.codec)
+        wanted = result_blocks[_extent(tensor)]
+        old = known.get(tensor.name)
+        row, flag, carry = _smallest(wanted, base_blocks, old, tensor.codec)
         rows.append(row)
         flags.append(flag)
         carried.append(carry)
-        if len(carry) == 0 and row.base_blocks == row.blocks:
-            kind: Literal["same", "changed", "whole"] = "same"
-        else:
-            kind = "changed" if row.base_blocks else "whole"
+        kind: Literal["same", "changed", "whole"] = "whole"
+        if old is not None and row.base_blocks:
+            kind = "changed" if len(carry) or old.shape != tensor.shape else "same"
         changes.append(TensorChange(tensor.name, kind, row.blocks, len(carry)))
 
     head = _head_blocks(result, len(result_blocks))
@@ -184,13 +179,11 @@ def compare_models(base: ModelFile, result: ModelFile) -> ModelDiff:
         else b"",
         _compressed(np.concatenate(carried).tobytes()) if changed else b"",
     )
-    base_sha256 = hashlib.sha256(base_data).digest()
-    result_sha256 = hashlib.sha256(result_data).digest()
     header = UpdateHeader(
         base_blocks=len(base_blocks),
         result_blocks=len(result_blocks),
-        base_sha256=base_sha256,
-        result_sha256=result_sha256,
+        base_sha256=hashlib.sha256(base_data).digest(),
+        result_sha256=hashlib.sha256(result_data).digest(),
         base_head_blocks=base_head,
         head_blocks=head,
         changed_blocks=changed,
@@ -204,8 +197,6 @@ def compare_models(base: ModelFile, result: ModelFile) -> ModelDiff:
     return ModelDiff(
         base=base,
         result=result,
-        base_sha256=base_sha256,
-        result_sha256=result_sha256,
         tensors=tuple(changes),
         removed=tuple(name for name in known if name not in names),
         header=header,
@@ -237,15 +228,13 @@ def _smallest(
             candidates.append((Section(len(wanted), extent.start, count, operation), delta))
         if np.array_equal(old, wanted) and count == len(wanted):
             candidates = candidates[1:2]
-    best: tuple[int, Section, npt.NDArray[np.bool_], Blocks] | None = None
+    trials: list[tuple[int, Section, npt.NDArray[np.bool_], Blocks]] = []
     for row, delta in candidates:
         flag: npt.NDArray[np.bool_] = np.any(delta, axis=1)
         carry = delta[flag]
         size = len(zstandard.compress(carry.tobytes(), _TRIAL_LEVEL))
-        if best is None or size < best[0]:
-            best = size, row, flag, carry
-    assert best is not None  # there is always the section as it is
-    return best[1:]
+        trials.append((size, row, flag, carry))
+    return min(trials, key=lambda trial: trial[0])[1:]
 
 
 def _compressed(data: bytes, *, dictionary: bytes = b"") -> bytes:
