@@ -484,6 +484,7 @@ void bind_model(nb::module_& m) {
       .def(nb::init<const std::string&>(), "path"_a, nb::call_guard<nb::gil_scoped_release>())
       .def_prop_ro("header_json", [](const PyModelFile& self) { return Text(self.model().file().header_text()); })
       .def_prop_ro("size", [](const PyModelFile& self) { return self.model().file().size(); })
+      .def_prop_ro("version", [](const PyModelFile& self) { return self.model().file().version(); })
       .def_prop_ro("tensor_names", [](const PyModelFile& self) {
         nb::list out;
         for (const earshot::Tensor& tensor : self.model().file().tensors()) out.append(Text(tensor.name));

@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import Result
 
+from earshot.modelfile.codecs import encode_sparse, encode_u8
+from earshot.modelfile.writer import write_model
 from earshot.session.recognizer import embedded_model_path
 from tests.tiny_model import write_tiny_model
 
@@ -61,6 +64,29 @@ def test_inspect_shows_graphs_and_the_card(earshot: Earshot) -> None:
         assert name in text
     assert all(tensor["name"].split(".")[0] in text for tensor in summary["tensors"])
     assert "licence" in summary["metadata"]
+
+
+def test_inspect_counts_bits_and_zeros(earshot: Earshot, tmp_path: Path) -> None:
+    weights = np.ones((32, 64), np.float32)
+    weights[:16, 16:] = 0
+    node = {"op": "linear", "in": ["x"], "out": "y1", "tensors": {"weight": "w"}}
+    path = tmp_path / "sparse.ear"
+    write_model(
+        path,
+        name="sparse",
+        graphs={"net": {"inputs": ["x"], "outputs": ["y1"], "nodes": [node]}},
+        tensors={"w": encode_sparse(weights, block=(16, 4), bits=8), "t": encode_u8(b"text")},
+    )
+    summary = json.loads(earshot("model", "inspect", "--json", path).stdout)
+    # 16 + 64 columns of 16 bytes, two masks of 8 bytes and 32 scales of 2: 1360, at 64 bytes.
+    assert summary["version"] == 2
+    assert [tensor["bytes"] for tensor in summary["tensors"]] == [128 + 1280, 4]
+    matrix, text = summary["tensors"]
+    assert (matrix["bits_per_weight"], matrix["zeros"]) == (8 * 1408 / 2048, 0.375)
+    assert (text["bits_per_weight"], text["zeros"]) == (None, None)
+    assert summary["weights"] == {"count": 2048, "bits_per_weight": 5.5, "zeros": 0.375}
+    shown = earshot("model", "inspect", "--tensors", path).stdout
+    assert "2,048 weights, 5.50 bits each, 37.5% of them zero" in shown
 
 
 @pytest.mark.parametrize("command", [("model", "inspect"), ("transcribe", "a.wav", "--model")])

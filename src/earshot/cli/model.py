@@ -27,7 +27,7 @@ def inspect(
     as_json: JsonOption = False,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
 ) -> None:
-    """Show what a model file holds: graphs, sizes, word pieces, its card."""
+    """Show what a model file holds: graphs, sizes, bits a weight, zeros, word pieces, its card."""
     with reported():
         from earshot.modelfile.reader import ModelFile
 
@@ -63,8 +63,12 @@ def verify(
             else:
                 complain(err)
             continue
-        report = {"path": str(path), "sound": True, "name": model.header["name"], "version": 1}
-        report |= {"size_bytes": model.size_bytes, "tensors": len(model.tensors)}
+        report = {"path": str(path), "sound": True, "name": model.header["name"]}
+        report |= {
+            "version": model.version,
+            "size_bytes": model.size_bytes,
+            "tensors": len(model.tensors),
+        }
         if as_json:
             say(json.dumps(report, ensure_ascii=False))
         else:
@@ -197,6 +201,13 @@ def _print_summary(summary: Mapping[str, Any], *, list_tensors: bool) -> None:
         f"{size:,} bytes (.ear version {summary['version']}); by codec: {codecs}",
         soft_wrap=True,
     )
+    weights = summary["weights"]
+    if weights["count"]:
+        console.print(
+            f"{weights['count']:,} weights, {weights['bits_per_weight']:.2f} bits each, "
+            f"{weights['zeros']:.1%} of them zero",
+            soft_wrap=True,
+        )
     if summary["search"]:
         search = ", ".join(f"{key} {value}" for key, value in summary["search"].items())
         console.print(f"{summary['num_pieces']} word pieces; search: {search}", soft_wrap=True)
@@ -215,10 +226,14 @@ def _print_summary(summary: Mapping[str, Any], *, list_tensors: bool) -> None:
 
     if list_tensors:
         table = Table("tensor", "codec", "shape", box=None, pad_edge=False)
-        table.add_column("bytes", justify="right")
+        for heading in ("bytes", "bits a weight", "zeros"):
+            table.add_column(heading, justify="right")
         for tensor in summary["tensors"]:
             shape = " x ".join(map(str, tensor["shape"]))
-            table.add_row(tensor["name"], tensor["codec"], shape, f"{tensor['bytes']:,}")
+            row = [tensor["name"], tensor["codec"], shape, f"{tensor['bytes']:,}"]
+            if tensor["bits_per_weight"] is not None:
+                row += [f"{tensor['bits_per_weight']:.2f}", f"{tensor['zeros']:.1%}"]
+            table.add_row(*row)
         console.print()
         console.print(table)
 

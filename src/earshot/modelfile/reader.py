@@ -115,6 +115,11 @@ class ModelFile:
         """The size of the file."""
         return self._native.size
 
+    @property
+    def version(self) -> int:
+        """The version of the format that the file says."""
+        return self._native.version
+
     def tensor_bytes(self, name: str) -> bytes:
         """The section of a tensor as it lies in the file.
 
@@ -150,15 +155,24 @@ class ModelFile:
             known = ", ".join(tensor.name for tensor in self.tensors)
             raise KeyError(f"{self.path}: no tensor {name!r}; there are {known}.")
 
+    def _weights(self, tensor: TensorInfo) -> tuple[int, int, int]:
+        """How many weights a tensor has, its bytes, and how many weights are 0."""
+        values = self.dequantise(tensor.name)
+        return values.size, tensor.num_bytes, values.size - int(np.count_nonzero(values))
+
     def summary(self) -> dict[str, object]:
         """What `earshot model inspect` shows: sizes, graphs and every tensor.
 
         Returns:
             JSON-ready: `path, name, version, size_bytes, num_pieces, search, features, graphs,
-            understanding, tensors, bytes_by_codec, metadata`; what a file does not have is
-            empty. A graph is `{"inputs", "outputs", "nodes", "ops"}` with `ops` counting nodes
-            by kind; a tensor is `{"name", "codec", "shape", "offset", "bytes", "crc32"}`.
+            understanding, tensors, weights, bytes_by_codec, metadata`; what a file does not have
+            is empty. A graph is `{"inputs", "outputs", "nodes", "ops"}` with `ops` counting
+            nodes by kind; a tensor is `{"name", "codec", "shape", "offset", "bytes", "crc32",
+            "bits_per_weight", "zeros"}`, the last the share of weights that are 0; both are
+            None for bytes. `weights` is `{"count", "bits_per_weight", "zeros"}` of all of them.
         """
+        weights = {t.name: self._weights(t) for t in self.tensors if t.codec != "u8"}
+        count = sum(number for number, _, _ in weights.values())
         graphs = cast("dict[str, dict[str, list[dict[str, str]]]]", self.header["graphs"])
         by_codec: dict[str, int] = {}
         for tensor in self.tensors:
@@ -166,7 +180,7 @@ class ModelFile:
         return {
             "path": str(self.path),
             "name": self.header["name"],
-            "version": 1,
+            "version": self.version,
             "size_bytes": self.size_bytes,
             "num_pieces": len(cast("list[str]", self.header.get("pieces", []))),
             "search": self.header.get("search", {}),
@@ -181,12 +195,27 @@ class ModelFile:
                     "offset": tensor.offset,
                     "bytes": tensor.num_bytes,
                     "crc32": tensor.crc32,
+                    **_density(*weights.get(tensor.name, (0, 0, 0))),
                 }
                 for tensor in self.tensors
             ],
+            "weights": {
+                "count": count,
+                **_density(
+                    count,
+                    sum(stored for _, stored, _ in weights.values()),
+                    sum(zeros for _, _, zeros in weights.values()),
+                ),
+            },
             "bytes_by_codec": by_codec,
             "metadata": self.header.get("metadata", {}),
         }
+
+
+def _density(count: int, stored_bytes: int, zeros: int) -> dict[str, float | None]:
+    if count == 0:
+        return {"bits_per_weight": None, "zeros": None}
+    return {"bits_per_weight": 8 * stored_bytes / count, "zeros": zeros / count}
 
 
 def _graph_summary(graph: dict[str, list[dict[str, str]]]) -> dict[str, object]:
