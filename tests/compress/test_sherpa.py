@@ -254,6 +254,23 @@ def test_beam_search_of_the_wheel_is_its_own_rule_over_the_same_networks(
         assert heard.pieces == wheel_beam_search(model, frames, clip, paths=4)
 
 
+def test_hotwords_of_the_wheel_are_spelled_by_the_exported_pieces(
+    wheel: None, exported: Path, repository: Path, tmp_path: Path
+) -> None:
+    said = read_audio(repository / "examples" / "turn-on-the-fan-in-the-bedroom.flac")
+    (tmp_path / "hotwords.txt").write_text("turn off the flights :4.0\n", encoding="utf-8")
+    hotwords = {
+        "modeling_unit": "bpe",
+        "bpe_vocab": str(exported / "bpe.vocab"),
+        "hotwords_file": str(tmp_path / "hotwords.txt"),
+    }
+    clips, method = [whole_chunks(said, chunk_frames=32)], "modified_beam_search"
+    (plain,) = heard_by_wheel(exported, clips, tmp_path, method=method)
+    (drawn,) = heard_by_wheel(exported, clips, tmp_path, method=method, **hotwords)
+    assert plain.pieces[:2] == ["\u2581turn", "\u2581on"]
+    assert drawn.pieces[:2] == ["\u2581turn", "\u2581off"]
+
+
 def test_int8_export_is_read_and_stays_near(
     wheel: None, exported: Path, examples: list[Clip], tmp_path: Path
 ) -> None:

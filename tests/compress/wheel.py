@@ -79,6 +79,7 @@ def heard_by_wheel(
     chunk_samples: int = 1600,
     num_bins: int = 80,
     together: bool = False,
+    **more: str | float,
 ) -> list[Heard]:
     """Decode clips with an exported folder, one by one or as one batch."""
     files = {
@@ -86,6 +87,7 @@ def heard_by_wheel(
     }
     settings = files | {"tokens": str(folder / "tokens.txt"), "decoding_method": method}
     settings |= {"chunk_samples": chunk_samples, "feature_dim": num_bins, "together": together}
+    settings |= more
     np.savez(scratch / "clips.npz", *clips)
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, json.dumps(settings), str(scratch / "clips.npz")],

@@ -21,6 +21,7 @@ from onnx import TensorProto
 from earshot.compress.onnx_graph import GraphWriter
 from earshot.core.errors import ConfigError, MissingExtraError, ModelFileError
 from earshot.data.atomic import replaced_file
+from earshot.data.tokenizer import Tokenizer
 from earshot.modelfile.reader import ModelFile
 
 CHUNK_FRAMES = 32
@@ -38,16 +39,17 @@ def export_sherpa_onnx(
 
     Args:
         path: A `.ear` file of a recogniser with a stateless predictor.
-        folder: Where `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt` go; made
-            when it does not exist. Each file appears complete or not at all.
+        folder: Where `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt` go, and
+            where the model carries its tokenizer, `bpe.vocab` for hotwords; made when it does
+            not exist. Each file appears complete or not at all.
         chunk_frames: Frames of 10 ms that the encoder takes at a time, a multiple of 4 in
             4..400. Fewer answer sooner, more take less work.
         int8: Also write the three with int8 weights, quantised by onnxruntime, as
             `<name>.int8.onnx`.
 
     Returns:
-        Path of every file by what it is: `encoder`, `decoder`, `joiner`, `tokens`, and with
-        `int8` also `encoder.int8` and so on.
+        Path of every file by what it is: `encoder`, `decoder`, `joiner`, `tokens`, perhaps
+        `bpe`, and with `int8` also `encoder.int8` and so on.
 
     Raises:
         ModelFileError: The file is not sound, no recogniser, or not what this layout can hold.
@@ -68,11 +70,13 @@ def export_sherpa_onnx(
         quantised = {f"{name}.int8.onnx": quantised_onnx(model) for name, model in models.items()}
         contents |= quantised
     contents["tokens.txt"] = _token_table(path, header["pieces"])
+    if scores := _piece_scores(file):
+        contents["bpe.vocab"] = scores
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
         with replaced_file(folder / name) as target:
             target.write(data)
-    return {name.removesuffix(".onnx").removesuffix(".txt"): folder / name for name in contents}
+    return {Path(name).stem: folder / name for name in contents}
 
 
 def onnx_models(file: ModelFile, *, chunk_frames: int = CHUNK_FRAMES) -> dict[str, onnx.ModelProto]:
@@ -218,6 +222,18 @@ def _token_table(path: Path, pieces: list[str]) -> bytes:
                 remedy="Train with pieces that have no blanks",
             )
     return "".join(f"{piece} {number}\n" for number, piece in enumerate(pieces)).encode()
+
+
+def _piece_scores(file: ModelFile) -> bytes:
+    """What spells hotwords there: each piece and its score; empty without a usable tokenizer."""
+    if all(tensor.name != "tokenizer" for tensor in file.tensors):
+        return b""
+    try:
+        tokenizer = Tokenizer(file.tensor_bytes("tokenizer"))
+    except ConfigError:
+        return b""
+    rows = zip(tokenizer.pieces, tokenizer.scores, strict=True)
+    return "".join(f"{piece}\t{score:g}\n" for piece, score in rows).encode()
 
 
 def quantised_onnx(model: onnx.ModelProto) -> bytes:

@@ -46,6 +46,11 @@ class Tokenizer:
             )
         self.model = model
 
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """What SentencePiece gives each piece, the higher the likelier."""
+        return tuple(float(self._processor.get_score(i)) for i in range(len(self.pieces)))
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text.
 
