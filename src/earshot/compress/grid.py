@@ -35,6 +35,10 @@ class Grid:
     levels: Tensor
     scale: Tensor
 
+    def to(self, device: torch.device) -> Grid:
+        """The same grid on a device."""
+        return Grid(self.levels.to(device), self.scale.to(device))
+
     def codes(self, weights: Tensor) -> Tensor:
         """The level that every weight is nearest to; a weight of exactly 0 stays 0.
 

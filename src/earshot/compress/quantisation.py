@@ -97,10 +97,7 @@ class QuantisationAware(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Move grids that a checkpoint brought to the network's device."""
-        self.grids = {
-            name: Grid(grid.levels.to(pl_module.device), grid.scale.to(pl_module.device))
-            for name, grid in self.grids.items()
-        }
+        self.grids = {name: grid.to(pl_module.device) for name, grid in self.grids.items()}
 
     def loss(self, batch: BatchTensors) -> Tensor:
         """The pull of all weights at this point of the run."""
@@ -161,7 +158,7 @@ class QuantisationAware(Callback):
 
 def packed_grids(grids: Mapping[str, Grid]) -> dict[str, tuple[Tensor, Tensor]]:
     """Grids as plain tensors, for a checkpoint."""
-    return {name: (grid.levels, grid.scale) for name, grid in grids.items()}
+    return {name: (grid.levels.cpu(), grid.scale.cpu()) for name, grid in grids.items()}
 
 
 def unpacked_grids(packed: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Grid]:

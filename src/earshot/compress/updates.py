@@ -118,11 +118,19 @@ class LimitedChange(Callback):
         self._start[path] = values.clone()
         self._blocks[path] = blocks
 
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Follow the network to its device."""
+        for kept in (self._start, self._masks, self.free):
+            kept.update({path: values.to(pl_module.device) for path, values in kept.items()})
+        self._ranges = {path: grid.to(pl_module.device) for path, grid in self._ranges.items()}
+
     def choose(self, model: Transducer) -> None:
         """Choose the blocks that may differ: those that have moved most, of the whole file."""
         moved = []
         for path, start in self._start.items():
-            change = (model.get_parameter(path).detach() - start).square().flatten()
+            change = (model.get_parameter(path).detach() - start).square().flatten().cpu()
             blocks = self._blocks[path].flatten()
             stored = blocks >= 0
             sums = torch.zeros(int(blocks.max()) + 1)
@@ -136,7 +144,7 @@ class LimitedChange(Callback):
             blocks = self._blocks[path]
             free = torch.zeros(blocks.shape, dtype=torch.bool)
             free[blocks >= 0] = part[blocks[blocks >= 0]]
-            self.free[path] = free
+            self.free[path] = free.to(self._start[path].device)
 
     def constrain(self, model: Transducer) -> None:
         """Put what may not differ back to the start, in a network."""
