@@ -127,7 +127,7 @@ class CommandConfig:
     word_penalty: float = 0.0
     grammar_paths: int = 32
     grammar_beam: float = 6.0
-    phone_blank_penalty: float = 0.0
+    phone_blank_penalty: float = 2.0
     phone_paths: int = 128
     phone_beam: float = 16.0
     transducer_weight: float = 0.3
