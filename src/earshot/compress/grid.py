@@ -65,10 +65,10 @@ class Grid:
     def pull(self, weights: Tensor) -> Tensor:
         """How far the weights are from the grid, for a loss: sum of |sin| between two levels.
 
-        Between neighbouring levels this is their distance times the sine of pi times the way from
-        one to the other, so that a weight half-way is not pulled and one beside a level is pulled
-        to it with a gradient of pi, however far apart the levels lie. Weights beyond the outermost
-        levels are pulled back as strongly. Weights of exactly 0 are left alone.
+        Between neighbouring levels this is their distance over pi, times the sine of pi times the
+        way from one to the other. So a weight half-way is not pulled, and one beside a level is
+        pulled to it with a gradient of 1, however far apart the levels lie. Weights beyond the
+        outermost levels are pulled back as strongly. Weights of exactly 0 are left alone.
 
         Args:
             weights: (M, K), with gradient.
@@ -86,7 +86,7 @@ class Grid:
         beyond = (way - way.clamp(0, 1)).abs() * width
         distance = torch.where((way >= 0) & (way <= 1), inside, beyond)
         kept = torch.where(weights == 0, 0.0, self.scale[:, None])
-        return math.pi * (distance * kept).sum()
+        return (distance * kept).sum()
 
     def distance(self, weights: Tensor) -> tuple[float, float]:
         """How near the weights already are.

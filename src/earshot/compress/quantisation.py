@@ -22,7 +22,7 @@ from torch import Tensor
 
 from earshot.compress.config import QuantiseConfig
 from earshot.compress.grid import Grid, codebook_grid, uniform_grid
-from earshot.compress.training import BatchTensors, Compressible, ramp
+from earshot.compress.training import BatchTensors, Compressible, gradient_size, ramp
 from earshot.compress.weights import Weight, is_named, list_weights
 from earshot.models.transducer import Transducer
 
@@ -71,6 +71,7 @@ class QuantisationAware(Callback):
         self._config = config
         self._done = done
         self._weights: list[Weight] = []
+        self._sizes: dict[str, float] = {}  # of gradients, by tensor name
         self._model: Transducer | None = None
 
     def setup(
@@ -89,9 +90,11 @@ class QuantisationAware(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Fit the grids when it is time."""
+        """Fit the grids when it is time, and see how large gradients are."""
+        model = cast("Compressible", pl_module).transducer
         if not self.grids and self._done() >= self._config.start:
-            self.grids = fit_grids(cast("Compressible", pl_module).transducer, self._config)
+            self.grids = fit_grids(model, self._config)
+        self._sizes = {w.name: gradient_size(trainer, w.of(model)) for w in self._weights}
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -105,7 +108,9 @@ class QuantisationAware(Callback):
         strength = config.pull * ramp(self._done(), config.start, config.full)
         if self._model is None or not self.grids or strength == 0:
             return torch.zeros(())
-        pulls = [self.grids[w.name].pull(w.of(self._model)) for w in self._weights]
+        pulls = [
+            self._sizes[w.name] * self.grids[w.name].pull(w.of(self._model)) for w in self._weights
+        ]
         return strength * torch.stack(pulls).sum()
 
     def constrain(self, model: Transducer) -> None:

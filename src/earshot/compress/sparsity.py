@@ -17,7 +17,7 @@ from torch import Tensor
 
 from earshot.compress.blocks import Block, block_norms, expanded, lowest_blocks
 from earshot.compress.config import SparsifyConfig
-from earshot.compress.training import BatchTensors, Compressible, ramp
+from earshot.compress.training import BatchTensors, Compressible, gradient_size, ramp
 from earshot.compress.weights import Weight, is_named, list_weights
 from earshot.models.transducer import Transducer
 
@@ -70,6 +70,7 @@ class Sparsifier(Callback):
         self._block: Block = (int(rows), int(columns))
         self._pulled: dict[str, Tensor] = {}  # (M, K), True where a weight is pulled to zero
         self._weights: list[Weight] = []
+        self._sizes: dict[str, float] = {}  # of gradients, by tensor name
         self._model: Transducer | None = None
         self._settled = False
 
@@ -90,16 +91,30 @@ class Sparsifier(Callback):
         self.masks = {name: mask.to(pl_module.device) for name, mask in self.masks.items()}
         self._pulled = {name: mask.to(pl_module.device) for name, mask in self._pulled.items()}
 
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """See how large gradients are."""
+        if self._pulled and not self._settled:
+            model = cast("Compressible", pl_module).transducer
+            self._sizes = {w.name: gradient_size(trainer, w.of(model)) for w in self._weights}
+
     def loss(self, batch: BatchTensors) -> Tensor:
-        """Half the square of all weights that are pulled to zero."""
+        """Half the square of all weights that are pulled to zero, in units of gradients."""
         config = self._config
         strength = config.pull * ramp(self._done(), config.start, config.end)
         if self._model is None or not self._pulled or self._settled:
             return torch.zeros(())
-        squares = [
-            (weight.of(self._model) * self._pulled[weight.name]).square().sum()
-            for weight in self._weights
-        ]
+        squares = []
+        for weight in self._weights:
+            values = weight.of(self._model)
+            usual = values.detach().square().mean().sqrt().clamp_min(1e-12)
+            size = self._sizes[weight.name] / usual
+            squares.append(size * (values * self._pulled[weight.name]).square().sum())
         return 0.5 * strength * torch.stack(squares).sum()
 
     def constrain(self, model: Transducer) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from earshot.models.transducer import Transducer
 
-__all__ = ["BatchTensors", "Compressible", "ConstrainedAveraging", "ramp"]
+__all__ = ["BatchTensors", "Compressible", "ConstrainedAveraging", "gradient_size", "ramp"]
 
 
 class BatchTensors(Protocol):
@@ -51,6 +51,23 @@ def ramp(done: float, start: float, full: float) -> float:
     if done >= full:
         return 1.0
     return max(0.0, (done - start) / (full - start))
+
+
+def gradient_size(trainer: lightning.Trainer, parameter: Tensor) -> float:
+    """Root mean square of a parameter's gradient lately, as Adam keeps it.
+
+    What pulls at weights is measured by it: Adam divides by it, so that a pull of one tenth of it
+    moves a weight by a tenth of the learning rate a step, whatever the network and the batch.
+
+    Args:
+        trainer: Its first optimiser is one of Adam's kind.
+        parameter: One that it trains.
+
+    Returns:
+        0 before the first step.
+    """
+    state = trainer.optimizers[0].state.get(parameter)
+    return float(state["exp_avg_sq"].mean().sqrt()) if state else 0.0
 
 
 class ConstrainedAveraging(EMAWeightAveraging):
