@@ -19,9 +19,7 @@ class QuantiseConfig:
     bits: int = 0  # 8, 6, 5 or 4; 0 leaves it to `export.codec`
     exceptions: dict[str, int] = field(default_factory=dict)  # bits by tensor name, * and ? allowed
     aware: bool = True  # train towards the grid; False rounds when the file is written
-    pull: float = (
-        0.2  # gradient towards the grid over the usual size of gradients, at its strongest
-    )
+    pull: float = 0.2  # gradient towards the grid from `full` on, over the usual gradient
     start: float = 0.0  # share of the run at which the grids are fitted and the pull starts
     full: float = 0.5  # share of the run from which the pull is at its strongest
     snap_steps: int = 100  # weights are put on the grid every so many steps from `full`; 0 never
@@ -55,9 +53,7 @@ class SparsifyConfig:
     start: float = 0.0  # share of the run at which the first blocks go
     end: float = 0.6  # share of the run from which `share` is reached; `start` prunes at once
     every_steps: int = 50  # blocks are chosen anew every so many steps until `end`
-    pull: float = (
-        1.0  # of `divergence`: to zero, at `end`, for a weight of the usual size; as above
-    )
+    pull: float = 1.0  # `divergence`: gradient to zero at `end`, over the usual gradient
     least_weights: int = 10_000  # smaller matrices stay dense
     dense: tuple[str, ...] = ()  # names of tensors that stay dense, * and ? allowed
 
