@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -359,6 +361,7 @@ def embedded_graph(path: Path) -> onnx.ModelProto:
 
 def onnx_forms(model: onnx.ModelProto, folder: Path, name: str) -> Iterator[tuple[str, Path]]:
     """A float graph and its dynamic int8 forms: name and file of each."""
+    logging.getLogger().setLevel(logging.ERROR)  # or it advises shape inference each time
     plain = folder / f"{name}.fp32.onnx"
     onnx.save(model, str(plain))
     yield f"fp32 {name}", plain
@@ -380,6 +383,8 @@ def torch_steppers(layers: Sequence[tuple[Array, Array]], x: Array) -> list[Step
         print("torch is not installed: its rows are missing. Run `pip install '.[train]'`")
         return []
     torch.set_num_threads(1)
+    torch.backends.quantized.engine = "fbgemm"
+    warnings.filterwarnings("ignore", message="torch.ao.quantization is deprecated")
     network = torch.nn.LSTM(INPUTS, HIDDEN, LAYERS)
     with torch.no_grad():
         for number, (weight, bias) in enumerate(layers):
@@ -399,7 +404,9 @@ def torch_steppers(layers: Sequence[tuple[Array, Array]], x: Array) -> list[Step
         held = {"state": tuple(torch.zeros(LAYERS, 1, HIDDEN) for _ in range(2))}
 
         def step(module: Any = module, held: dict[str, Any] = held) -> None:
-            with torch.inference_mode():
+            # Without MKL-DNN, which packs the weights anew at every step and takes several times
+            # as long.
+            with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=False):
                 _, held["state"] = module(source, held["state"])
 
         size = sum(weight.size for weight, _ in layers) * (4 if form == "fp32" else 1)
