@@ -343,7 +343,7 @@ def test_other_versions_are_refused_by_number(version: int, opened: Opener) -> N
 
 
 def header_of(change: Callable[[dict[str, Any]], None]) -> bytes:
-    ear = eb.recogniser(layers=1)
+    ear = eb.recogniser(layers=1, phones=3)
     ear.header = copy.deepcopy(ear.header)
     change(ear.header)
     return ear.bytes()
@@ -402,6 +402,15 @@ ROLES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         "does not join 4 frames",
     ),
     "ctc without hidden": (setter("graphs.encoder.outputs", ["encoder_out"]), "`hidden`"),
+    "no phones": (setter("phones", None), "no list `phones`"),
+    "phones of nothing": (setter("graphs.phones", None), 'no graph "phones"'),
+    "an empty list of phones": (setter("phones", []), "`phones` is not a list of 1..1024"),
+    "too few phones": (setter("phones", ["A", "B"]), "`log_probs` of width 4; it must be 3"),
+    "too many phones": (setter("phones", [f"P{i}" for i in range(1025)]), "list of 1..1024"),
+    "a phone twice": (setter("phones", ["A", "B", "A"]), 'has "A" twice, again at 2'),
+    "a phone without a name": (setter("phones.1", ""), "at 1 something that is not a string"),
+    "a phone that is a number": (setter("phones.2", 7), "at 2 something that is not a string"),
+    "phones that are one string": (setter("phones", "ABC"), "`phones` is not a list"),
     "stack 3": (setter("graphs.encoder.nodes.1.factor", 3), "width"),
 }
 
@@ -438,6 +447,7 @@ def test_the_header_of_a_model(tmp_path: Path) -> None:
     )
     assert model.graph_names == ["encoder", "predictor", "joiner", "ctc"]
     assert model.pieces[:4] == ["<blk>", "<sos/eos>", "<unk>", "▁a"]
+    assert model.phones == []
     assert model.search == {
         "blank_id": 0,
         "unk_id": 2,

@@ -224,6 +224,43 @@ def test_bad_arrays(name: str, value: Any, message: str) -> None:
         _native.WordGraph(**good)
 
 
+def spoken_arrays() -> dict[str, Any]:
+    """The same in phones: the first word has two pronunciations."""
+    return arrays() | {
+        "spelling_begin": np.array([0, 2, 3], np.int32),
+        "phone_begin": np.array([0, 1, 3, 5], np.int32),
+        "phone_ids": np.array([1, 2, 1, 2, 3], np.int32),
+        "phones": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("phones", 0, "there are none; say how many"),
+        ("phones", 2, "phone_ids has 3 at 4; ids must be in 1..2"),
+        ("phones", 2**40, "1099511627776 phones; there must be fewer"),
+        ("phone_ids", [1, 2, 1, 2, 0], "phone_ids has 0 at 4"),
+        ("phone_ids", [1, 2], "phone_begin does not go from 0 to 2"),
+        ("phone_begin", [0, 0, 3, 5], "pronunciation 0 has 0 phones"),
+        ("phone_begin", [], "phone_begin does not go from 0 to 5"),
+        ("spelling_begin", [0, 3, 3], "word 1 has no pronunciation"),
+        ("spelling_begin", [0, 3], "spelling_begin has 2 entries for 2 words"),
+        ("spelling_begin", [0, 4, 3], "spelling_begin falls from 4 to 3"),
+        ("spelling_begin", [], "spelling_begin does not go from 0 to 3"),
+        ("piece_ids", [3, 2, 5], "piece_ids has 2 at 1"),
+    ],
+)
+def test_bad_arrays_of_phones(name: str, value: Any, message: str) -> None:
+    good = spoken_arrays()
+    graph = _native.WordGraph(**good)
+    assert walk(graph, [])["next"] == [2]
+    assert walk(graph, [2, 3])["final_weight"] == -1
+    good[name] = np.array(value, good[name].dtype) if isinstance(value, list) else value
+    with pytest.raises(ValueError, match=f"word graph: .*{message}"):
+        _native.WordGraph(**good)
+
+
 def test_words_may_be_long_but_not_without_end() -> None:
     for length, good in ((1000, True), (1001, False)):
         network = Network([(3,) * length])
