@@ -605,7 +605,7 @@ void bind_model(nb::module_& m) {
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
-           "word_penalty"_a = 0.0f, "phone_paths"_a = 128, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
+           "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
            "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)

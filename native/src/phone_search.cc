@@ -255,7 +255,7 @@ std::vector<PhonePath> PhoneSearch::Best(const PhoneSearchState& state, bool* ca
   for (const Complete& c : complete) {
     TokenPath path = state.settled;
     state.tree.Append(c.path->history, &path);
-    for (GrammarStates::Sentence& sentence : state.states->Sentences(path.tokens.data(), path.tokens.size(), kMaxPaths)) {
+    for (GrammarStates::Sentence& sentence : state.states->Sentences(path.tokens.data(), path.tokens.size(), kMaxAlike)) {
       const auto [found, fresh] = by_words.try_emplace(sentence.words, out.size());
       if (fresh) {
         out.push_back({std::move(sentence.words), std::move(sentence.ends), path, c.path->total, sentence.weight});

@@ -23,8 +23,8 @@
 namespace earshot {
 
 struct PhoneConfig {
-  static constexpr size_t kMaxActivePaths = 256;
-  size_t max_active_paths = 128;  // 1..kMaxActivePaths
+  static constexpr size_t kMaxActivePaths = 1024;
+  size_t max_active_paths = 512;  // 1..kMaxActivePaths
   float beam = 16;                // nats, > 0: paths further behind the best are dropped
   float blank_penalty = 0;        // taken off the log-probability of blank
   float word_penalty = 0;         // nats, taken off the rank by every word
@@ -96,8 +96,9 @@ struct PhonePath {
 
 class PhoneSearch {
  public:
-  static constexpr size_t kMaxPaths = 8;     // of a result
-  static constexpr size_t kMaxHistories = 32;  // whose words are looked for
+  static constexpr size_t kMaxPaths = 32;      // of a result
+  static constexpr size_t kMaxAlike = 8;       // sentences of one history
+  static constexpr size_t kMaxHistories = 64;  // whose words are looked for
 
   // Throws std::invalid_argument for a setting out of range.
   PhoneSearch(const Model& model, const PhoneConfig& config);

@@ -132,6 +132,7 @@ CommandResult Stream::PhoneCommands() const {
   }
   out.rescored = forced_.complete();
   if (out.rescored && !out.paths.empty()) Rescore(&out);
+  if (out.paths.size() > GrammarSearch::kMaxPaths) out.paths.resize(GrammarSearch::kMaxPaths);
   out.free_ctc = forced_.best_ctc();
   out.free_phones = phones_.best_sum;
   out.alive = out.num_frames == 0 || !phones_.paths.empty();

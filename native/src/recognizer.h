@@ -32,7 +32,7 @@ struct CommandResult {
     std::vector<int32_t> pieces;  // of its words
     double transducer = 0, ctc = 0, phones = 0, prior = 0;  // its `score` is made of these
   };
-  std::vector<Path> paths;      // complete sentences, best first
+  std::vector<Path> paths;      // complete sentences, best first, at most GrammarSearch::kMaxPaths
   double free_transducer = 0;   // log-probability of the best path of the free search
   double free_ctc = 0;          // no path can have more; 0, as all of CTC, if there is none
   double free_phones = 0;       // the same of phones

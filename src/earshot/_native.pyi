@@ -226,7 +226,7 @@ class Recognizer:
         ctc_blank_penalty: float = 0.0,
         language_weight: float = 0.0,
         word_penalty: float = 0.0,
-        phone_paths: int = 128,
+        phone_paths: int = 512,
         phone_beam: float = 16.0,
         phone_blank_penalty: float = 0.0,
         transducer_weight: float = 0.0,

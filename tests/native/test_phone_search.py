@@ -130,7 +130,7 @@ def oracle(
     complete = sorted(
         (h for h in held if end(h) is not None), key=lambda h: -(total[h] + (end(h) or 0.0))
     )
-    for history in complete[:32]:
+    for history in complete[:64]:
         said = sentences(flat, history)
         for words in sorted(said, key=lambda words: (-said[words], words))[:8]:
             if words in best:
@@ -462,8 +462,8 @@ def test_a_search_survives_that_states_are_forgotten(models: list[_native.Model]
 
 def test_wrong_settings(models: list[_native.Model]) -> None:
     for kwargs, message in (
-        ({"phone_paths": 0}, "phone_paths is 0; it must be in 1..256"),
-        ({"phone_paths": 257}, "phone_paths is 257"),
+        ({"phone_paths": 0}, "phone_paths is 0; it must be in 1..1024"),
+        ({"phone_paths": 1025}, "phone_paths is 1025"),
         ({"phone_beam": 0.0}, r"phone_beam is 0.0\d*; it must be above 0"),
         ({"phone_beam": math.nan}, "phone_beam is -?nan"),
         ({"phone_blank_penalty": math.nan}, "phone_blank_penalty is -?nan; .* -100..100"),

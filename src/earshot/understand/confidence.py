@@ -99,7 +99,7 @@ class CommandConfig:
         word_penalty: Nats taken off for every word of a command.
         phone_blank_penalty: Nats taken off the blank's score in the search by phones, which models
             with phones do instead of the grammar search.
-        phone_paths: Histories that it keeps, 1..256.
+        phone_paths: Histories that it keeps, 1..1024.
         phone_beam: Nats, above 0: histories further behind the best are dropped.
         transducer_weight: How much the transducer's score of a command found by phones counts
             beside that of its phones, 0..100.
@@ -128,9 +128,9 @@ class CommandConfig:
     grammar_paths: int = 32
     grammar_beam: float = 6.0
     phone_blank_penalty: float = 2.0
-    phone_paths: int = 128
+    phone_paths: int = 512
     phone_beam: float = 16.0
-    transducer_weight: float = 0.3
+    transducer_weight: float = 0.6
     piece_ctc_weight: float = 0.0
     threshold: float = 0.522
     bias: float = 0.475
@@ -151,7 +151,7 @@ class CommandConfig:
             ("grammar_paths", 1, 64),
             ("grammar_beam", 1e-3, 1e3),
             ("phone_blank_penalty", -100.0, 100.0),
-            ("phone_paths", 1, 256),
+            ("phone_paths", 1, 1024),
             ("phone_beam", 1e-3, 1e3),
             ("transducer_weight", 0.0, 100.0),
             ("piece_ctc_weight", 0.0, 100.0),
