@@ -70,7 +70,15 @@ SEARCHES: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("language_weight", (0.4, 0.6, 0.9)),
     ("word_penalty", (-0.5, 0.5)),
 )
-PATHS = (8, 32, 64)
+PHONE_SEARCHES: tuple[tuple[str, tuple[float, ...]], ...] = (  # of models that hear phones
+    ("phone_blank_penalty", (1.0, 1.5, 2.5, 3.0)),
+    ("transducer_weight", (0.0, 0.15, 0.6)),
+    ("language_weight", (0.3, 0.45, 0.75)),
+    ("piece_ctc_weight", (0.2,)),
+    ("word_penalty", (-0.5, 0.5)),
+)
+PATHS = ("grammar_paths", (8, 32, 64))
+PHONE_PATHS = ("phone_paths", (32, 64, 256))
 
 FILLERS = ("please", "now", "well", "just", "then", "thank you")
 DROPPED = frozenset({"the", "a", "an", "my", "some", "to", "for", "in", "at", "of"})
@@ -358,17 +366,18 @@ def choose_search(
     """The best search setting, changed one value at a time, and all that were tried."""
     best = CommandConfig()
     tried: list[dict[str, Any]] = []
+    by_phones = bool(open_model(model).phones)
+    searches, (paths, numbers) = (PHONE_SEARCHES, PHONE_PATHS) if by_phones else (SEARCHES, PATHS)
 
     def measure(config: CommandConfig) -> float:
         share = right_share(Ears(model, graphs, config).hear_all(trials, nearest=False))
-        row = {name: getattr(config, name) for name, _ in SEARCHES}
-        row["grammar_paths"] = config.grammar_paths
+        row = {name: getattr(config, name) for name in (*(name for name, _ in searches), paths)}
         tried.append({**row, "right": round(share, 4)})
         print("  ".join(f"{name} {value}" for name, value in tried[-1].items()), flush=True)
         return share
 
     highest = measure(best)
-    for name, values in SEARCHES:
+    for name, values in searches:
         for value in values:
             config = replace(best, **{name: value})
             if config == best:
@@ -376,8 +385,8 @@ def choose_search(
             share = measure(config)
             if share > highest + MIN_GAIN:
                 best, highest = config, share
-    for paths in PATHS:
-        measure(replace(best, grammar_paths=paths))
+    for number in numbers:
+        measure(replace(best, **{paths: number}))
     return best, tried
 
 
