@@ -35,6 +35,17 @@ def test_it_reaches_the_engine_whole() -> None:
     assert 0 < native.size_bytes < 100_000
 
 
+def test_a_graph_of_phones() -> None:
+    spoken = replace(GRAPH, pronunciations=(((1, 2), (1, 3)), ((2,),)))
+    native = spoken.to_native(vocabulary=6, phones=3)
+    first, whole = (native.walk(np.array(said, np.int32)) for said in ([1], [1, 3, 2]))
+    assert first is not None and first["next"] == [2, 3]
+    assert whole is not None and whole["final_weight"] == -0.5
+    assert GRAPH.to_native(vocabulary=6, phones=3).walk(np.array([1], np.int32)) is None
+    with pytest.raises(ValueError, match="spelled in phones, of which there are none"):
+        spoken.to_native(vocabulary=6)
+
+
 def test_no_words() -> None:
     """A graph of the empty sentence only."""
     empty: Any = {
@@ -50,6 +61,7 @@ def test_no_words() -> None:
     ("changes", "message"),
     [
         ({"words": ("lights",)}, "1 words and 2 rows of pieces"),
+        ({"pronunciations": (((1,),),)}, "2 words and pronunciations of 1"),
         ({"arc_begin": np.zeros(6, np.int64)}, r"arc_begin is int64 of shape \(6,\)"),
         ({"arc_begin": np.zeros(5, np.int32)}, r"must be int32 of shape \(6,\)"),
         ({"arc_label": np.zeros((4, 1), np.int32)}, r"arc_label is int32 of shape \(4, 1\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from earshot import ConfigError, ModelFileError, Recognizer
 from earshot.core.errors import CommandsError
 from earshot.core.understanding import SlotValue, Understanding
 from earshot.data.audio import read_audio
+from earshot.data.pronunciation import PHONES
+from earshot.modelfile.codecs import EncodedTensor, encode_f32_r16
+from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
+from earshot.session.recognizer import embedded_model_path, lexicon_of
 from earshot.understand.templates import load_commands
 from tests.tiny_model import tiny_parts
 
@@ -200,3 +205,65 @@ def test_a_model_without_a_tokenizer_cannot_have_commands(house: Path, tmp_path:
             Recognizer.load(tmp_path / f"{name}.ear", commands=house)
         assert str(caught.value).startswith(f"{tmp_path}/{name}.ear: ")
         assert problem in str(caught.value)
+
+
+def with_phones(path: Path, phones: list[str]) -> Path:
+    """The embedded model with a head over phones that has learnt nothing."""
+    file = ModelFile(embedded_model_path())
+    header: Any = dict(file.header)
+    tensors = {
+        tensor.name: EncodedTensor(tensor.codec, tensor.shape, file.tensor_bytes(tensor.name))
+        for tensor in file.tensors
+    }
+    (head,) = (node for node in header["graphs"]["ctc"]["nodes"] if node["op"] == "linear")
+    width = next(t.shape[1] for t in file.tensors if t.name == head["tensors"]["weight"])
+    weight = np.random.default_rng(1).normal(0, 0.2, (len(phones) + 1, width))
+    tensors["phones.weight"] = encode_f32_r16(weight.astype(np.float32))
+    scores = {"op": "linear", "in": ["hidden"], "out": "scores"}
+    graph = {
+        "inputs": ["hidden"],
+        "outputs": ["log_probs"],
+        "nodes": [
+            {**scores, "tensors": {"weight": "phones.weight"}},
+            {"op": "log_softmax", "in": ["scores"], "out": "log_probs"},
+        ],
+    }
+    write_model(
+        path,
+        name="phones",
+        graphs={**header["graphs"], "phones": graph},
+        tensors=tensors,
+        pieces=header["pieces"],
+        search=header["search"],
+        phones=phones,
+    )
+    return path
+
+
+def test_a_model_with_phones_is_searched_by_them(
+    tmp_path: Path, house: Path, clips: dict[str, np.ndarray]
+) -> None:
+    model = with_phones(tmp_path / "phones.ear", list(PHONES))
+    write_model(tmp_path / "tiny.ear", **tiny_parts())
+    assert lexicon_of(tmp_path / "tiny.ear") is None and lexicon_of(model) is not None
+    stream = Recognizer.load(model, commands=house, command_threshold=0.0).create_stream()
+    clip = clips["turn-on-the-lights"]
+    for part in np.split(clip, [len(clip) // 2]):
+        stream.accept_waveform(RATE, part)
+        stream.decode()
+        stream.understanding()
+    stream.input_finished()
+    stream.decode()
+    found = stream._native.command_result()
+    assert found is not None and found["paths"] and found["free_phones"] < 0 and found["rescored"]
+    for path in found["paths"]:
+        assert path["phones"] < 0 and path["transducer"] < 0
+        assert len(path["tokens"]) >= len(path["words"])
+    meaning = stream.understanding()
+    assert meaning is not None and 0 <= meaning.confidence <= 1
+
+
+def test_other_phones_are_refused(tmp_path: Path, house: Path) -> None:
+    model = with_phones(tmp_path / "other.ear", [*PHONES[:-1], "QQ"])
+    with pytest.raises(ModelFileError, match="its phones are not those of the dictionary"):
+        Recognizer.load(model, commands=house)

@@ -168,6 +168,15 @@ def test_values_stay_with_a_model(tmp_path: Path) -> None:
     assert stored_config(carrying(tmp_path / "none.ear", None)) is None
 
 
+def test_values_from_before_phones_are_read(tmp_path: Path) -> None:
+    """Two weights less, and nothing of a search by phones."""
+    values = json.loads(as_metadata(CommandConfig()))
+    values = {name: value for name, value in values.items() if not name.startswith("phone_")}
+    values["weights"] = list(range(8))
+    config = stored_config(carrying(tmp_path / "old.ear", json.dumps(values)))
+    assert config == CommandConfig(weights=(*range(8), 0.0, 0.0))
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -197,6 +197,23 @@ def _worst_last(one: Any) -> float:
     return -float(one["score"])
 
 
+def test_what_was_too_long_to_be_scored_is_no_command() -> None:
+    long = {**found(path("light on", -1.0, transducer=0.0)), "rescored": False}
+    reading = read_paths(long, free("light on"), BOOK)
+    assert reading is not None
+    assert command_confidence(reading.evidence, CommandConfig()) < 0.1
+
+
+def test_phones_count_for_themselves() -> None:
+    by_phones = {**path("light on", -1.0), "tokens": [1] * 7, "phones": -9.0}
+    result: Any = {**found(by_phones), "free_phones": -3.0}
+    reading = read_paths(result, free("light on"), BOOK)
+    assert reading is not None
+    assert (reading.evidence.phones_gap, reading.evidence.num_phones) == (6.0, 7)
+    assert reading.evidence.num_pieces == 4
+    assert reading.evidence.features()[8:] == pytest.approx((math.sqrt(6) / 4, 6 / 7 / 4))
+
+
 EVIDENCE = Evidence(
     transducer_gap=3.0,
     ctc_gap=5.0,
