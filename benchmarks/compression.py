@@ -99,24 +99,26 @@ def cells() -> list[Cell]:
         for bits in (5, 4):
             add(f"qat-{bits}", *_aware(bits), seeds=(seed,))
         pruned = _sparse(75, "16x1", "gradual", "compress.sparsify.end=0.5")
-        add("qat-8+gmp-75-16x1", *pruned, *_aware(8, "compress.quantise.full=0.6"), seeds=(seed,))
+        add("qat-8+gmp-75-16x1", *pruned, *_aware(8, "compress.quantise.full=0.8"), seeds=(seed,))
     add("gmp-75-16x1", *_sparse(75, "16x1"), *_ROUND_8)
     add("div-75-16x1", *_sparse(75, "16x1", "divergence"), *_ROUND_8)
     add("qat-6", *_aware(6))
     add("qat-8", *_aware(8))
+    for bits in (5, 4):
+        add(f"ste-{bits}", *_aware(bits, "compress.quantise.method=straight_through"))
     add("once-75-16x1", *_sparse(75, "16x1", "gradual", *_ONCE), *_ROUND_8)
     add("gmp-50-16x1", *_sparse(50, "16x1"), *_ROUND_8)
     add("gmp-90-16x1", *_sparse(90, "16x1"), *_ROUND_8)
     add("gmp-75-16x4", *_sparse(75, "16x4"), *_ROUND_8)
     add("gmp-90-16x4", *_sparse(90, "16x4"), *_ROUND_8)
     add("gmp-75-1x1", *_sparse(75, "1x1"), *_ROUND_8)
-    late = ("compress.quantise.start=0.5", "compress.quantise.full=0.7")
+    late = ("compress.quantise.start=0.5", "compress.quantise.full=0.8")
     pruned = _sparse(75, "16x1", "gradual", "compress.sparsify.end=0.5")
     add("qat-4+gmp-75-16x1", *pruned, *_aware(4, *late))
     add(
         "qat-8+gmp-75-16x1+teacher",
         *pruned,
-        *_aware(8, "compress.quantise.full=0.6"),
+        *_aware(8, "compress.quantise.full=0.8"),
         distilled=True,
     )
     return found

@@ -13,8 +13,15 @@ from xml.sax.saxutils import escape
 __all__ = ["Point", "pareto", "svg"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 560, 56, 24, 64, 52
-COLOURS = {"dense": "#222222", "ptq": "#c23b22", "qat": "#0b5fa5", "gmp": "#2e7d32",
-           "div": "#7b3fa0", "once": "#b8860b"}  # fmt: skip
+COLOURS = {
+    "dense": "#222222",
+    "ptq": "#c23b22",
+    "qat": "#0b5fa5",
+    "ste": "#4a9fd8",
+    "gmp": "#2e7d32",
+    "div": "#7b3fa0",
+    "once": "#b8860b",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from earshot.compress.quantisation import QuantisationAware, fit_grids
 from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
 from earshot.models.transducer import Transducer
-from tests.compress.tiny_training import SHAPE, Run, network, whole_and_resumed, write
+from tests.compress.tiny_training import SHAPE, Run, batch, network, whole_and_resumed, write
 
 
 def aware(**options: Any) -> CompressConfig:
@@ -61,6 +61,34 @@ def test_snapping_hits_the_grid_when_it_is_due_and_not_before() -> None:
     run.until(24)
     on_grid = [step for step, distance in seen.items() if distance < 1e-5]
     assert on_grid == [16, 20, 24]  # done is 12/24 at the start of step 13, and 12 is before it
+
+
+def test_straight_through_computes_with_rounded_weights_and_keeps_the_others() -> None:
+    model = network()
+    grids = fit_grids(model, QuantiseConfig(bits=4))
+    rounded = network()
+    with torch.no_grad():
+        for weight in list_weights(rounded):
+            if weight.name in grids:
+                values = weight.of(rounded)
+                values.copy_(grids[weight.name].nearest(values))
+    losses = {}
+    for name, start in (("rounded", rounded), ("float", model)):
+        data = batch()
+        phones = {"phones": data.phones, "phone_lengths": data.phone_lengths}
+        inputs = (data.features, data.feature_lengths, data.labels, data.label_lengths)
+        losses[name] = float(start(*inputs, **phones).total.detach())
+    run = Run(aware(method="straight_through"), steps=1, start=model, rate=1e-9).until(1)
+    logged = run.trainer.logged_metrics
+    found = float(logged["loss"]) + SHAPE.ctc_weight * float(logged["ctc"])
+    assert losses["rounded"] != pytest.approx(losses["float"], rel=1e-5)
+    assert found == pytest.approx(losses["rounded"], rel=1e-5)
+    for weight in list_weights(model):
+        if weight.name in grids:
+            kept = weight.of(model).detach().clone()
+            grids[weight.name].clip_(kept)
+            after = weight.of(run.module.transducer).detach()
+            torch.testing.assert_close(after, kept, rtol=0, atol=1e-6)
 
 
 def test_weights_stay_within_the_range_they_had() -> None:
@@ -129,7 +157,7 @@ def test_exceptions_get_their_own_bits() -> None:
     [
         ({"bits": 7}, "compress.quantise: bits is 7; it must be one of 4, 5, 6, 8"),
         ({"exceptions": {"a": 3}}, "a is 3; it must be one of 4, 5, 6, 8"),
-        ({"start": 0.6}, "start is 0.6 and full 0.5; they must satisfy 0 <= start <= full <= 1"),
+        ({"start": 0.8}, "start is 0.8 and full 0.7; they must satisfy 0 <= start <= full <= 1"),
         ({"pull": -1.0}, "pull is -1.0 and snap_steps 100; neither may be negative"),
     ],
 )

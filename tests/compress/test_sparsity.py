@@ -199,7 +199,7 @@ def test_named_tensors_stay_dense() -> None:
     [
         ({"share": 1.0}, "compress.sparsify.share is 1.0; it must be at least 0 and below 1"),
         ({"start": 0.7}, "start is 0.7 and end 0.6; they must satisfy 0 <= start <= end <= 1"),
-        ({"every_steps": 0}, "every_steps is 0 and pull 1.0; the first must be at least 1"),
+        ({"every_steps": 0}, "every_steps is 0 and pull 3.0; the first must be at least 1"),
     ],
 )
 def test_settings_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

@@ -19,9 +19,10 @@ class QuantiseConfig:
     bits: int = 0  # 8, 6, 5 or 4; 0 leaves it to `export.codec`
     exceptions: dict[str, int] = field(default_factory=dict)  # bits by tensor name, * and ? allowed
     aware: bool = True  # train towards the grid; False rounds when the file is written
-    pull: float = 0.2  # gradient towards the grid from `full` on, over the usual gradient
+    method: Literal["pull", "straight_through"] = "pull"  # of training towards it
+    pull: float = 0.1  # gradient towards the grid from `full` on, over the usual gradient
     start: float = 0.0  # share of the run at which the grids are fitted and the pull starts
-    full: float = 0.5  # share of the run from which the pull is at its strongest
+    full: float = 0.7  # share of the run from which the pull is at its strongest
     snap_steps: int = 100  # weights are put on the grid every so many steps from `full`; 0 never
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class SparsifyConfig:
     start: float = 0.0  # share of the run at which the first blocks go
     end: float = 0.6  # share of the run from which `share` is reached; `start` prunes at once
     every_steps: int = 50  # blocks are chosen anew every so many steps until `end`
-    pull: float = 1.0  # `divergence`: gradient to zero at `end`, over the usual gradient
+    pull: float = 3.0  # `divergence`: gradient to zero at `end`, over the usual gradient
     least_weights: int = 10_000  # smaller matrices stay dense
     dense: tuple[str, ...] = ()  # names of tensors that stay dense, * and ? allowed
 

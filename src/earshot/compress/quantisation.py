@@ -7,7 +7,9 @@ Source:
     Nguyen et al., "Quantization aware training with absolute-cosine regularization for automatic
     speech recognition", Interspeech 2020; Zhen et al., "Sub-8-bit quantization aware training for
     8-bit neural network accelerator with on-device speech recognition", Interspeech 2022. Their
-    strengths, periods and bits by layer are not known to us: those here are our own.
+    strengths, periods and bits by layer are not known to us: those here are our own. Bengio et
+    al., "Estimating or propagating gradients through stochastic neurons", 2013, for
+    `straight_through`.
 """
 
 from __future__ import annotations
@@ -59,7 +61,10 @@ def _bits_of(weight: Weight, config: QuantiseConfig) -> int:
 class QuantisationAware(Callback):
     """Pulls weights to their grids, keeps them in range, and snaps them there now and then.
 
-    Grids are fitted once, at `start`; with them the range of every row stands.
+    Grids are fitted once, at `start`; with them the range of every row stands. With the method
+    `straight_through` nothing is pulled or snapped: from `start` on every step computes with
+    rounded weights, and its gradients are added to those that were rounded. It is what the pull is
+    compared with.
 
     Args:
         config: `[compress.quantise]`.
@@ -72,6 +77,7 @@ class QuantisationAware(Callback):
         self._done = done
         self._weights: list[Weight] = []
         self._sizes: dict[str, float] = {}  # of gradients, by tensor name
+        self._floats: list[Tensor] = []  # the weights, while a step computes with rounded ones
         self._model: Transducer | None = None
 
     def setup(
@@ -81,7 +87,8 @@ class QuantisationAware(Callback):
         module = cast("Compressible", pl_module)
         self._model = module.transducer
         self._weights = [w for w in list_weights(module.transducer) if w.role != "vector"]
-        module.extra_losses.append(self.loss)
+        if self._config.method == "pull":
+            module.extra_losses.append(self.loss)
 
     def on_train_batch_start(
         self,
@@ -94,7 +101,22 @@ class QuantisationAware(Callback):
         model = cast("Compressible", pl_module).transducer
         if not self.grids and self._done() >= self._config.start:
             self.grids = fit_grids(model, self._config)
-        self._sizes = {w.name: gradient_size(trainer, w.of(model)) for w in self._weights}
+        if self._config.method == "pull":
+            self._sizes = {w.name: gradient_size(trainer, w.of(model)) for w in self._weights}
+        elif self.grids:
+            self._floats = [w.of(model).detach().clone() for w in self._weights]
+            self.snap(model)
+
+    def on_after_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Put the weights back that were rounded for this step."""
+        if self._floats:
+            model = cast("Compressible", pl_module).transducer
+            with torch.no_grad():
+                for weight, values in zip(self._weights, self._floats, strict=True):
+                    weight.of(model).copy_(values)
+            self._floats = []
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -138,7 +160,7 @@ class QuantisationAware(Callback):
         model = cast("Compressible", pl_module).transducer
         self.constrain(model)
         every = self._config.snap_steps
-        late = self.grids and self._done() >= self._config.full
+        late = self.grids and self._config.method == "pull" and self._done() >= self._config.full
         if late and every and trainer.global_step % every == 0:
             self.snap(model)
 
