@@ -130,16 +130,16 @@ class CommandConfig:
     phone_blank_penalty: float = 2.0
     phone_paths: int = 512
     phone_beam: float = 16.0
-    transducer_weight: float = 0.6
+    transducer_weight: float = 0.3
     piece_ctc_weight: float = 0.0
-    threshold: float = 0.522
-    bias: float = 0.475
+    threshold: float = 0.598
+    bias: float = -0.229
     weights: tuple[float, ...] = (
-        *(0.681, -3.705, -0.479, -2.182, 2.052, -0.348, 0.228, -1.182),
-        *(0.0, 0.0),  # the embedded model hears no phones
+        *(1.028, -3.233, 0.672, -1.47, 2.223, -0.403, -0.695, 0.509),
+        *(-0.633, -1.586),  # of phones
     )
-    near_bias: float = -2.473
-    near_weights: tuple[float, ...] = (0.371, 0.517, 0.938)
+    near_bias: float = -0.281
+    near_weights: tuple[float, ...] = (-0.233, -0.079, 0.48)
 
     def __post_init__(self) -> None:
         for name, low, high in (
