@@ -269,8 +269,6 @@ std::vector<PhonePath> PhoneSearch::Best(const PhoneSearchState& state, bool* ca
     return a.phones + a.prior > b.phones + b.prior;
   });
   if (out.size() > kMaxPaths) out.resize(kMaxPaths);
-  const auto behind = [&](const PhonePath& path) { return path.phones + path.prior < out.front().phones + out.front().prior - kResultBeam; };
-  out.erase(std::find_if(out.begin(), out.end(), behind), out.end());  // they are sorted
   size_t num_arcs = 0;
   if (!complete.empty()) state.states->Arcs(*complete.front().path->state, &num_arcs);
   *can_continue = num_arcs > 0;

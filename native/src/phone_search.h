@@ -97,7 +97,6 @@ struct PhonePath {
 class PhoneSearch {
  public:
   static constexpr size_t kMaxPaths = 32;      // of a result
-  static constexpr double kResultBeam = 12;    // nats: sentences further behind the best are not in it
   static constexpr size_t kMaxAlike = 8;       // sentences of one history
   static constexpr size_t kMaxHistories = 64;  // whose words are looked for
 
