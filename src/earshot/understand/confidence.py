@@ -16,7 +16,6 @@ from earshot.core.errors import ConfigError
 __all__ = ["CommandConfig", "Evidence", "NearEvidence", "command_confidence", "near_confidence"]
 
 MAX_MARGIN = 10.0  # nats; also the margin where there is no other interpretation
-UNSCORED_GAP = 100.0  # nats; of what was too long to be scored, and so is no command
 
 
 @dataclass(frozen=True, slots=True)

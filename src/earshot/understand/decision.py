@@ -18,7 +18,6 @@ from rapidfuzz import fuzz
 from earshot.core.understanding import Understanding
 from earshot.understand.confidence import (
     MAX_MARGIN,
-    UNSCORED_GAP,
     CommandConfig,
     Evidence,
     NearEvidence,
@@ -131,8 +130,11 @@ def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter)
         commands: What words mean.
 
     Returns:
-        The reading; None where no path is complete.
+        The reading; None where no path is complete, or where so much was heard that paths were
+        not scored: no command is a minute long.
     """
+    if not result["rescored"]:
+        return None
     by_meaning: dict[str, list[tuple[CommandPath, Understanding]]] = {}
     for path in result["paths"]:
         meaning = commands.interpret([word["word"] for word in path["words"]])
@@ -149,12 +151,9 @@ def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter)
     words = path["words"]
     margin = totals[ranked[0]] - totals[ranked[1]] if len(ranked) > 1 else MAX_MARGIN
     spoken = " ".join(word["word"] for word in words)
-    rescored = result["rescored"]
     evidence = Evidence(
-        transducer_gap=(
-            result["free_transducer"] - path["transducer"] if rescored else UNSCORED_GAP
-        ),
-        ctc_gap=result["free_ctc"] - path["ctc"] if rescored else UNSCORED_GAP,
+        transducer_gap=result["free_transducer"] - path["transducer"],
+        ctc_gap=result["free_ctc"] - path["ctc"],
         margin=margin,
         num_words=len(words),
         num_pieces=len(path["pieces"]),
