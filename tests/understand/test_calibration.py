@@ -57,6 +57,20 @@ def heard() -> list[Heard]:
     return made
 
 
+def test_a_weight_of_the_wrong_sign_is_left_out_and_the_others_fitted_anew() -> None:
+    rng = np.random.default_rng(8)
+    first = rng.normal(size=400)
+    second = first + rng.normal(size=400)  # alone it goes with the answer, beside `first` against
+    right = (2 * first - 0.5 * second + rng.normal(size=400) > 0).tolist()
+    rows = np.column_stack([first, second]).tolist()
+    _, free = fit_logistic(rows, right, [1.0] * 400)
+    assert free[1] < 0
+    bias, kept = fit_logistic(rows, right, [1.0] * 400, signs=(1, 1))
+    alone_bias, alone = fit_logistic([[x] for x in first], right, [1.0] * 400)
+    assert kept == (alone[0], 0.0)
+    assert bias == alone_bias
+
+
 def test_the_fit_is_where_the_penalised_likelihood_is_highest() -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(400, 3))

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from earshot import ConfigError
 from earshot.core.understanding import SlotValue, Understanding
 from earshot.understand.confidence import (
+    EVIDENCE_SIGNS,
+    NEAR_SIGNS,
     CommandConfig,
     Evidence,
     NearEvidence,
@@ -241,13 +243,22 @@ def test_confidence_is_a_probability_whatever_comes(
         replace(EVIDENCE, transducer_gap=30.0),
         replace(EVIDENCE, ctc_gap=60.0),
         replace(EVIDENCE, margin=0.1),
-        replace(EVIDENCE, likeness=0.2),
+        replace(EVIDENCE, phones_gap=30.0, num_phones=20),
     ],
 )
 def test_less_evidence_gives_less_confidence(worse: Evidence) -> None:
     """Holds for the calibrated weights: a sign that turned over would be a broken calibration."""
     config = CommandConfig()
     assert command_confidence(worse, config) < command_confidence(EVIDENCE, config)
+
+
+def test_nothing_that_speaks_for_a_command_counts_against_it() -> None:
+    config = CommandConfig()
+    for signs, weights in (
+        (EVIDENCE_SIGNS, config.weights),
+        (NEAR_SIGNS, config.near_weights),
+    ):
+        assert all(sign * weight >= 0 for sign, weight in zip(signs, weights, strict=True))
 
 
 def test_a_likelier_near_command_has_more_confidence() -> None:

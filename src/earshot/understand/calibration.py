@@ -20,6 +20,8 @@ from earshot.core.errors import ConfigError, ModelFileError
 from earshot.core.understanding import Understanding
 from earshot.modelfile.reader import ModelFile
 from earshot.understand.confidence import (
+    EVIDENCE_SIGNS,
+    NEAR_SIGNS,
     CommandConfig,
     Evidence,
     NearEvidence,
@@ -48,6 +50,7 @@ __all__ = [
 METADATA_KEY = "commands"  # of a model file's metadata
 
 _LEAST_RIGHT = 10  # rows of either kind; fewer tell nothing
+_LEAST_NEAR = 100  # the same of commands found by likeness: what is left in doubt is noisy
 _NEWTON_STEPS = 50
 _WITHOUT_PHONES = 8  # weights, as models that hear no phones may have them
 _FITTED = ("threshold", "bias", "weights", "near_bias", "near_weights")
@@ -122,8 +125,13 @@ def fit_logistic(
     *,
     penalty: float = 1.0,
     toward: tuple[float, tuple[float, ...]] | None = None,
+    signs: Sequence[int] | None = None,
 ) -> tuple[float, tuple[float, ...]]:
     """Logistic regression by Newton steps.
+
+    What speaks for a command must never count against it, however the features of few rows
+    happen to go together: a weight of the wrong sign is left out, the worst first, and the others
+    are fitted anew.
 
     Args:
         features: N rows of K numbers, each of order one.
@@ -132,6 +140,8 @@ def fit_logistic(
         penalty: Times half the sum of the squared weights of features; the bias is free.
         toward: Bias and K weights to penalise the distance from, the bias too, instead of that
             of the weights from zero: what holds until the rows say otherwise.
+        signs: K numbers: 1 for a weight that may not be below 0, -1 for one that may not be above,
+            0 for one that may be either; None leaves all free.
 
     Returns:
         Bias and K weights, rounded to three places: as they are kept.
@@ -145,6 +155,22 @@ def fit_logistic(
         ridge[0] = 0.0
     else:
         centre[:] = toward[0], *toward[1]
+    wanted = np.array([0, *(signs or (0,) * (x.shape[1] - 1))])
+    free = np.ones(x.shape[1], dtype=bool)
+    while True:
+        solution = np.zeros(x.shape[1])
+        solution[free] = _most_likely(x[:, free], y, share, ridge[free], centre[free])
+        against = np.where(wanted * solution < 0, np.abs(solution) * x.std(axis=0), 0.0)
+        if not against.any():
+            break
+        free[np.argmax(against)] = False
+    return round(float(solution[0]), 3), tuple(round(float(w), 3) for w in solution[1:])
+
+
+def _most_likely(
+    x: np.ndarray, y: np.ndarray, share: np.ndarray, ridge: np.ndarray, centre: np.ndarray
+) -> np.ndarray:
+    """Weights of the highest penalised likelihood: `x` (N, K), `y`, `share` (N,), others (K,)."""
 
     def loss(at: np.ndarray) -> float:
         total = x @ at
@@ -165,7 +191,7 @@ def fit_logistic(
         solution = solution - size * step
         if float(np.abs(size * step).max()) < 1e-7:
             break
-    return round(float(solution[0]), 3), tuple(round(float(w), 3) for w in solution[1:])
+    return solution
 
 
 def choose_threshold(confidences: Mapping[str, Sequence[float]], *, false_accepts: float) -> float:
@@ -226,6 +252,7 @@ def calibrated(
         [evidence.features() for evidence, _, _ in paths],
         [right for _, right, _ in paths],
         [weight for _, _, weight in paths],
+        signs=EVIDENCE_SIGNS,
     )
     config = replace(config, bias=bias, weights=weights)
     # The second is asked where the first is in doubt: it learns from those alone.
@@ -237,12 +264,13 @@ def calibrated(
     ]
     near_right = sum(right for _, right, _ in doubted)
     if doubted:
-        enough = min(near_right, len(doubted) - near_right) >= _LEAST_RIGHT
+        enough = min(near_right, len(doubted) - near_right) >= _LEAST_NEAR
         near_bias, near_weights = fit_logistic(
             [near.features() for near, _, _ in doubted],
             [right for _, right, _ in doubted],
             [weight for _, _, weight in doubted],
             toward=None if enough else (config.near_bias, config.near_weights),
+            signs=NEAR_SIGNS,
         )
         config = replace(config, near_bias=near_bias, near_weights=near_weights)
     by_kind: dict[str, list[float]] = defaultdict(list)

@@ -13,8 +13,20 @@ from typing import Any
 
 from earshot.core.errors import ConfigError
 
-__all__ = ["CommandConfig", "Evidence", "NearEvidence", "command_confidence", "near_confidence"]
+__all__ = [
+    "EVIDENCE_SIGNS",
+    "NEAR_SIGNS",
+    "CommandConfig",
+    "Evidence",
+    "NearEvidence",
+    "command_confidence",
+    "near_confidence",
+]
 
+# Whether a feature may only speak for a command (1), or either way (0): the two of each gap
+# together make a curve, and say together what speaks against it.
+EVIDENCE_SIGNS = (0, 0, 0, 0, 1, 0, 1, 1, 0, 0)
+NEAR_SIGNS = (1, 0, 1)
 MAX_MARGIN = 10.0  # nats; also the margin where there is no other interpretation
 
 
@@ -131,14 +143,14 @@ class CommandConfig:
     phone_beam: float = 16.0
     transducer_weight: float = 0.3
     piece_ctc_weight: float = 0.0
-    threshold: float = 0.598
-    bias: float = -0.229
+    threshold: float = 0.6598
+    bias: float = -0.785
     weights: tuple[float, ...] = (
-        *(1.028, -3.233, 0.672, -1.47, 2.223, -0.403, -0.695, 0.509),
-        *(-0.633, -1.586),  # of phones
+        *(1.249, -3.162, 0.754, -1.587, 2.268, -0.401, 0.0, 0.132),
+        *(-0.662, -1.562),  # of phones
     )
-    near_bias: float = -0.281
-    near_weights: tuple[float, ...] = (-0.233, -0.079, 0.48)
+    near_bias: float = -2.149
+    near_weights: tuple[float, ...] = (0.237, 0.325, 1.514)
 
     def __post_init__(self) -> None:
         for name, low, high in (
