@@ -10,10 +10,12 @@ pytest.importorskip("lightning")
 
 from earshot import _native
 from earshot.compress.config import CompressConfig, QuantiseConfig
+from earshot.compress.export import read_transducer
 from earshot.compress.methods import export_grids
 from earshot.compress.quantisation import QuantisationAware, fit_grids
 from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
+from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
 from tests.compress.tiny_training import SHAPE, Run, batch, network, whole_and_resumed, write
 
@@ -130,6 +132,25 @@ def test_the_file_holds_the_nearest_point_of_the_grid(tmp_path: Path, bits: int)
         assert (found - tensors[weight.name].value).abs().max() > 0
         if weight.role == "matrix":
             assert max(len(row.unique()) for row in found) <= 2**bits
+
+
+@pytest.mark.parametrize(("share", "codec"), [(0.02, "i4_r16x4"), (0.4, "i8_r16x4")])
+def test_a_few_zeros_do_not_keep_a_matrix_from_four_bits(
+    tmp_path: Path, share: float, codec: str
+) -> None:
+    """Those of an int8 file that is trained further; many are training's own, and stay."""
+    model = network()
+    rng = torch.Generator().manual_seed(1)
+    weights = model.joiner.weight.data
+    zeros = torch.rand(weights.shape, generator=rng) < share
+    weights[zeros] = 0
+    grids = fit_grids(model, QuantiseConfig(bits=4))
+    assert 0 not in grids["joiner.logits.weight"].levels
+    file = ModelFile(write(model, tmp_path / "small.ear", grids=grids))
+    stored = {tensor.name: tensor.codec for tensor in file.tensors}
+    assert stored["joiner.logits.weight"] == codec
+    back = read_transducer(tmp_path / "small.ear", SHAPE).joiner.weight
+    assert bool((back[zeros] == 0).all()) == (codec == "i8_r16x4")
 
 
 def test_without_training_for_it_grids_are_fitted_when_the_file_is_written() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from earshot.compress.blocks import block_norms
+from earshot.compress.blocks import block_norms, expanded
 from earshot.compress.grid import Grid
 from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
@@ -55,6 +55,7 @@ _MATRIX_CODECS: tuple[Codec, ...] = (
 _LEAST_ZEROS = (
     1 / 8
 )  # of the columns of blocks of 16 rows: below it, masks cost more than they save
+_MOST_STRAYS = 1 / 20  # of a matrix: more zeros outside of blocks were made by training
 _TABLE_CODECS: tuple[Codec, ...] = ("i8_r16x4",)
 
 
@@ -135,6 +136,21 @@ def _matrix_codecs(value: npt.NDArray[np.float32]) -> tuple[Codec, ...]:
     return tuple(c for c in _MATRIX_CODECS if sparse or "_b16" not in c)
 
 
+def _without_strays(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The matrix with the few zeros outside of zero blocks made all but zero.
+
+    Weights that come from an int8 file hold some that were rounded to 0. A grid of few levels may
+    have none at 0, and one such weight would keep the whole matrix from its codec. Where many
+    weights are zero one by one, training has made them so, and they stay.
+    """
+    block = (ROW_BLOCK, 1)
+    empty = expanded(block_norms(torch.from_numpy(value), block) == 0, block, value.shape).numpy()
+    stray = (value == 0) & ~empty
+    if stray.mean() > _MOST_STRAYS:
+        return value
+    return np.where(stray, np.finfo(np.float32).tiny, value)
+
+
 def _on_grid(
     value: npt.NDArray[np.float32], grid: Grid, codecs: Collection[Codec]
 ) -> EncodedTensor:
@@ -146,6 +162,7 @@ def _on_grid(
         codecs: Those that are allowed; one always fits, int8.
     """
     scale = grid.scale.numpy()
+    value = _without_strays(value)
     exact = encode_i8_r16x4(grid.codes(torch.from_numpy(value)).numpy(), scale)
     rounded = decode_tensor(exact)
     # A weight that rounds to 0 is not a zero that training made: it must not end its block.
