@@ -67,7 +67,7 @@ class _Layer(nn.Module):
             self.distance.data[head] = -slope * distance
 
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run one layer: x (B, T, W), past (B, P, 2W) -> x', and keys and values with the new ones."""
+        """One layer: x (B, T, W), past (B, P, 2W) -> x and all keys and values."""
         batch, count, width = x.shape
         query, fresh = self.query_key_value(self.attention_norm(x)).split((width, 2 * width), -1)
         kept = fresh if past is None else torch.cat([past.to(fresh.dtype), fresh], dim=1)
