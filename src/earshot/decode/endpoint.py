@@ -366,6 +366,7 @@ class EndpointDetector:
         self._steady = 0
         self._speculating_s = 0.0
         self._speech_frames = 0
+        self._paused = False
         self._open = False
         self._rested = True  # since the last speculation there was a change
 
@@ -395,7 +396,10 @@ class EndpointDetector:
             self._rested = True
         if self._open:
             self._speculating_s += FRAME_S
-            self._speech_frames = self._speech_frames + 1 if evidence.speech else 0
+            # A speculation may come while the last word still sounds: speech that never paused has
+            # not resumed.
+            self._paused = self._paused or not evidence.speech
+            self._speech_frames = self._speech_frames + 1 if evidence.speech and self._paused else 0
 
         def holds(rule: EndpointRule) -> bool:
             return rule.holds(
@@ -434,6 +438,7 @@ class EndpointDetector:
         ):
             self._open, self._rested = True, False
             self._speculating_s, self._speech_frames = 0.0, 0
+            self._paused = not evidence.speech
             return Verdict.SPECULATE
         return Verdict.GO_ON
 
