@@ -365,6 +365,37 @@ class PyRecognizer {
     const nb::gil_scoped_release release;
     recognizer_->DecodeStreams(native.data(), native.size());
   }
+  // Rows of numbers, one per stream; `Frame` of _native.pyi says what they mean.
+  nb::object DecodeFrames(const nb::list& streams, const std::vector<size_t>& hold) const {
+    const size_t count = nb::len(streams);
+    if (hold.size() != count) {
+      throw nb::value_error(("decode_frames: " + std::to_string(count) + " streams and " + std::to_string(hold.size()) +
+                             " values of `hold`; there must be one for each.").c_str());
+    }
+    std::vector<nb::object> kept;
+    std::vector<earshot::Stream*> native;
+    for (const nb::handle stream : streams) {
+      kept.push_back(nb::borrow(stream));
+      native.push_back(&nb::cast<PyStream&>(stream).stream());
+    }
+    std::vector<earshot::FrameEvidence> evidence(count);
+    {
+      const nb::gil_scoped_release release;
+      recognizer_->DecodeFrames(native.data(), hold.data(), count, evidence.data());
+    }
+    nb::list out;
+    for (const earshot::FrameEvidence& frame : evidence) {
+      if (!frame.stepped) {
+        out.append(nb::none());
+        continue;
+      }
+      nb::object endpoint = nb::none();
+      if (frame.has_endpoint) endpoint = nb::make_tuple(frame.endpoint[0], frame.endpoint[1], frame.endpoint[2], frame.endpoint[3]);
+      out.append(nb::make_tuple(frame.searched, frame.level, endpoint, frame.pieces, frame.settled, frame.trailing, frame.expected_trailing,
+                                frame.changed));
+    }
+    return out;
+  }
   const earshot::Recognizer& recognizer() const { return *recognizer_; }
 
  private:
@@ -457,7 +488,30 @@ nb::dict Result(const PyStream& self) {
   out["log_probs"] = ToList(transcript.path.log_probs);
   out["num_frames"] = transcript.num_frames;
   out["score"] = transcript.score;
+  out["settled_words"] = transcript.settled_words;
   return out;
+}
+
+nb::list Alternatives(const PyStream& self) {
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Alternatives();
+  };
+  nb::list out;
+  for (const earshot::Stream::Alternative& alternative : read()) {
+    out.append(nb::make_tuple(Text(alternative.text), alternative.probability));
+  }
+  return out;
+}
+
+nb::object GrammarEnd(const PyStream& self) {
+  if (!self.stream().HasGraph()) return nb::none();
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().End();
+  };
+  const earshot::GrammarEnd end = read();
+  return nb::make_tuple(end.alive, end.complete, end.closed, end.gap, end.symbols);
 }
 
 }  // namespace
@@ -591,6 +645,12 @@ void bind_model(nb::module_& m) {
         const nb::gil_scoped_release release;
         self.stream().Reset();
       })
+      .def("reset_search", [](PyStream& self) {
+        const nb::gil_scoped_release release;
+        self.stream().ResetSearch();
+      })
+      .def("grammar_end", &GrammarEnd)
+      .def("alternatives", &Alternatives)
       .def("result", &Result)
       .def("command_result", &CommandResult);
 
@@ -614,5 +674,6 @@ void bind_model(nb::module_& m) {
            "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)
-      .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);
+      .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a)
+      .def("decode_frames", &PyRecognizer::DecodeFrames, "streams"_a, "hold"_a);
 }

@@ -7,6 +7,7 @@ chunks. Knows nothing of servers, of what commands mean, or of files of results.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,10 @@ from earshot.modelfile.reader import ModelFile, engine_errors
 from earshot.runtime.session import open_model
 
 if TYPE_CHECKING:
+    from earshot.core.events import Event
     from earshot.core.understanding import Understanding
+    from earshot.decode.endpoint import EndpointConfig
+    from earshot.session.event_stream import EventStream
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.decision import Decision
     from earshot.understand.graph import CommandGraph
@@ -232,6 +236,7 @@ class Recognizer:
     | transcribe a file of any length | `transcribe_file(path)` |
     | follow a live signal | `create_stream()` |
     | follow many signals | `decode_streams(streams)` |
+    | cut a signal into utterances, with events | `create_event_stream()` |
     | hear commands | `load(commands="commands.yaml")`, then `Stream.understanding()` |
 
     Args:
@@ -254,6 +259,7 @@ class Recognizer:
         command_config: CommandConfig | None = None,
     ) -> None:
         self._model = model
+        self._endpoint: EndpointConfig | None = None
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
         grammar_search: dict[str, Any] = {}
         if commands is not None:
@@ -366,6 +372,78 @@ class Recognizer:
     def create_stream(self) -> Stream:
         """A new stream, independent of all others."""
         return Stream(self._engine, self._grammar)
+
+    def create_event_stream(
+        self,
+        *,
+        endpoint: EndpointConfig | None = None,
+        max_utterance_s: float | None = None,
+        hotwords: Sequence[object] = (),
+        nbest: int = 1,
+        lattice: bool = False,
+    ) -> EventStream:
+        """A new stream that cuts a signal into utterances and tells what happens as events.
+
+        Args:
+            endpoint: When utterances begin and end; None takes the model's own settings, or the
+                defaults of `EndpointConfig` where it has none.
+            max_utterance_s: Greatest length of an utterance, seconds >= 0.04; None leaves it.
+            hotwords: Phrases to expect.
+            nbest: Texts that a final lists, 1..64; 1 leaves the list out.
+            lattice: Whether finals carry their word lattice.
+
+        Returns:
+            The stream, independent of all others.
+
+        Raises:
+            ConfigError: A value is out of its range, or asks for what this version cannot do.
+            ModelFileError: The model's own settings cannot be used.
+        """
+        from earshot.session.event_stream import EventStream
+
+        if hotwords:
+            raise ConfigError("hotwords: not available in this version. Leave them out.")
+        if lattice:
+            raise ConfigError("lattice: not available in this version. Leave it out.")
+        if not 1 <= nbest <= 64:
+            raise ConfigError(f"nbest is {nbest}; it must lie in 1..64.")
+        config = endpoint or self.endpoint_config()
+        if max_utterance_s is not None:
+            config = config.with_max_utterance_s(max_utterance_s)
+        return EventStream(self._engine, self._grammar, config, nbest)
+
+    def endpoint_config(self) -> EndpointConfig:
+        """When utterances begin and end by default: as the model was tuned, where it was.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ModelFileError: The model's own settings cannot be used.
+        """
+        from earshot.decode.endpoint import EndpointConfig, stored_endpoint_config
+
+        if self._endpoint is None:
+            header = json.loads(self._model.header_json)
+            stored = stored_endpoint_config(header, where=self._model.name)
+            self._endpoint = stored or EndpointConfig()
+        return self._endpoint
+
+    def decode_event_streams(self, streams: Sequence[EventStream]) -> list[list[Event]]:
+        """Search all audio that many event streams hold, together where they are ready together.
+
+        Args:
+            streams: From this recogniser, each once.
+
+        Returns:
+            The events of each stream, in order; the same as if it were decoded alone.
+
+        Raises:
+            ValueError: A stream is there twice, or is another recogniser's.
+        """
+        from earshot.session.event_stream import decode_event_streams
+
+        return decode_event_streams(self._engine, streams)
 
     def decode_stream(self, stream: Stream) -> None:
         """Search all audio that one stream holds.
