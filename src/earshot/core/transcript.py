@@ -31,8 +31,9 @@ class Rescoring:
 
     Args:
         status: "rescored", or "kept" where the first pass stands.
-        reason: Why it stands: "timeout", "unreachable", "unauthorised", "busy", "refused",
-            "bad_answer", "too_large" or "circuit_open"; empty if rescored.
+        reason: Why it stands: "certain" (there was one reading only), "timeout", "unreachable",
+            "unauthorised", "busy", "refused", "bad_answer", "too_large" or "circuit_open"; empty
+            if rescored.
         model: The language model's name; empty if unknown.
         took_ms: Milliseconds that the attempt took here, waiting included.
     """
