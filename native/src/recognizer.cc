@@ -45,10 +45,11 @@ struct Recognizer::Scratch {
 
 void Recognizer::ScratchDeleter::operator()(Scratch* scratch) const { delete scratch; }
 
-Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph)
+Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph, bool lattice)
     : recognizer_(std::move(recognizer)),
       fbank_(recognizer_->model_->num_bins()),
       encoder_state_(recognizer_->encoder_) {
+  if (lattice) search_.lattice = recognizer_->search_.MakeRecorder();
   if (graph != nullptr && graph->num_phones() > 0) {
     phones_.graph = std::move(graph);
   } else {
@@ -90,6 +91,11 @@ Transcript Stream::Result() const {
   double score = 0;
   TokenPath path = recognizer_->search_.Best(search_, &score);
   return MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, score);
+}
+
+LatticeArcs Stream::Lattice() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return recognizer_->search_.Lattice(search_);
 }
 
 CommandResult Stream::Commands() const {
@@ -206,9 +212,9 @@ std::shared_ptr<const Recognizer> Recognizer::Create(std::shared_ptr<const Model
   return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, phones, std::move(graph)));
 }
 
-std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph) const {
+std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph, bool lattice) const {
   if (graph != nullptr && graph != graph_) CheckGraph(*graph);
-  return std::make_unique<Stream>(shared_from_this(), std::move(graph));
+  return std::make_unique<Stream>(shared_from_this(), std::move(graph), lattice);
 }
 
 void Recognizer::DecodeStreams(Stream* const* streams, size_t count) const {
