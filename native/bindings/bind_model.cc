@@ -325,7 +325,8 @@ class PyRecognizer {
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
-               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight) {
+               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight, size_t lattice_paths,
+               float lattice_beam, size_t lattice_arcs, size_t lattice_context) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -333,6 +334,10 @@ class PyRecognizer {
     config.max_active_paths = method == "greedy_search" ? 1 : max_active_paths;
     config.max_symbols_per_frame = max_symbols_per_frame;
     config.blank_penalty = blank_penalty;
+    config.lattice.max_active_paths = lattice_paths;
+    config.lattice.beam = lattice_beam;
+    config.lattice.max_arcs = lattice_arcs;
+    config.lattice.context_size = lattice_context;
     earshot::GrammarConfig grammar;
     grammar.max_active_paths = grammar_paths;
     grammar.beam = grammar_beam;
@@ -351,8 +356,9 @@ class PyRecognizer {
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
                                               word_graph != nullptr ? word_graph->shared() : nullptr);
   }
-  PyStream* CreateStream(const PyWordGraph* word_graph) const {
-    return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared()) : recognizer_->CreateStream());
+  PyStream* CreateStream(const PyWordGraph* word_graph, bool lattice) const {
+    return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared(), lattice)
+                                              : recognizer_->CreateStream(lattice));
   }
   void DecodeStreams(const nb::list& streams) const {
     // The list may be emptied while the lock is released; its streams are kept until the end.
@@ -420,6 +426,37 @@ nb::list Words(const earshot::Transcript& transcript) {
     words.append(item);
   }
   return words;
+}
+
+template <typename T>
+nb::object Column(std::vector<T>&& values) {
+  auto* kept = new std::vector<T>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  const size_t size = kept->size();
+  return nb::cast(nb::ndarray<nb::numpy, T>(kept->data(), 1, &size, owner));
+}
+
+nb::object Lattice(const PyStream& self) {
+  if (!self.stream().HasLattice()) return nb::none();
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Lattice();
+  };
+  earshot::LatticeArcs arcs = read();
+  nb::list words;
+  for (const std::vector<int32_t>& word : arcs.words) {
+    words.append(Text(earshot::SpelledBy(word.data(), word.size(), self.stream().recognizer().model())));
+  }
+  nb::dict out;
+  out["src"] = Column(std::move(arcs.src));
+  out["dst"] = Column(std::move(arcs.dst));
+  out["word"] = Column(std::move(arcs.word));
+  out["start_frame"] = Column(std::move(arcs.start_frame));
+  out["end_frame"] = Column(std::move(arcs.end_frame));
+  out["acoustic"] = Column(std::move(arcs.acoustic));
+  out["prior"] = Column(std::move(arcs.prior));
+  out["words"] = words;
+  return out;
 }
 
 nb::object Walk(const PyWordGraph& self, const IndexArray& symbols) {
@@ -652,7 +689,8 @@ void bind_model(nb::module_& m) {
       .def("grammar_end", &GrammarEnd)
       .def("alternatives", &Alternatives)
       .def("result", &Result)
-      .def("command_result", &CommandResult);
+      .def("command_result", &CommandResult)
+      .def("lattice", &Lattice);
 
   nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")
       .def(nb::init<const IndexArray&, const ByteArray&, const IndexArray&, const IndexArray&, const WeightArray&, const ByteArray&,
@@ -666,13 +704,14 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float, size_t, float, float, float, float>(),
+                    float, float, float, size_t, float, float, float, float, size_t, float, size_t, size_t>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
-           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f)
-      .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
+           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "lattice_paths"_a = 16, "lattice_beam"_a = 16.0f,
+           "lattice_arcs"_a = 20000, "lattice_context"_a = 0)
+      .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(), "lattice"_a = false,
            nb::rv_policy::take_ownership)
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a)
       .def("decode_frames", &PyRecognizer::DecodeFrames, "streams"_a, "hold"_a);

@@ -79,11 +79,12 @@ struct Recognizer::Scratch {
 
 void Recognizer::ScratchDeleter::operator()(Scratch* scratch) const { delete scratch; }
 
-Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph)
+Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph, bool lattice)
     : recognizer_(std::move(recognizer)),
       fbank_(recognizer_->model_->num_bins()),
       encoder_state_(recognizer_->encoder_) {
   if (recognizer_->endpoint_.graph != nullptr) endpoint_state_ = std::make_unique<GraphState>(recognizer_->endpoint_.graph);
+  if (lattice) search_.lattice = recognizer_->search_.MakeRecorder();
   if (graph != nullptr && graph->num_phones() > 0) {
     phones_.graph = std::move(graph);
   } else {
@@ -142,6 +143,11 @@ std::vector<Stream::Alternative> Stream::Alternatives() const {
   }
   for (Alternative& alternative : out) alternative.probability /= total;
   return out;
+}
+
+LatticeArcs Stream::Lattice() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return recognizer_->search_.Lattice(search_);
 }
 
 CommandResult Stream::Commands() const {
@@ -313,9 +319,9 @@ std::shared_ptr<const Recognizer> Recognizer::Create(std::shared_ptr<const Model
   return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, phones, std::move(graph)));
 }
 
-std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph) const {
+std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph, bool lattice) const {
   if (graph != nullptr && graph != graph_) CheckGraph(*graph);
-  return std::make_unique<Stream>(shared_from_this(), std::move(graph));
+  return std::make_unique<Stream>(shared_from_this(), std::move(graph), lattice);
 }
 
 // Checks a list of streams and takes their locks.

@@ -99,8 +99,8 @@ class FrameQueue {
 // result may be read while another thread decodes.
 class Stream {
  public:
-  // `graph` may be null: then there is the free search only.
-  Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph);
+  // `graph` may be null: then there is the free search only, and it may record a lattice.
+  Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph, bool lattice = false);
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -114,6 +114,9 @@ class Stream {
   bool IsReady() const;
   // What has been decoded so far; also in the middle of a recording.
   Transcript Result() const;
+  bool HasLattice() const { return search_.lattice != nullptr; }
+  // The lattice of what has been decoded so far; it must be recorded.
+  LatticeArcs Lattice() const;
   bool HasGraph() const { return commands_.graph != nullptr || phones_.graph != nullptr; }
   // The texts of the paths that the search holds, best first, with their shares of its probability.
   struct Alternative {
@@ -162,9 +165,9 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
                                                   const GrammarConfig& grammar = {}, const PhoneConfig& phones = {},
                                                   std::shared_ptr<const WordGraph> graph = nullptr);
 
-  std::unique_ptr<Stream> CreateStream() const { return CreateStream(graph_); }
+  std::unique_ptr<Stream> CreateStream(bool lattice = false) const { return CreateStream(graph_, lattice); }
   // For a graph of its own; throws std::invalid_argument if it is of other pieces.
-  std::unique_ptr<Stream> CreateStream(std::shared_ptr<const WordGraph> graph) const;
+  std::unique_ptr<Stream> CreateStream(std::shared_ptr<const WordGraph> graph, bool lattice = false) const;
 
   // Decodes all that is ready, over all streams together. No stream may be in
   // the list twice, all must be of this recogniser: else std::invalid_argument.

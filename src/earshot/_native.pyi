@@ -212,6 +212,16 @@ Frame = tuple[int, float, tuple[float, float, float, float] | None, int, int, in
 # is so and none goes on; nats of the best path behind free sounds or pieces; its phones or pieces.
 GrammarEnd = tuple[bool, float, float, float, int]
 
+class LatticeArcs(TypedDict):
+    src: _I32
+    dst: _I32
+    word: _I32
+    start_frame: _I32
+    end_frame: _I32
+    acoustic: _F32
+    prior: _F32
+    words: list[str]
+
 class Stream:
     def accept_waveform(self, samples: _F32) -> None: ...
     def input_finished(self) -> None: ...
@@ -222,6 +232,7 @@ class Stream:
     def grammar_end(self) -> GrammarEnd | None: ...
     def result(self) -> StreamResult: ...
     def command_result(self) -> CommandResult | None: ...
+    def lattice(self) -> LatticeArcs | None: ...
 
 class Recognizer:
     def __init__(
@@ -245,7 +256,13 @@ class Recognizer:
         phone_blank_penalty: float = 0.0,
         transducer_weight: float = 0.0,
         piece_ctc_weight: float = 0.0,
+        lattice_paths: int = 16,
+        lattice_beam: float = 16.0,
+        lattice_arcs: int = 20000,
+        lattice_context: int = 0,
     ) -> None: ...
-    def create_stream(self, *, word_graph: WordGraph | None = None) -> Stream: ...
+    def create_stream(
+        self, *, word_graph: WordGraph | None = None, lattice: bool = False
+    ) -> Stream: ...
     def decode_streams(self, streams: list[Stream]) -> None: ...
     def decode_frames(self, streams: list[Stream], hold: list[int]) -> list[Frame | None]: ...

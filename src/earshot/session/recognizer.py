@@ -21,7 +21,7 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
-from earshot.decode.result import to_transcript
+from earshot.decode.result import to_lattice, to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
 from earshot.runtime.session import open_model
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.decode.endpoint import EndpointConfig
     from earshot.session.event_stream import EventStream
+    from earshot.decode.lattice import Lattice
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.decision import Decision
     from earshot.understand.graph import CommandGraph
@@ -120,10 +121,14 @@ class Stream:
     """
 
     def __init__(
-        self, engine: _native.Recognizer, grammar: tuple[CommandGraph, CommandConfig] | None
+        self,
+        engine: _native.Recognizer,
+        grammar: tuple[CommandGraph, CommandConfig] | None,
+        *,
+        lattice: bool = False,
     ) -> None:
         self._engine = engine
-        self._native = engine.create_stream()
+        self._native = engine.create_stream(lattice=lattice)
         self._grammar = grammar
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._resampler: StreamingResampler | None = None
@@ -183,6 +188,26 @@ class Stream:
         if decision is not None and decision.words is not None:
             found = {**found, "words": list(decision.words)}
         return to_transcript(found, duration_s=self.duration_s)
+
+    def lattice(self) -> Lattice:
+        """Every plausible hypothesis of free speech so far, as a graph of words.
+
+        Its best path is what free speech was recognised as (what `result` says without
+        commands). All paths end where the search stands, whether or not the input is finished.
+
+        Returns:
+            The lattice: words with times and scores. See `earshot.decode.lattice` for
+            what can be asked of it.
+
+        Raises:
+            ConfigError: The stream records none.
+        """
+        recorded = self._native.lattice()
+        if recorded is None:
+            raise ConfigError(
+                "stream: it records no lattice. Make it with `create_stream(lattice=True)`."
+            )
+        return to_lattice(recorded)
 
     def understanding(self) -> Understanding | None:
         """What the speaker wants, going by what was decoded so far.
@@ -281,6 +306,10 @@ class Recognizer:
                 max_active_paths=search.max_active_paths,
                 max_symbols_per_frame=search.max_symbols_per_frame,
                 blank_penalty=search.blank_penalty,
+                lattice_paths=search.lattice_paths,
+                lattice_beam=search.lattice_beam,
+                lattice_arcs=search.lattice_arcs,
+                lattice_context=search.lattice_context,
                 **grammar_search,
             )
 
@@ -296,6 +325,8 @@ class Recognizer:
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
+        lattice_paths: int = 16,
+        lattice_beam: float = 16.0,
     ) -> Recognizer:
         """Open a model and get ready to recognise.
 
@@ -312,6 +343,8 @@ class Recognizer:
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
             blank_penalty: Nats taken off the blank's score.
+            lattice_paths: Histories that a stream keeps which records a lattice, 1..64.
+            lattice_beam: How many nats behind the best path a lattice reaches, 0..1000.
 
         Returns:
             The recogniser.
@@ -327,6 +360,8 @@ class Recognizer:
             max_active_paths=max_active_paths,
             max_symbols_per_frame=max_symbols_per_frame,
             blank_penalty=blank_penalty,
+            lattice_paths=lattice_paths,
+            lattice_beam=lattice_beam,
         )
         file = embedded_model_path() if path is None else Path(path)
         if commands is None:
@@ -369,9 +404,14 @@ class Recognizer:
         """The phones that the model hears for commands; none if it goes by pieces only."""
         return tuple(self._model.phones)
 
-    def create_stream(self) -> Stream:
-        """A new stream, independent of all others."""
-        return Stream(self._engine, self._grammar)
+    def create_stream(self, *, lattice: bool = False) -> Stream:
+        """A new stream, independent of all others.
+
+        Args:
+            lattice: Record what `Stream.lattice` returns. The search then goes by
+                `lattice_paths`, whatever the method, and takes longer.
+        """
+        return Stream(self._engine, self._grammar, lattice=lattice)
 
     def create_event_stream(
         self,
