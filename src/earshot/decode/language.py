@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from earshot import _native
 from earshot.core.errors import ConfigError, ModelFileError
@@ -108,7 +109,7 @@ class EarScorer:
                 f"its graph 'language' gives {width} scores for {pieces} word pieces",
                 remedy="Make the model again with `earshot train run recipes/rescoring-lm.toml`",
             )
-        self._words: dict[str, np.ndarray[Any, np.dtype[np.int32]]] = {}
+        self._words: dict[str, npt.NDArray[np.int32]] = {}
         carried = self._graph.initial_state()
         first = self._graph.step(np.array([SOS_EOS_ID], np.int32), carried)
         self._start = _State(carried, first["log_probs"][-1])
@@ -127,8 +128,9 @@ class EarScorer:
         if not after:
             return []
         ids = [self._ids(word) for _, word in after]
+        chunks: list[Any] = list(ids)
         carried = [state.carried.copy() for state, _ in after]
-        steps = self._graph.step_batch(ids, carried)
+        steps = self._graph.step_batch(chunks, carried)
         out = []
         for (state, _), word, moved, step in zip(after, ids, carried, steps, strict=True):
             rows = step["log_probs"]
@@ -142,7 +144,7 @@ class EarScorer:
         """How likely the sentence mark is after each state."""
         return [float(state.following[SOS_EOS_ID]) for state in states]
 
-    def _ids(self, word: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+    def _ids(self, word: str) -> npt.NDArray[np.int32]:
         known = self._words.get(word)
         if known is None:
             if len(self._words) >= _MAX_CACHED_WORDS:

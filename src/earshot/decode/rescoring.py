@@ -62,6 +62,8 @@ class RescoringConfig:
         beam: Nats of the first pass within which arcs are looked at, and nats behind the best
             of a depth within which histories are kept; above 0.
         max_histories: Histories kept at one depth, 1..1000.
+        max_moves: Steps from these over one arc that the model is asked about, the best by the
+            first pass, 1..100,000: bounds work and memory whatever the lattice.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -72,6 +74,7 @@ class RescoringConfig:
     order: int = 4
     beam: float = 12.0
     max_histories: int = 24
+    max_moves: int = 256
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -80,6 +83,7 @@ class RescoringConfig:
             ("order", 2, 100),
             ("beam", 1e-3, 1e6),
             ("max_histories", 1, 1000),
+            ("max_moves", 1, 100_000),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -220,6 +224,9 @@ def rescoring_steps(
     for arcs in by_depth:
         kept = _kept_histories(at, {src[arc] for arc in arcs}, ahead, config)
         moves = [(history, arc) for arc in arcs for history in kept.get(src[arc], ())]
+        if len(moves) > config.max_moves:
+            moves.sort(key=lambda m: -(m[0].score + scores[m[1]] + ahead[dst[m[1]]]))
+            del moves[config.max_moves :]
         wanted: dict[tuple[int, str], Wanted] = {}
         for history, arc in moves:
             said = lattice.words[word[arc]]
