@@ -319,8 +319,8 @@ def answer_together(
     """
     words = [(state, said) for rows in wanted for state, said in rows if said is not None]
     ends = [state for rows in wanted for state, said in rows if said is None]
-    word_answers = iter(scorer.extend(words))
-    end_answers = iter(scorer.finish(ends))
+    word_answers = iter(scorer.extend(words) if words else ())
+    end_answers = iter(scorer.finish(ends) if ends else ())
     return [
         [(next(end_answers), None) if said is None else next(word_answers) for _, said in rows]
         for rows in wanted

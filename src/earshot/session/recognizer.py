@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from earshot.core.events import Event
     from earshot.core.understanding import Understanding
     from earshot.decode.endpoint import EndpointConfig
-    from earshot.session.event_stream import EventStream
     from earshot.decode.lattice import Lattice
+    from earshot.session.event_stream import EventStream
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.decision import Decision
     from earshot.understand.graph import CommandGraph
