@@ -12,6 +12,7 @@ from earshot.core.transcript import Transcript, Word
 if TYPE_CHECKING:
     from earshot._native import LatticeArcs, StreamResult
     from earshot.decode.lattice import Lattice
+    from earshot.decode.rescoring import Rescored
 
 
 def to_transcript(
@@ -38,6 +39,40 @@ def to_transcript(
         for word in result["words"]
     )
     return Transcript(words, duration_s)
+
+
+def rescored_transcript(
+    first: Transcript, rescored: Rescored, *, clock: FrameClock = ENCODER_CLOCK
+) -> Transcript:
+    """What a second pass makes of a transcript.
+
+    Args:
+        first: That of the first pass.
+        rescored: What came of the second.
+        clock: Of the frames that the lattice counts in.
+
+    Returns:
+        The best hypothesis, its times and confidences from the lattice; or the first pass's
+        words as they were, where they are the same or nothing came. The note says which.
+    """
+    from earshot.decode.lattice import LatticePath, word_confidences
+
+    words = first.words
+    best = rescored.hypotheses[0] if rescored.hypotheses else None
+    if best is not None and best.words != tuple(word.word for word in first.words):
+        lattice, arcs = rescored.lattice, list(best.arcs)
+        path = LatticePath(best.words, best.arcs, best.first, best.first, 0.0)
+        spoken = [arc for arc in arcs if lattice.word_at(arc)]
+        words = tuple(
+            Word(
+                word=lattice.word_at(arc),
+                start_s=clock.start_s(int(lattice.start_frame[arc])),
+                end_s=clock.start_s(int(lattice.end_frame[arc])),
+                confidence=min(1.0, confidence),
+            )
+            for arc, confidence in zip(spoken, word_confidences(lattice, path), strict=True)
+        )
+    return Transcript(words, first.duration_s, rescored.note)
 
 
 def to_lattice(arcs: LatticeArcs) -> Lattice:

@@ -21,7 +21,7 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
-from earshot.decode.result import to_lattice, to_transcript
+from earshot.decode.result import rescored_transcript, to_lattice, to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
 from earshot.runtime.session import open_model
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.decode.endpoint import EndpointConfig
     from earshot.decode.lattice import Lattice
+    from earshot.decode.rescoring import Rescorer
     from earshot.session.event_stream import EventStream
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.decision import Decision
@@ -126,10 +127,13 @@ class Stream:
         grammar: tuple[CommandGraph, CommandConfig] | None,
         *,
         lattice: bool = False,
+        rescorer: Rescorer | None = None,
     ) -> None:
         self._engine = engine
-        self._native = engine.create_stream(lattice=lattice)
+        self._native = engine.create_stream(lattice=lattice or rescorer is not None)
         self._grammar = grammar
+        self._rescorer = rescorer
+        self._rescored: tuple[int, Transcript] | None = None  # and how many frames it rests on
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._resampler: StreamingResampler | None = None
         self._num_samples = 0
@@ -181,13 +185,22 @@ class Stream:
         """The words found so far; before the input is finished they may still change.
 
         With commands they are those of the command where one is accepted, else those of free
-        speech.
+        speech. With a rescorer, free speech is ranked once more when the input is finished and
+        decoded; `Transcript.rescoring` says what came of it.
         """
         found = self._native.result()
         decision = self._decide(found)
         if decision is not None and decision.words is not None:
             found = {**found, "words": list(decision.words)}
-        return to_transcript(found, duration_s=self.duration_s)
+            return to_transcript(found, duration_s=self.duration_s)
+        first = to_transcript(found, duration_s=self.duration_s)
+        if self._rescorer is None or not self._finished or not first.words or self.is_ready():
+            return first
+        # Once: asking again must not send again.
+        if self._rescored is None or self._rescored[0] != found["num_frames"]:
+            rescored = self._rescorer.rescore(self.lattice())
+            self._rescored = (found["num_frames"], rescored_transcript(first, rescored))
+        return self._rescored[1]
 
     def lattice(self) -> Lattice:
         """Every plausible hypothesis of free speech so far, as a graph of words.
@@ -246,7 +259,7 @@ class Stream:
     def reset(self) -> None:
         """Forget everything; the stream is as if new, and may have another rate."""
         self._native.reset()
-        self._decided = None
+        self._decided = self._rescored = None
         self._resampler = None
         self._num_samples = 0
         self._finished = False
@@ -270,6 +283,7 @@ class Recognizer:
         commands: What may be asked for, compiled for this model's word pieces, and with a lexicon
             if it hears phones; None recognises free speech only.
         command_config: How commands are searched for and when one is believed.
+        rescorer: Ranks the lattice of free speech once more; None leaves it at the first pass.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
@@ -282,8 +296,10 @@ class Recognizer:
         *,
         commands: CommandGraph | None = None,
         command_config: CommandConfig | None = None,
+        rescorer: Rescorer | None = None,
     ) -> None:
         self._model = model
+        self._rescorer = rescorer
         self._endpoint: EndpointConfig | None = None
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
         grammar_search: dict[str, Any] = {}
@@ -327,6 +343,8 @@ class Recognizer:
         blank_penalty: float = 0.0,
         lattice_paths: int = 16,
         lattice_beam: float = 16.0,
+        rescorer: str | Rescorer | None = None,
+        rescorer_token: str | None = None,
     ) -> Recognizer:
         """Open a model and get ready to recognise.
 
@@ -345,6 +363,10 @@ class Recognizer:
             blank_penalty: Nats taken off the blank's score.
             lattice_paths: Histories that a stream keeps which records a lattice, 1..64.
             lattice_beam: How many nats behind the best path a lattice reaches, 0..1000.
+            rescorer: URL of `earshot serve rescore`, asked for free speech within 300 ms, or any
+                `decode.rescoring.Rescorer`. Lattices are sent, never audio; whatever happens
+                there, the first pass stands and `Transcript.rescoring` says why.
+            rescorer_token: Bearer token for the URL.
 
         Returns:
             The recogniser.
@@ -353,8 +375,18 @@ class Recognizer:
             ModelFileError: The model is absent, broken, or not a recogniser's.
             CommandsError: The templates cannot be used; it names every problem at once.
             PronunciationsError: The pronunciations cannot be used; likewise.
-            ConfigError: A search setting or the threshold is out of its range.
+            ConfigError: A search setting or the threshold is out of its range, or the rescorer's
+                address or token cannot be used.
         """
+        if isinstance(rescorer, str):
+            from earshot.decode.rescoring_client import RescoringClient
+
+            rescorer = RescoringClient(rescorer, token=rescorer_token)
+        elif rescorer_token is not None:
+            raise ConfigError(
+                "rescorer_token: there is no URL to send it to. Give `rescorer` as one, or leave "
+                "it out."
+            )
         search = SearchConfig(
             method=method,
             max_active_paths=max_active_paths,
@@ -370,7 +402,7 @@ class Recognizer:
                     f"command_threshold is {command_threshold}; there are no commands to accept. "
                     "Give `commands` too, or leave it out."
                 )
-            return cls(open_model(file), search)
+            return cls(open_model(file), search, rescorer=rescorer)
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -387,7 +419,7 @@ class Recognizer:
             file, pronunciations=None if pronunciations is None else Path(pronunciations)
         )
         graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon)
-        return cls(model, search, commands=graph, command_config=config)
+        return cls(model, search, commands=graph, command_config=config, rescorer=rescorer)
 
     @property
     def name(self) -> str:
@@ -411,7 +443,7 @@ class Recognizer:
             lattice: Record what `Stream.lattice` returns. The search then goes by
                 `lattice_paths`, whatever the method, and takes longer.
         """
-        return Stream(self._engine, self._grammar, lattice=lattice)
+        return Stream(self._engine, self._grammar, lattice=lattice, rescorer=self._rescorer)
 
     def create_event_stream(
         self,
