@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from earshot.core.errors import ConfigError, LatticeError
+from earshot.core.features import ENCODER_CLOCK
 from earshot.core.transcript import Rescoring
 from earshot.decode.lattice import Lattice
 from earshot.decode.lattice_wire import decode_lattice, encode_lattice
@@ -38,6 +39,7 @@ PATH = "/v1/rescore"
 _MAX_HEAD_BYTES = 16_384
 _MAX_IDLE = 8  # connections kept open for the next utterance
 _NAME_KEPT_S = 60.0
+_LEAST_BYTES = 128  # of a lattice, however short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,9 @@ class ClientConfig:
     Args:
         deadline_ms: Milliseconds from the call to the decision, everything included.
         nbest: Hypotheses asked for.
-        max_lattice_bytes: A larger lattice is pruned until it fits.
+        max_bytes_per_s: A lattice with more bytes than so many for each second of its audio is
+            pruned until it fits: at most 1 % of the audio at 16 kHz and 16 bits.
+        max_lattice_bytes: The same, whatever the length.
         failures: So many in a row open the circuit.
         open_s: Seconds for which nothing is asked then; doubles with every failed try after it.
         max_open_s: At most so many.
@@ -58,6 +62,7 @@ class ClientConfig:
 
     deadline_ms: float = 300.0
     nbest: int = 10
+    max_bytes_per_s: float = 320.0
     max_lattice_bytes: int = 65_536
     failures: int = 3
     open_s: float = 5.0
@@ -67,6 +72,7 @@ class ClientConfig:
         for name, low, high in (
             ("deadline_ms", 1.0, 600_000.0),
             ("nbest", 1, 100),
+            ("max_bytes_per_s", 10.0, 1e6),
             ("max_lattice_bytes", 64, 1 << 20),
             ("failures", 1, 1000),
             ("open_s", 0.0, 3600.0),
@@ -75,6 +81,11 @@ class ClientConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"rescorer.{name} is {value}; it must lie in {low}..{high}.")
+
+    def most_bytes(self, lattice: Lattice) -> int:
+        """What a lattice may take on the wire."""
+        audio_s = ENCODER_CLOCK.start_s(lattice.num_frames)
+        return max(_LEAST_BYTES, min(self.max_lattice_bytes, int(self.max_bytes_per_s * audio_s)))
 
 
 class CircuitBreaker:
@@ -233,7 +244,7 @@ class RescoringClient:
         if self.breaker.is_open:
             return note("circuit_open", lattice)
         try:
-            data = encode_lattice(lattice, max_bytes=self._config.max_lattice_bytes)
+            data = encode_lattice(lattice, max_bytes=self._config.most_bytes(lattice))
             sent = decode_lattice(data)
         except LatticeError:
             return note("too_large", lattice)
