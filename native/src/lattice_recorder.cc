@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <queue>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -30,29 +29,52 @@ LatticeRecorder::LatticeRecorder(const LatticeConfig& config) : config_(config) 
 void LatticeRecorder::Clear() {
   nodes_.clear();
   nodes_.emplace_back();  // kStart
+  order_.assign(1, kStart);
   words_.clear();
   word_ids_.clear();
   num_arcs_ = 0;
   collect_at_ = kCollectArcs;
 }
 
-// Is there a path? All nodes of one have let words begin since `from` first did.
-bool LatticeRecorder::LeadsTo(int32_t from, int32_t to) const {
-  const int32_t since = node(from).first_frame;
+// Is there a path? All nodes on one lie between the two in the order.
+bool LatticeRecorder::LeadsTo(int32_t from, int32_t to) {
   stack_.assign(1, to);
   seen_.clear();
   while (!stack_.empty()) {
     const int32_t at = stack_.back();
     stack_.pop_back();
     if (at == from) return true;
-    if (node(at).last_frame < since || std::find(seen_.begin(), seen_.end(), at) != seen_.end()) continue;
+    if (node(at).place < node(from).place || std::find(seen_.begin(), seen_.end(), at) != seen_.end()) continue;
     seen_.push_back(at);
     for (const Arc& arc : node(at).arcs) stack_.push_back(arc.src);
   }
   return false;
 }
 
-int32_t LatticeRecorder::Reusable(const LatticePath& path) const {
+// Makes room in the order for an arc from `to` into `from`, which must not lead to it: what `from`
+// leads to moves behind `to`, with `from`.
+void LatticeRecorder::MoveBehind(int32_t from, int32_t to) {
+  const auto first = static_cast<size_t>(node(from).place), last = static_cast<size_t>(node(to).place);
+  std::vector<int32_t>& moves = seen_;
+  moves.assign(1, from);
+  size_t put = first;
+  for (size_t at = first + 1; at <= last; ++at) {
+    const int32_t n = order_[at];
+    const std::vector<Arc>& arcs = node(n).arcs;
+    const bool follows = std::any_of(arcs.begin(), arcs.end(), [&](const Arc& arc) {
+      return node(arc.src).place >= static_cast<int32_t>(first) && std::find(moves.begin(), moves.end(), arc.src) != moves.end();
+    });
+    if (follows) {
+      moves.push_back(n);
+    } else {
+      order_[put++] = n;
+    }
+  }
+  std::copy(moves.begin(), moves.end(), order_.begin() + static_cast<std::ptrdiff_t>(put));
+  for (size_t at = first; at <= last; ++at) nodes_[static_cast<size_t>(order_[at])].place = static_cast<int32_t>(at);
+}
+
+int32_t LatticeRecorder::Reusable(const LatticePath& path) {
   if (path.word.empty()) return kStart;
   if (path.node < 0 || node(path.node).lead != path.entries.front().node) return -1;
   const std::vector<Arc>& arcs = node(path.node).arcs;
@@ -64,27 +86,27 @@ int32_t LatticeRecorder::Reusable(const LatticePath& path) const {
   return path.node;
 }
 
-int32_t LatticeRecorder::Depart(LatticePath* path, double log_prob, size_t frame) {
-  int32_t index = Reusable(*path);
-  if (index == kStart) {
-    nodes_.front().last_frame = static_cast<int32_t>(frame);
-    return kStart;
-  }
+int32_t LatticeRecorder::Depart(LatticePath* path, int32_t reusable, double log_prob) {
+  int32_t index = reusable;
+  if (index == kStart) return kStart;
   if (index < 0) {
     index = static_cast<int32_t>(nodes_.size());
     nodes_.emplace_back();
     nodes_.back().lead = path->entries.front().node;
-    nodes_.back().first_frame = static_cast<int32_t>(frame);
     nodes_.back().departure = -kInfinity;
+    nodes_.back().place = static_cast<int32_t>(order_.size());
+    order_.push_back(index);
     path->node = index;
   }
   const int32_t word = WordId(path->word);
   Node& node = nodes_[static_cast<size_t>(index)];
-  node.last_frame = static_cast<int32_t>(frame);
   for (const WordEntry& entry : path->entries) {
     const Arc arc{entry.node, word, entry.start_frame, entry.last_frame + 1, entry.score + log_prob, entry.prior};
     const auto known = std::find_if(node.arcs.begin(), node.arcs.end(), [&](const Arc& a) { return a.src == arc.src; });
     if (known == node.arcs.end()) {
+      // What another path's departure in this frame has made a detour of must wait for a new node.
+      if (LeadsTo(index, arc.src)) continue;
+      if (this->node(arc.src).place > node.place) MoveBehind(index, arc.src);
       node.arcs.push_back(arc);
       ++num_arcs_;
     } else if (arc.departure > known->departure) {
@@ -110,31 +132,6 @@ int32_t LatticeRecorder::WordId(const std::vector<int32_t>& pieces) {
   return ids.back();
 }
 
-// Nodes, each after all that lead to it, earlier ones first.
-std::vector<int32_t> LatticeRecorder::Order() const {
-  std::vector<std::vector<int32_t>> onwards(nodes_.size());
-  std::vector<int32_t> waits(nodes_.size(), 0);
-  for (size_t n = 0; n < nodes_.size(); ++n) {
-    for (const Arc& arc : nodes_[n].arcs) onwards[static_cast<size_t>(arc.src)].push_back(static_cast<int32_t>(n));
-    waits[n] = static_cast<int32_t>(nodes_[n].arcs.size());
-  }
-  using Item = std::pair<int32_t, int32_t>;
-  std::priority_queue<Item, std::vector<Item>, std::greater<Item>> ready;
-  const auto put = [&](int32_t n) { ready.push({node(n).first_frame, n}); };
-  for (size_t n = 0; n < nodes_.size(); ++n) {
-    if (waits[n] == 0) put(static_cast<int32_t>(n));
-  }
-  std::vector<int32_t> order;
-  while (!ready.empty()) {
-    order.push_back(ready.top().second);
-    ready.pop();
-    for (const int32_t to : onwards[static_cast<size_t>(order.back())]) {
-      if (--waits[static_cast<size_t>(to)] == 0) put(to);
-    }
-  }
-  return order;
-}
-
 // How far the best end of each node is behind the best of all.
 std::vector<double> LatticeRecorder::Ends(const std::vector<const LatticePath*>& paths) const {
   std::vector<double> ends(nodes_.size(), kInfinity);
@@ -149,12 +146,11 @@ std::vector<double> LatticeRecorder::Ends(const std::vector<const LatticePath*>&
   return ends;
 }
 
-std::vector<std::vector<double>> LatticeRecorder::Behind(const std::vector<double>& ends,
-                                                         const std::vector<int32_t>& order) const {
+std::vector<std::vector<double>> LatticeRecorder::Behind(const std::vector<double>& ends) const {
   std::vector<double> behind = ends;
   std::vector<std::vector<double>> rows(nodes_.size());
-  for (size_t i = order.size(); i-- > 0;) {
-    const auto n = static_cast<size_t>(order[i]);
+  for (size_t i = order_.size(); i-- > 0;) {
+    const auto n = static_cast<size_t>(order_[i]);
     for (const Arc& arc : nodes_[n].arcs) {
       rows[n].push_back(behind[n] + nodes_[n].departure - arc.departure);
       double& before = behind[static_cast<size_t>(arc.src)];
@@ -166,9 +162,8 @@ std::vector<std::vector<double>> LatticeRecorder::Behind(const std::vector<doubl
 
 void LatticeRecorder::Collect(const std::vector<LatticePath*>& paths) {
   if (num_arcs_ < collect_at_ || paths.empty()) return;
-  const std::vector<int32_t> order = Order();
   const std::vector<const LatticePath*> ends(paths.begin(), paths.end());
-  const std::vector<std::vector<double>> behind = Behind(Ends(ends), order);
+  const std::vector<std::vector<double>> behind = Behind(Ends(ends));
   double beam = config_.beam;
   std::vector<double> all;
   for (const auto& row : behind) {
@@ -190,8 +185,8 @@ void LatticeRecorder::Collect(const std::vector<LatticePath*>& paths) {
     for (const WordEntry& entry : path->entries) keep(entry.node);
   }
   num_arcs_ = 0;
-  for (size_t i = order.size(); i-- > 0;) {
-    const auto n = static_cast<size_t>(order[i]);
+  for (size_t i = order_.size(); i-- > 0;) {
+    const auto n = static_cast<size_t>(order_[i]);
     if (place[n] < 0) continue;
     std::vector<Arc>& arcs = nodes_[n].arcs;
     size_t kept = 0;
@@ -213,6 +208,14 @@ void LatticeRecorder::Collect(const std::vector<LatticePath*>& paths) {
     nodes.push_back(std::move(nodes_[n]));
   }
   nodes_ = std::move(nodes);
+  size_t kept = 0;
+  for (const int32_t n : order_) {
+    if (place[static_cast<size_t>(n)] < 0) continue;
+    order_[kept] = place[static_cast<size_t>(n)];
+    nodes_[static_cast<size_t>(order_[kept])].place = static_cast<int32_t>(kept);
+    ++kept;
+  }
+  order_.resize(kept);
   const std::vector<std::vector<int32_t>> words = std::move(words_);
   words_.clear();
   word_ids_.clear();
@@ -247,11 +250,10 @@ LatticeArcs LatticeRecorder::Arcs(const std::vector<const LatticePath*>& paths) 
     const std::vector<int32_t>* word;
   };
   std::vector<Row> rows;
-  const std::vector<int32_t> order = Order();
   const std::vector<double> ends = Ends(paths);
-  const std::vector<std::vector<double>> behind = Behind(ends, order);
+  const std::vector<std::vector<double>> behind = Behind(ends);
   const auto last = static_cast<int32_t>(nodes_.size());
-  for (const int32_t n : order) {
+  for (const int32_t n : order_) {
     const Node& to = node(n);
     for (size_t a = 0; a < to.arcs.size(); ++a) {
       const Arc& arc = to.arcs[a];
@@ -285,7 +287,7 @@ LatticeArcs LatticeRecorder::Arcs(const std::vector<const LatticePath*>& paths) 
     if (row.behind <= std::max(beam, 0.0)) place[static_cast<size_t>(row.src)] = 0;
   }
   int32_t states = 0;
-  for (const int32_t n : order) {
+  for (const int32_t n : order_) {
     if (place[static_cast<size_t>(n)] == 0) place[static_cast<size_t>(n)] = states++;
   }
   place[static_cast<size_t>(last)] = states;

@@ -68,9 +68,10 @@ class LatticeRecorder {
 
   // The node that the word after `path` would begin at, if there is one that can be used again; -1
   // if Depart would make one.
-  int32_t Reusable(const LatticePath& path) const;
-  // A word follows `path` in `frame`, whose first piece has `log_prob`. Returns the node between.
-  int32_t Depart(LatticePath* path, double log_prob, size_t frame);
+  int32_t Reusable(const LatticePath& path);
+  // A word follows `path`, whose first piece has `log_prob`; `reusable` is what Reusable said of the
+  // path in this frame. Returns the node between.
+  int32_t Depart(LatticePath* path, int32_t reusable, double log_prob);
 
   // Forgets what is far behind or leads nowhere. To be called now and then with all paths.
   void Collect(const std::vector<LatticePath*>& paths);
@@ -90,27 +91,27 @@ class LatticeRecorder {
   struct Node {
     std::vector<Arc> arcs;   // that enter
     int32_t lead = -1;       // `src` of the best
-    int32_t first_frame = 0, last_frame = 0;  // in which words began here
+    int32_t place = 0;       // in order_
     double departure = 0;    // of the best arc
     double score = 0;        // of the best path to here
     double prior = 0;
   };
   const Node& node(int32_t index) const { return nodes_[static_cast<size_t>(index)]; }
-  bool LeadsTo(int32_t from, int32_t to) const;
+  bool LeadsTo(int32_t from, int32_t to);
+  void MoveBehind(int32_t from, int32_t to);
   int32_t WordId(const std::vector<int32_t>& pieces);
   // How far each arc's best path is behind the best: one row a node, like its arcs.
-  std::vector<std::vector<double>> Behind(const std::vector<double>& ends, const std::vector<int32_t>& order) const;
+  std::vector<std::vector<double>> Behind(const std::vector<double>& ends) const;
   std::vector<double> Ends(const std::vector<const LatticePath*>& paths) const;
-  std::vector<int32_t> Order() const;
 
   LatticeConfig config_;
   std::vector<Node> nodes_;
+  std::vector<int32_t> order_;  // nodes, each after all that lead to it
   std::vector<std::vector<int32_t>> words_;
   std::unordered_map<uint64_t, std::vector<int32_t>> word_ids_;  // by hash of the pieces
   size_t num_arcs_ = 0;
   size_t collect_at_ = 0;    // arcs
-  mutable std::vector<int32_t> stack_;
-  mutable std::vector<int32_t> seen_;
+  std::vector<int32_t> stack_, seen_;
 };
 
 }  // namespace earshot

@@ -326,7 +326,7 @@ void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
     for (const auto& [p, log_prob] : MergedOf(*state, &c, scratch)->departures) {
       if (scratch->departed_[p]) continue;
       scratch->departed_[p] = true;
-      nodes[p] = state->lattice->Depart(&paths[p].lattice, log_prob, state->num_frames);
+      nodes[p] = state->lattice->Depart(&paths[p].lattice, nodes[p], log_prob);
     }
   }
   const auto frame = static_cast<int32_t>(state->num_frames);

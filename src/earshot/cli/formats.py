@@ -16,6 +16,7 @@ from earshot.core.transcript import Transcript, Word
 
 if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
+    from earshot.decode.lattice import Lattice, LatticePath
 
 __all__ = [
     "MAX_CUE_CHARS",
@@ -25,6 +26,8 @@ __all__ = [
     "cues",
     "in_figures",
     "json_line",
+    "nbest_lines",
+    "nbest_objects",
     "srt",
     "text_line",
     "transcript_object",
@@ -123,6 +126,63 @@ def transcript_object(
         "processing_s": round(processing_s, 3),
         "model": model,
     }
+
+
+def nbest_lines(lattice: Lattice, n: int) -> str:
+    """The likeliest hypotheses, one a line: a tab, its probability, a tab, the words.
+
+    Args:
+        lattice: Of one recording.
+        n: How many at most.
+    """
+    return "".join(f"\t{p:.4f}\t{path.text}\n" for path, p in _nbest(lattice, n))
+
+
+def nbest_objects(lattice: Lattice, n: int) -> list[dict[str, object]]:
+    """The likeliest hypotheses for JSON, best first.
+
+    Args:
+        lattice: Of one recording.
+        n: How many at most.
+
+    Returns:
+        Objects `text, probability, score, acoustic, prior, words`: probability among all that
+        the lattice holds, scores in nats, words as in `transcript_object` but with the
+        lattice's confidences.
+    """
+    from earshot.core.features import ENCODER_CLOCK
+    from earshot.decode.lattice import word_confidences
+
+    out: list[dict[str, object]] = []
+    for path, probability in _nbest(lattice, n):
+        arcs = [arc for arc in path.arcs if lattice.word_at(arc)]
+        words = [
+            Word(
+                lattice.word_at(arc),
+                ENCODER_CLOCK.start_s(int(lattice.start_frame[arc])),
+                ENCODER_CLOCK.start_s(int(lattice.end_frame[arc])),
+                confidence,
+            )
+            for arc, confidence in zip(arcs, word_confidences(lattice, path), strict=True)
+        ]
+        out.append(
+            {
+                "text": path.text,
+                "probability": round(probability, 6),
+                "score": round(path.score, 4),
+                "acoustic": round(path.acoustic, 4),
+                "prior": round(path.prior, 4),
+                "words": Transcript(tuple(words)).as_dict()["words"],
+            }
+        )
+    return out
+
+
+def _nbest(lattice: Lattice, n: int) -> list[tuple[LatticePath, float]]:
+    from earshot.decode.lattice import nbest, total_score
+
+    total = total_score(lattice)
+    return [(path, min(1.0, math.exp(path.score - total))) for path in nbest(lattice, n)]
 
 
 def json_line(value: dict[str, object]) -> str:

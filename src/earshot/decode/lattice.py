@@ -34,6 +34,7 @@ __all__ = [
     "best_path",
     "determinised",
     "expected_errors",
+    "from_arcs",
     "from_json",
     "kept_arcs",
     "nbest",
@@ -41,6 +42,7 @@ __all__ = [
     "pruned",
     "state_posteriors",
     "to_json",
+    "total_score",
     "ways_on",
     "word_confidences",
 ]
@@ -261,6 +263,19 @@ def _forward_backward(lattice: Lattice, scores: Sequence[float]) -> tuple[list[f
     for arc in range(len(scores) - 1, -1, -1):
         backward[src[arc]] = _log_add(backward[src[arc]], backward[dst[arc]] + scores[arc])
     return forward, backward
+
+
+def total_score(lattice: Lattice, *, scale: float = 1.0) -> float:
+    """The log of the sum of all paths' exponentials: what their posteriors are taken from.
+
+    Args:
+        lattice: A lattice.
+        scale: As in `arc_posteriors`.
+
+    Returns:
+        Nats; `exp(path.score - total_score(lattice))` is the probability of a path.
+    """
+    return _forward_backward(lattice, _scores(lattice, scale))[1][0]
 
 
 def arc_posteriors(lattice: Lattice, *, scale: float = 1.0) -> _F64:
@@ -719,7 +734,7 @@ def determinised(lattice: Lattice, *, max_arcs: int = MAX_DETERMINISED_ARCS) -> 
     order = sorted(range(len(subsets)), key=lambda i: (min(subsets[i]), i))
     place = {name: i for i, name in enumerate(order)}
     place[final] = len(subsets)
-    return _from_rows([arc._replace(src=place[arc.src], dst=place[arc.dst]) for arc in arcs])
+    return from_arcs([arc._replace(src=place[arc.src], dst=place[arc.dst]) for arc in arcs])
 
 
 def _arc(lattice: Lattice, src: int, dst: int, word: int, arc: int, a: float, p: float) -> Arc:
@@ -727,8 +742,15 @@ def _arc(lattice: Lattice, src: int, dst: int, word: int, arc: int, a: float, p:
     return Arc(src, dst, lattice.words[word], start, end, a, p)
 
 
-def _from_rows(arcs: Sequence[Arc]) -> Lattice:
-    """A lattice of arcs whose states are numbered as they must be."""
+def from_arcs(arcs: Sequence[Arc]) -> Lattice:
+    """A lattice of arcs whose states are numbered as they must be.
+
+    Args:
+        arcs: In any order; the words come to the table in theirs.
+
+    Raises:
+        LatticeError: They make no lattice; `assembled` takes any acyclic graph.
+    """
     arcs = sorted(arcs, key=lambda arc: arc.src)
     ids: dict[str, int] = {}
     word = [ids.setdefault(arc.word, len(ids)) for arc in arcs]
@@ -827,7 +849,7 @@ def assembled(
         if state in reached and state in useful:
             place[state] = len(place)
     place[final] = len(place)
-    return _from_rows([arc._replace(src=place[src], dst=place[dst]) for src, dst, arc in rows])
+    return from_arcs([arc._replace(src=place[src], dst=place[dst]) for src, dst, arc in rows])
 
 
 def _topological(leaving: dict[int, list[Arc]], start: int, where: str) -> list[int]:

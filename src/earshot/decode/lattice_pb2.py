@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x61rshot/decode/lattice.proto\x12\x12\x65\x61rshot.lattice.v1\"\xb0\x01\n\x07Lattice\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05words\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x03(\r\x12\r\n\x05\x61head\x18\x04 \x03(\r\x12\x0c\n\x04word\x18\x05 \x03(\r\x12\r\n\x05start\x18\x06 \x03(\x11\x12\x0e\n\x06length\x18\x07 \x03(\r\x12\x0c\n\x04loss\x18\x08 \x03(\r\x12\r\n\x05prior\x18\t \x03(\x11\x12\x0c\n\x04step\x18\n \x01(\x02\x12\r\n\x05score\x18\x0b \x01(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65\x61rshot/decode/lattice.proto\x12\x12\x65\x61rshot.lattice.v1\"\xc2\x01\n\x07Lattice\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05words\x18\x02 \x01(\t\x12\x0f\n\x07leaving\x18\x03 \x03(\r\x12\r\n\x05\x61head\x18\x04 \x03(\r\x12\x0c\n\x04word\x18\x05 \x03(\r\x12\r\n\x05start\x18\x06 \x03(\x11\x12\x0e\n\x06length\x18\x07 \x03(\r\x12\x0c\n\x04loss\x18\x08 \x03(\r\x12\r\n\x05prior\x18\t \x03(\x11\x12\x0c\n\x04step\x18\n \x01(\x02\x12\r\n\x05score\x18\x0b \x01(\x02\x12\x10\n\x08\x64\x65\x66lated\x18\x0f \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'earshot.decode.lattice_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LATTICE']._serialized_start=53
-  _globals['_LATTICE']._serialized_end=229
+  _globals['_LATTICE']._serialized_end=247
 # @@protoc_insertion_point(module_scope)

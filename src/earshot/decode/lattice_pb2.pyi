@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Lattice(_message.Message):
-    __slots__ = ("version", "words", "leaving", "ahead", "word", "start", "length", "loss", "prior", "step", "score")
+    __slots__ = ("version", "words", "leaving", "ahead", "word", "start", "length", "loss", "prior", "step", "score", "deflated")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WORDS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class Lattice(_message.Message):
     PRIOR_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    DEFLATED_FIELD_NUMBER: _ClassVar[int]
     version: int
     words: str
     leaving: _containers.RepeatedScalarFieldContainer[int]
@@ -30,4 +31,5 @@ class Lattice(_message.Message):
     prior: _containers.RepeatedScalarFieldContainer[int]
     step: float
     score: float
-    def __init__(self, version: _Optional[int] = ..., words: _Optional[str] = ..., leaving: _Optional[_Iterable[int]] = ..., ahead: _Optional[_Iterable[int]] = ..., word: _Optional[_Iterable[int]] = ..., start: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., loss: _Optional[_Iterable[int]] = ..., prior: _Optional[_Iterable[int]] = ..., step: _Optional[float] = ..., score: _Optional[float] = ...) -> None: ...
+    deflated: bytes
+    def __init__(self, version: _Optional[int] = ..., words: _Optional[str] = ..., leaving: _Optional[_Iterable[int]] = ..., ahead: _Optional[_Iterable[int]] = ..., word: _Optional[_Iterable[int]] = ..., start: _Optional[_Iterable[int]] = ..., length: _Optional[_Iterable[int]] = ..., loss: _Optional[_Iterable[int]] = ..., prior: _Optional[_Iterable[int]] = ..., step: _Optional[float] = ..., score: _Optional[float] = ..., deflated: _Optional[bytes] = ...) -> None: ...

@@ -1,14 +1,17 @@
 """A lattice as the bytes that a device sends: protobuf, quantised, with one table of words.
 
-Scores travel as what each arc loses against the best way on: small numbers, 0 along the best
-path, which therefore stays the best whatever the step. Reading trusts nothing: bytes that are no
-lattice end in a `LatticeError`, after work and memory in proportion to their number.
+Columns of small numbers and a front-coded table, deflated: a third less at the size of a sentence
+(zstd saves a little less there, its frames being longer). Scores travel as what each arc loses
+against the best way on: 0 along the best path, which therefore stays the best whatever the step.
+Reading trusts nothing: bytes that are no lattice end in a `LatticeError`, after work and memory
+in proportion to their number.
 Knows nothing of the network. The fields are in proto/earshot/decode/lattice.proto.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,7 +122,6 @@ def _written(lattice: Lattice, step: float) -> bytes:
     prior = np.rint(lattice.prior.astype(np.float64) / step)
     prior = np.clip(prior, -(2**31) + 1, 2**31 - 1).astype(np.int64)
     message = _message()(
-        version=VERSION,
         words=_front_coded(used),
         leaving=np.bincount(src, minlength=lattice.num_states)[:-1].tolist(),
         ahead=(dst - src - 1).tolist(),
@@ -131,7 +133,12 @@ def _written(lattice: Lattice, step: float) -> bytes:
         step=step,
         score=ahead[0],
     )
-    return bytes(message.SerializeToString(deterministic=True))
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    deflated = packer.compress(message.SerializeToString(deterministic=True)) + packer.flush()
+    packed = _message()(version=VERSION, deflated=deflated).SerializeToString(deterministic=True)
+    message.version = VERSION
+    plain = message.SerializeToString(deterministic=True)
+    return bytes(min(plain, packed, key=len))
 
 
 def _lowest_end(lattice: Lattice) -> npt.NDArray[np.int64]:
@@ -203,20 +210,17 @@ def decode_lattice(data: bytes, *, where: str = "lattice") -> Lattice:
     """
     if len(data) > MAX_WIRE_BYTES:
         raise _damaged(where, f"it has {len(data)} bytes; a message has at most {MAX_WIRE_BYTES}")
-    from google.protobuf.message import DecodeError
-
-    try:
-        message = _message().FromString(bytes(data))
-    except DecodeError:
-        raise _damaged(
-            where, f"its {len(data)} bytes are no protobuf message of a lattice"
-        ) from None
+    message = _parsed(bytes(data), where)
     if message.version != VERSION:
         raise LatticeError(
             where,
             f"it has version {message.version}; this reader knows version {VERSION}",
             remedy="Update the older of the two sides",
         )
+    if message.deflated:
+        message = _parsed(_inflated(message.deflated, where), where)
+        if message.version or message.deflated:
+            raise _damaged(where, "it is packed within what is packed")
     columns = {name: _column(message, name) for name in ("leaving", "ahead", "word", "length")}
     columns |= {name: _column(message, name) for name in ("start", "loss", "prior")}
     arcs = len(columns["ahead"])
@@ -254,6 +258,31 @@ def decode_lattice(data: bytes, *, where: str = "lattice") -> Lattice:
         prior.astype(np.float32),
         (NOTHING, *words),
     )
+
+
+def _parsed(data: bytes, where: str) -> Message:
+    from google.protobuf.message import DecodeError
+
+    try:
+        message: Message = _message().FromString(data)
+    except DecodeError:
+        raise _damaged(
+            where, f"its {len(data)} bytes are no protobuf message of a lattice"
+        ) from None
+    return message
+
+
+def _inflated(data: bytes, where: str) -> bytes:
+    inflater = zlib.decompressobj(-15)
+    try:
+        out = inflater.decompress(data, MAX_WIRE_BYTES)
+    except zlib.error as err:
+        raise _damaged(where, f"what is packed in it is damaged ({err})") from None
+    if not inflater.eof or inflater.unused_data:
+        raise _damaged(
+            where, f"what is packed in it does not end within {MAX_WIRE_BYTES} bytes, or not there"
+        )
+    return out
 
 
 def _column(message: Any, name: str) -> npt.NDArray[np.int64]:
