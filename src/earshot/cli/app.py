@@ -15,6 +15,7 @@ from earshot.cli import (
     lattice,
     listen,
     model,
+    rescore,
     train,
     transcribe,
     understand,
@@ -40,6 +41,7 @@ understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)
 understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
+app.add_typer(rescore.app, name="serve")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value

@@ -75,7 +75,7 @@ def in_figures(transcript: Transcript) -> Transcript:
         spoken = transcript.words[written.first : written.last + 1]
         confidence = math.prod(word.confidence for word in spoken) ** (1 / len(spoken))
         words.append(Word(written.text, spoken[0].start_s, spoken[-1].end_s, confidence))
-    return Transcript(tuple(words), transcript.duration_s)
+    return Transcript(tuple(words), transcript.duration_s, transcript.rescoring)
 
 
 def text_line(text: str, understanding: Understanding | None = None) -> str:

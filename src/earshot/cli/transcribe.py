@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.data.audio import AudioFile, Samples
     from earshot.data.pipe import AudioPipe
+    from earshot.decode.rescoring import Rescorer
     from earshot.decode.lattice import Lattice
     from earshot.session.recognizer import Recognizer, Stream
 
@@ -172,6 +173,20 @@ def transcribe(
     lattice_paths: Annotated[
         int, typer.Option(min=1, max=64, help="Width of the beam with --nbest or --lattice.")
     ] = 16,
+    rescorer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Let `earshot serve rescore` rank what may have been said; only a lattice is sent.",
+            show_default=False,
+        ),
+    ] = None,
+    rescorer_token_file: Annotated[
+        Path | None, typer.Option(help="Its first line is the token for --rescorer.")
+    ] = None,
+    rescorer_deadline_ms: Annotated[
+        float, typer.Option(min=1, max=600_000, help="How long --rescorer may take.")
+    ] = 300,
     lattice_beam: Annotated[
         float, typer.Option(min=0.0, max=1000.0, help="How far a lattice reaches, in nats.")
     ] = 16.0,
@@ -190,6 +205,8 @@ def transcribe(
             "See `earshot transcribe --help`."
         )
     check_command_options(commands, command_threshold, pronunciations)
+    if rescorer is None and rescorer_token_file is not None:
+        raise usage_error("--rescorer-token-file: needs --rescorer, which the token is for.")
     if files and files.count(STDIN) > 1:
         raise usage_error("transcribe: - stands for standard input and can be given only once.")
     if form is None:
@@ -224,6 +241,7 @@ def transcribe(
             max_active_paths=max_active_paths,
             lattice_paths=lattice_paths,
             lattice_beam=lattice_beam,
+            rescorer=_rescorer(rescorer, rescorer_token_file, rescorer_deadline_ms),
         )
         tally = _Tally()
         with (
@@ -255,6 +273,28 @@ def transcribe(
     if tally.failed:
         raise _failed(tally, len(jobs))
     note(tally.summary(len(jobs)))
+
+
+def _rescorer(url: str | None, token_file: Path | None, deadline_ms: float) -> Rescorer | None:
+    """The client that options ask for.
+
+    Raises:
+        ConfigError: The address or the token cannot be used.
+    """
+    if url is None:
+        return None
+    from earshot.core.errors import ConfigError
+    from earshot.decode.rescoring_client import ClientConfig, RescoringClient
+
+    token = None
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="utf-8").strip().partition("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as err:
+            raise ConfigError(f"{token_file}: cannot be read ({err}). Check the path.") from None
+        if not token:
+            raise ConfigError(f"{token_file}: its first line is empty. Write the token there.")
+    return RescoringClient(url, token=token, config=ClientConfig(deadline_ms=deadline_ms))
 
 
 def check_command_options(
@@ -323,6 +363,7 @@ class _Tally:
     def __init__(self) -> None:
         self.done = self.failed = 0
         self.audio_s = self.wall_s = 0.0
+        self.rescoring: Counter[str] = Counter()  # by reason; "" where it was rescored
 
     @property
     def real_time_factor(self) -> float:
@@ -335,6 +376,10 @@ class _Tally:
                 f": {self.audio_s:.1f} s of audio in {self.wall_s:.2f} s, "
                 f"real-time factor {self.real_time_factor:.4f}"
             )
+        if self.rescoring:
+            text += f"; {self.rescoring['']} rescored"
+            kept = [f"{n} {why}" for why, n in sorted(self.rescoring.items()) if why]
+            text += f" (first pass kept: {', '.join(kept)})" if kept else ""
         return f"{text}; {self.failed} failed" if self.failed else text
 
 
@@ -523,6 +568,8 @@ def _do(
         display.error(err)
         return
     tally.done += 1
+    if transcript.rescoring is not None:
+        tally.rescoring[transcript.rescoring.reason] += 1
     tally.audio_s += transcript.duration_s
     tally.wall_s += processing_s
 

@@ -136,7 +136,9 @@ class HuggingFaceScorer:
 
     @torch.inference_mode()
     def _step(
-        self, after: Sequence[tuple[tuple[tuple[Tensor, Tensor], ...], int]], tokens: list[list[int]]
+        self,
+        after: Sequence[tuple[tuple[tuple[Tensor, Tensor], ...], int]],
+        tokens: list[list[int]],
     ) -> list[tuple[_State, Tensor]]:
         """Feed as many tokens each to states of one length; new states, and scores (n, V)."""
         past, length = after[0]
