@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.data.audio import AudioFile, Samples
     from earshot.data.pipe import AudioPipe
-    from earshot.decode.rescoring import Rescorer
     from earshot.decode.lattice import Lattice
+    from earshot.decode.rescoring import Rescorer
     from earshot.session.recognizer import Recognizer, Stream
 
 STDIN = "-"
@@ -177,7 +177,7 @@ def transcribe(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Let `earshot serve rescore` rank what may have been said; only a lattice is sent.",
+            help="Let `earshot serve rescore` rank what may have been said; no sound is sent.",
             show_default=False,
         ),
     ] = None,
