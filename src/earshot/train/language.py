@@ -31,12 +31,14 @@ from earshot.models.language_model import LanguageModel
 from earshot.train import language_text
 from earshot.train.pieces import load_tokenizer, train_pieces
 from earshot.train.recipe import LanguageRecipe, LanguageTrainConfig
+from earshot.train.rescoring_weights import tune
+from earshot.train.synthesis import make_validation_speech
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["LANGUAGE_STAGES", "pack", "run_language"]
 
-LANGUAGE_STAGES = ("text", "tokenizer", "train", "export")
+LANGUAGE_STAGES = ("text", "tokenizer", "train", "export", "weights")
 _IGNORED = -100  # targets behind the end of a sentence
 
 
@@ -211,12 +213,29 @@ def run_language(
         "tokenizer": lambda: _prepare_tokenizer(recipe, folder),
         "train": lambda: _train(recipe, folder, resume=resume, progress=progress),
         "export": lambda: export(recipe),
+        "weights": lambda: _learn_weights(recipe, folder, progress=progress),
     }
     for stage in LANGUAGE_STAGES:
         if stages is None or stage in stages:
             logger.info("stage %s", stage)
             steps[stage]()
     return folder / recipe.export.output
+
+
+def _learn_weights(
+    recipe: LanguageRecipe, folder: Path, *, progress: Callable[[str, float, float], None]
+) -> None:
+    """What the model counts beside a recogniser; goes into the exported file."""
+    config = recipe.weights
+    manifest = make_validation_speech(
+        folder / "validation",
+        config.clips,
+        seed=recipe.train.seed,
+        texts=folder / "text" / "heldout.jsonl",
+        processes=config.processes,
+    )
+    path = folder / recipe.export.output
+    tune(path, manifest, config, progress=lambda done, total: progress("weights", done, total))
 
 
 def _prepare_tokenizer(recipe: LanguageRecipe, folder: Path) -> None:

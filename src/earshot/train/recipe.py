@@ -23,6 +23,7 @@ from earshot.train.corpora import CorporaConfig
 from earshot.train.language_text import LanguageTextConfig
 from earshot.train.librispeech import LibriSpeechConfig
 from earshot.train.noise import NoiseConfig
+from earshot.train.rescoring_weights import WeightsConfig
 from earshot.train.rooms import RoomsConfig
 from earshot.train.synthesis import SynthesisConfig
 from earshot.train.text import TextConfig
@@ -267,6 +268,7 @@ class LanguageRecipe:
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     train: LanguageTrainConfig = field(default_factory=LanguageTrainConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
 
     def __post_init__(self) -> None:
         if (self.train.max_minutes > 0) == (self.train.max_steps > 0):
