@@ -410,6 +410,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="folder of the synthetic test; made when absent",
     )
     parser.add_argument("--model", type=Path, help="model file (default: the shipped one)")
+    parser.add_argument("--language-model", type=Path, help="rescore what was sent with it")
     parser.add_argument("--sets", default=",".join(SETS), help=f"any of {','.join(SETS)}")
     parser.add_argument("--limit", type=int, help="first utterances of each set, for trying out")
     parser.add_argument("--lattice-paths", type=int, default=16)
@@ -428,6 +429,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None, *, rescorer: Rescorer | None = None) -> int:
     """Runs the benchmark. Returns the exit status."""
     options = arguments(argv)
+    if options.language_model is not None:
+        from rescoring import ranker
+
+        rescorer = ranker(options.language_model)
     records: list[Record] = []
     if options.merge:
         for path in options.merge:

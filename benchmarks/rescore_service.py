@@ -5,9 +5,10 @@
 Some clients talk to the service, through a listener that reads every byte they send; others to one
 that is slow, dead, answers garbage or too much, or they send a wrong token or lattices that are too
 large. The first pass of each clip is decoded before; an utterance is one lattice with a number of
-its own. Counted: utterances without a transcript, with more than one, or with another clip's words; bytes
-that are no request; answers later than the deadline. Everything is on 127.0.0.1. Prints a table and, as
-the last line, one JSON object; exits 1 if anything was lost, doubled, mixed up, or sent that must not be.
+its own. Counted: utterances without a transcript, with more than one, or with another clip's
+words; bytes that are no request; how long each waited. Everything is on 127.0.0.1. Prints a table
+and, as the last line, one JSON object; exits 1 if anything was lost, doubled, mixed up, or sent
+that must not be.
 """
 
 from __future__ import annotations
@@ -256,7 +257,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         faulty = {
             "slow": Faulty(lambda s: time.sleep(3)),
             "garbage": Faulty(
-                lambda s: s.sendall(OK + b"Content-Length: 64\r\n\r\n" + np.random.bytes(64))
+                lambda s: s.sendall(
+                    OK + b"Content-Length: 64\r\n\r\n" + np.random.default_rng(1).bytes(64)
+                )
             ),
             "too much": Faulty(lambda s: s.sendall(OK + b"Content-Length: 999999999\r\n\r\n")),
         }
@@ -303,9 +306,7 @@ def report_of(options: argparse.Namespace, model: Path, clips: Sequence[Clip], s
         "mixed_up": mixed_up,
         "requests_read_on_the_socket": listener.requests,
         "strange_bytes": listener.strange[:5],
-        "request_bytes_over_pcm": round(
-            listener.body_bytes / max(1, listener.requests) / pcm, 5
-        ),
+        "request_bytes_over_pcm": round(listener.body_bytes / max(1, listener.requests) / pcm, 5),
         "rescored_by_the_server": int(float(served[0].split()[1])) if served else 0,
         "kinds": {
             kind: {

@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,23 @@ def measure(
         totals.audio_s += len(samples) / SAMPLE_RATE_HZ
     progress(None)
     return totals
+
+
+def ranker(path: Path) -> Callable[[bytes], str]:
+    """What a service makes of a lattice on the wire: the words that it ranks first.
+
+    Args:
+        path: The language model.
+    """
+    scorer = EarScorer(path)
+    config = stored_config(path) or RescoringConfig()
+
+    def rank(data: bytes) -> str:
+        sent = decode_lattice(data)
+        first_pass = best_path(sent).text
+        return rescore([sent], scorer, config)[0][0].text if first_pass else first_pass
+
+    return rank
 
 
 def row_of(speech: Speech, totals: Totals) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class ClientConfig:
         deadline_ms: Milliseconds from the call to the decision, everything included.
         nbest: Hypotheses asked for.
         max_bytes_per_s: A lattice with more bytes than so many for each second of its audio is
-            pruned until it fits: at most 1 % of the audio at 16 kHz and 16 bits.
+            pruned until it fits.
         max_lattice_bytes: The same, whatever the length.
         failures: So many in a row open the circuit.
         open_s: Seconds for which nothing is asked then; doubles with every failed try after it.
@@ -62,7 +62,7 @@ class ClientConfig:
 
     deadline_ms: float = 300.0
     nbest: int = 10
-    max_bytes_per_s: float = 320.0
+    max_bytes_per_s: float = 200.0
     max_lattice_bytes: int = 65_536
     failures: int = 3
     open_s: float = 5.0

@@ -67,7 +67,8 @@ def cluster_application(
     class Rescoring:
         """Holds the application in a replica."""
 
-    return Rescoring.bind()
+    deployment: Any = Rescoring
+    return deployment.bind()
 
 
 def run_cluster(
