@@ -10,6 +10,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -103,6 +104,10 @@ class PyGraphState {
       if (node.op == earshot::Op::kLstm) {
         put(node, "h", node.state_offset, {node.hidden});
         put(node, "c", node.state_offset + node.hidden, {node.hidden});
+      } else if (node.op == earshot::Op::kCausalAttention && node.counter >= 0) {
+        const size_t ring = node.window - 1;
+        const size_t seen = static_cast<size_t>(state.counters()[static_cast<size_t>(node.counter)]);
+        put(node, "keys_values", node.state_offset, {std::min(seen, ring), 2, node.out_width});
       } else if (node.counter >= 0) {
         put(node, "frames", node.state_offset,
             {static_cast<size_t>(state.counters()[static_cast<size_t>(node.counter)]), node.in_width});
@@ -320,7 +325,8 @@ class PyRecognizer {
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
-               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight) {
+               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight, size_t lattice_paths,
+               float lattice_beam, size_t lattice_arcs, size_t lattice_context) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -328,6 +334,10 @@ class PyRecognizer {
     config.max_active_paths = method == "greedy_search" ? 1 : max_active_paths;
     config.max_symbols_per_frame = max_symbols_per_frame;
     config.blank_penalty = blank_penalty;
+    config.lattice.max_active_paths = lattice_paths;
+    config.lattice.beam = lattice_beam;
+    config.lattice.max_arcs = lattice_arcs;
+    config.lattice.context_size = lattice_context;
     earshot::GrammarConfig grammar;
     grammar.max_active_paths = grammar_paths;
     grammar.beam = grammar_beam;
@@ -346,8 +356,9 @@ class PyRecognizer {
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
                                               word_graph != nullptr ? word_graph->shared() : nullptr);
   }
-  PyStream* CreateStream(const PyWordGraph* word_graph) const {
-    return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared()) : recognizer_->CreateStream());
+  PyStream* CreateStream(const PyWordGraph* word_graph, bool lattice) const {
+    return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared(), lattice)
+                                              : recognizer_->CreateStream(lattice));
   }
   void DecodeStreams(const nb::list& streams) const {
     // The list may be emptied while the lock is released; its streams are kept until the end.
@@ -359,6 +370,37 @@ class PyRecognizer {
     }
     const nb::gil_scoped_release release;
     recognizer_->DecodeStreams(native.data(), native.size());
+  }
+  // Rows of numbers, one per stream; `Frame` of _native.pyi says what they mean.
+  nb::object DecodeFrames(const nb::list& streams, const std::vector<size_t>& hold) const {
+    const size_t count = nb::len(streams);
+    if (hold.size() != count) {
+      throw nb::value_error(("decode_frames: " + std::to_string(count) + " streams and " + std::to_string(hold.size()) +
+                             " values of `hold`; there must be one for each.").c_str());
+    }
+    std::vector<nb::object> kept;
+    std::vector<earshot::Stream*> native;
+    for (const nb::handle stream : streams) {
+      kept.push_back(nb::borrow(stream));
+      native.push_back(&nb::cast<PyStream&>(stream).stream());
+    }
+    std::vector<earshot::FrameEvidence> evidence(count);
+    {
+      const nb::gil_scoped_release release;
+      recognizer_->DecodeFrames(native.data(), hold.data(), count, evidence.data());
+    }
+    nb::list out;
+    for (const earshot::FrameEvidence& frame : evidence) {
+      if (!frame.stepped) {
+        out.append(nb::none());
+        continue;
+      }
+      nb::object endpoint = nb::none();
+      if (frame.has_endpoint) endpoint = nb::make_tuple(frame.endpoint[0], frame.endpoint[1], frame.endpoint[2], frame.endpoint[3]);
+      out.append(nb::make_tuple(frame.searched, frame.level, endpoint, frame.pieces, frame.settled, frame.trailing, frame.expected_trailing,
+                                frame.changed));
+    }
+    return out;
   }
   const earshot::Recognizer& recognizer() const { return *recognizer_; }
 
@@ -384,6 +426,37 @@ nb::list Words(const earshot::Transcript& transcript) {
     words.append(item);
   }
   return words;
+}
+
+template <typename T>
+nb::object Column(std::vector<T>&& values) {
+  auto* kept = new std::vector<T>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  const size_t size = kept->size();
+  return nb::cast(nb::ndarray<nb::numpy, T>(kept->data(), 1, &size, owner));
+}
+
+nb::object Lattice(const PyStream& self) {
+  if (!self.stream().HasLattice()) return nb::none();
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Lattice();
+  };
+  earshot::LatticeArcs arcs = read();
+  nb::list words;
+  for (const std::vector<int32_t>& word : arcs.words) {
+    words.append(Text(earshot::SpelledBy(word.data(), word.size(), self.stream().recognizer().model())));
+  }
+  nb::dict out;
+  out["src"] = Column(std::move(arcs.src));
+  out["dst"] = Column(std::move(arcs.dst));
+  out["word"] = Column(std::move(arcs.word));
+  out["start_frame"] = Column(std::move(arcs.start_frame));
+  out["end_frame"] = Column(std::move(arcs.end_frame));
+  out["acoustic"] = Column(std::move(arcs.acoustic));
+  out["prior"] = Column(std::move(arcs.prior));
+  out["words"] = words;
+  return out;
 }
 
 nb::object Walk(const PyWordGraph& self, const IndexArray& symbols) {
@@ -452,7 +525,30 @@ nb::dict Result(const PyStream& self) {
   out["log_probs"] = ToList(transcript.path.log_probs);
   out["num_frames"] = transcript.num_frames;
   out["score"] = transcript.score;
+  out["settled_words"] = transcript.settled_words;
   return out;
+}
+
+nb::list Alternatives(const PyStream& self) {
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Alternatives();
+  };
+  nb::list out;
+  for (const earshot::Stream::Alternative& alternative : read()) {
+    out.append(nb::make_tuple(Text(alternative.text), alternative.probability));
+  }
+  return out;
+}
+
+nb::object GrammarEnd(const PyStream& self) {
+  if (!self.stream().HasGraph()) return nb::none();
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().End();
+  };
+  const earshot::GrammarEnd end = read();
+  return nb::make_tuple(end.alive, end.complete, end.closed, end.gap, end.symbols);
 }
 
 }  // namespace
@@ -586,8 +682,15 @@ void bind_model(nb::module_& m) {
         const nb::gil_scoped_release release;
         self.stream().Reset();
       })
+      .def("reset_search", [](PyStream& self) {
+        const nb::gil_scoped_release release;
+        self.stream().ResetSearch();
+      })
+      .def("grammar_end", &GrammarEnd)
+      .def("alternatives", &Alternatives)
       .def("result", &Result)
-      .def("command_result", &CommandResult);
+      .def("command_result", &CommandResult)
+      .def("lattice", &Lattice);
 
   nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")
       .def(nb::init<const IndexArray&, const ByteArray&, const IndexArray&, const IndexArray&, const WeightArray&, const ByteArray&,
@@ -601,13 +704,15 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float, size_t, float, float, float, float>(),
+                    float, float, float, size_t, float, float, float, float, size_t, float, size_t, size_t>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
-           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f)
-      .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
+           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "lattice_paths"_a = 16, "lattice_beam"_a = 16.0f,
+           "lattice_arcs"_a = 20000, "lattice_context"_a = 0)
+      .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(), "lattice"_a = false,
            nb::rv_policy::take_ownership)
-      .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);
+      .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a)
+      .def("decode_frames", &PyRecognizer::DecodeFrames, "streams"_a, "hold"_a);
 }

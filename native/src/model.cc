@@ -13,7 +13,8 @@ constexpr size_t kMaxGraphs = 64;
 std::string Size(size_t n) { return std::to_string(n); }
 
 bool IsRecogniserGraph(std::string_view name) {
-  return name == "encoder" || name == "predictor" || name == "joiner" || name == "ctc" || name == "phones";
+  return name == "encoder" || name == "predictor" || name == "joiner" || name == "ctc" || name == "phones" ||
+         name == "endpoint";
 }
 
 }  // namespace
@@ -201,7 +202,7 @@ void Model::CheckRoles() const {
     }
   };
   const auto encoder = FindGraph("encoder"), predictor = FindGraph("predictor"), joiner = FindGraph("joiner"),
-             ctc = FindGraph("ctc"), phones = FindGraph("phones");
+             ctc = FindGraph("ctc"), phones = FindGraph("phones"), endpoint = FindGraph("endpoint");
   if (encoder) {
     only_inputs(*encoder, {"x"});
     output(*encoder, "encoder_out");
@@ -251,6 +252,7 @@ void Model::CheckRoles() const {
   if (!phones && !phones_.empty()) file_->Bad("the header has `phones` but no graph \"phones\"");
   if (phones && phones_.empty()) bad(*phones, "has no list `phones` in the header that names its outputs");
   if (phones) head(*phones, phones_.size() + 1, "blank and the number of phones");
+  if (endpoint) head(*endpoint, kEndpointClasses, "speech, silence before it, a pause in it, silence after it");
 }
 
 }  // namespace earshot

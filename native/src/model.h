@@ -27,6 +27,8 @@ struct SearchSettings {
 
 class Model {
  public:
+  // Outputs of graph `endpoint`: speech, silence before it, a pause in it, silence after it.
+  static constexpr size_t kEndpointClasses = 4;
   // Feature frames per encoder frame, and milliseconds of both.
   static constexpr size_t kSubsampling = 4;
   static constexpr int kFrameMs = 40;

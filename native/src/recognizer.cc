@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
+#include <numeric>
 #include <stdexcept>
 
 namespace earshot {
@@ -17,10 +19,39 @@ constexpr size_t kBlockStreams = 32;
 
 }  // namespace
 
+FrameQueue::Rows FrameQueue::at(size_t frame) const {
+  const size_t row = first_ + frame;
+  const auto of = [row](const std::vector<float>& rows, size_t width) { return rows.empty() ? nullptr : rows.data() + row * width; };
+  return {of(encoded_, widths_.encoded), of(hidden_, widths_.hidden), of(ctc_, widths_.ctc), of(phones_, widths_.phones),
+          of(level_, 1)};
+}
+
+void FrameQueue::Append(const Rows& rows, size_t frames, const Widths& widths) {
+  widths_ = widths;
+  const auto append = [&](std::vector<float>* to, const float* from, size_t width) {
+    to->erase(to->begin(), to->begin() + static_cast<std::ptrdiff_t>(std::min(first_ * width, to->size())));
+    if (from != nullptr) to->insert(to->end(), from, from + frames * width);
+  };
+  append(&encoded_, rows.encoded, widths.encoded);
+  append(&hidden_, rows.hidden, widths.hidden);
+  append(&ctc_, rows.ctc, widths.ctc);
+  append(&phones_, rows.phones, widths.phones);
+  append(&level_, rows.level, 1);
+  first_ = 0;
+}
+
+void FrameQueue::Drop(size_t frames) { first_ += std::min(frames, size()); }
+
+void FrameQueue::Clear() {
+  for (std::vector<float>* rows : {&encoded_, &hidden_, &ctc_, &phones_, &level_}) rows->clear();
+  first_ = 0;
+}
+
 struct Recognizer::Scratch {
   explicit Scratch(const Model& model) : encoder(model.FindGraph("encoder")), scorer(model) {
     if (auto graph = model.FindGraph("ctc")) ctc = std::make_unique<Executor>(std::move(graph));
     if (auto graph = model.FindGraph("phones")) phones = std::make_unique<Executor>(std::move(graph));
+    if (auto graph = model.FindGraph("endpoint")) endpoint = std::make_unique<Executor>(std::move(graph));
   }
   // A stream's part of a block.
   struct Part {
@@ -28,16 +59,19 @@ struct Recognizer::Scratch {
     const float* encoded;   // rows of the joiner's width
     const float* ctc;       // rows of log-probabilities; null: none
     const float* phones;
+    const float* hidden;    // as `ctc`
+    const float* level;     // one number per frame
     size_t frames;
     size_t first_row;       // in the current round
   };
   Executor encoder;
-  std::unique_ptr<Executor> ctc, phones;
+  std::unique_ptr<Executor> ctc, phones, endpoint;
   ScorerScratch scorer;
   SearchScratch search;
   GrammarSearchScratch grammar_search;
   PhoneSearchScratch phone_search;
-  std::vector<float> features;
+  std::vector<float> features, levels;
+  std::vector<Stream*> hungry;
   std::vector<std::array<const void*, 1>> inputs;
   std::vector<Executor::Item> items;
   std::vector<Part> parts;
@@ -45,10 +79,12 @@ struct Recognizer::Scratch {
 
 void Recognizer::ScratchDeleter::operator()(Scratch* scratch) const { delete scratch; }
 
-Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph)
+Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph, bool lattice)
     : recognizer_(std::move(recognizer)),
       fbank_(recognizer_->model_->num_bins()),
       encoder_state_(recognizer_->encoder_) {
+  if (recognizer_->endpoint_.graph != nullptr) endpoint_state_ = std::make_unique<GraphState>(recognizer_->endpoint_.graph);
+  if (lattice) search_.lattice = recognizer_->search_.MakeRecorder();
   if (graph != nullptr && graph->num_phones() > 0) {
     phones_.graph = std::move(graph);
   } else {
@@ -77,7 +113,7 @@ void Stream::InputFinished() {
 }
 
 bool Stream::Ready() const {
-  return fbank_.NumFramesReady() >= Model::kSubsampling || (finished_ && !flushed_);
+  return queue_.size() > held_ || fbank_.NumFramesReady() >= Model::kSubsampling || (finished_ && !flushed_);
 }
 
 bool Stream::IsReady() const {
@@ -89,7 +125,29 @@ Transcript Stream::Result() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   double score = 0;
   TokenPath path = recognizer_->search_.Best(search_, &score);
-  return MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, score);
+  Transcript out = MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, score);
+  out.settled_words = WholeWords(search_.settled.tokens, *recognizer_->model_);
+  return out;
+}
+
+std::vector<Stream::Alternative> Stream::Alternatives() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Alternative> out;
+  double total = 0;
+  for (const Hypothesis& hypothesis : search_.paths) {
+    TokenPath path = search_.settled;
+    search_.tree.Append(hypothesis.history, &path);
+    const double share = std::exp(hypothesis.score - search_.paths.front().score);
+    total += share;
+    out.push_back({MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, hypothesis.score).text, share});
+  }
+  for (Alternative& alternative : out) alternative.probability /= total;
+  return out;
+}
+
+LatticeArcs Stream::Lattice() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return recognizer_->search_.Lattice(search_);
 }
 
 CommandResult Stream::Commands() const {
@@ -158,10 +216,60 @@ void Stream::Rescore(CommandResult* result) const {
   });
 }
 
+GrammarEnd Stream::End() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  GrammarEnd out;
+  // Of the paths, best first: their share of the beam, and what state they are in.
+  const auto add = [&out](const auto& paths, GrammarStates* states) {
+    double total = 0;
+    for (const auto& path : paths) {
+      const double share = std::exp(path.rank - paths.front().rank);
+      total += share;
+      if (!path.state->final) continue;
+      size_t arcs = 0;
+      states->Arcs(*path.state, &arcs);
+      out.complete += share;
+      if (arcs == 0) out.closed += share;
+    }
+    if (total > 0) {
+      out.complete /= total;
+      out.closed /= total;
+    }
+  };
+  if (phones_.graph != nullptr) {
+    out.alive = phones_.num_frames == 0 || !phones_.paths.empty();
+    if (phones_.paths.empty()) return out;
+    add(phones_.paths, phones_.states.get());
+    out.gap = phones_.best_sum - phones_.paths.front().total;
+    out.symbols = phones_.paths.front().history.length;
+  } else {
+    out.alive = commands_.num_frames == 0 || !commands_.paths.empty();
+    if (commands_.paths.empty()) return out;
+    add(commands_.paths, commands_.states.get());
+    if (!search_.paths.empty()) out.gap = search_.paths.front().score - commands_.paths.front().alpha;
+    out.symbols = commands_.paths.front().history.length;
+  }
+  return out;
+}
+
+void Stream::ResetSearch() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  search_.Reset();
+  commands_.Reset();
+  phones_.Reset();
+  forced_.Reset();
+  if (endpoint_state_ != nullptr) endpoint_state_->Reset();
+  best_hash_ = 0;
+}
+
 void Stream::Reset() {
   const std::lock_guard<std::mutex> lock(mutex_);
   fbank_.Reset();
   encoder_state_.Reset();
+  if (endpoint_state_ != nullptr) endpoint_state_->Reset();
+  queue_.Clear();
+  held_ = 0;
+  best_hash_ = 0;
   search_.Reset();
   commands_.Reset();
   phones_.Reset();
@@ -192,6 +300,11 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
   };
   ctc_ = find("ctc");
   phones_ = find("phones");
+  endpoint_ = find("endpoint");
+  widths_.encoded = scorer_.width();
+  if (ctc_.graph != nullptr) widths_.ctc = model_->pieces().size();
+  if (phones_.graph != nullptr) widths_.phones = model_->phones().size() + 1;
+  if (endpoint_.graph != nullptr) widths_.hidden = encoder_->value(encoder_->outputs()[hidden_]).width;
   if (graph_ != nullptr) CheckGraph(*graph_);
 }
 
@@ -206,12 +319,13 @@ std::shared_ptr<const Recognizer> Recognizer::Create(std::shared_ptr<const Model
   return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, phones, std::move(graph)));
 }
 
-std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph) const {
+std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph, bool lattice) const {
   if (graph != nullptr && graph != graph_) CheckGraph(*graph);
-  return std::make_unique<Stream>(shared_from_this(), std::move(graph));
+  return std::make_unique<Stream>(shared_from_this(), std::move(graph), lattice);
 }
 
-void Recognizer::DecodeStreams(Stream* const* streams, size_t count) const {
+// Checks a list of streams and takes their locks.
+std::vector<std::unique_lock<std::mutex>> Recognizer::Lock(Stream* const* streams, size_t count) const {
   std::vector<Stream*> order(streams, streams + count);
   std::sort(order.begin(), order.end(), std::less<Stream*>());
   if (std::adjacent_find(order.begin(), order.end()) != order.end()) {
@@ -227,11 +341,26 @@ void Recognizer::DecodeStreams(Stream* const* streams, size_t count) const {
   std::vector<std::unique_lock<std::mutex>> locks;
   locks.reserve(count);
   for (Stream* stream : order) locks.emplace_back(stream->mutex_);
+  return locks;
+}
 
+void Recognizer::DecodeStreams(Stream* const* streams, size_t count) const {
+  const auto locks = Lock(streams, count);
   ScratchPointer scratch = TakeScratch();
   for (size_t from = 0; from < count; from += kBlockStreams) {
     while (DecodeBlock(streams + from, std::min(kBlockStreams, count - from), scratch.get())) {
     }
+  }
+  GiveScratch(std::move(scratch));
+}
+
+void Recognizer::DecodeFrames(Stream* const* streams, const size_t* hold, size_t count, FrameEvidence* evidence) const {
+  const auto locks = Lock(streams, count);
+  ScratchPointer scratch = TakeScratch();
+  for (size_t from = 0; from < count; from += kBlockStreams) {
+    const size_t here = std::min(kBlockStreams, count - from);
+    FillQueues(streams + from, here, scratch.get());
+    StepFrames(streams + from, hold + from, here, evidence + from, scratch.get());
   }
   GiveScratch(std::move(scratch));
 }
@@ -254,15 +383,40 @@ void Recognizer::GiveScratch(ScratchPointer scratch) const {
 }
 
 bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const {
+  // What was decoded frame by frame may have left frames behind: they come first.
+  scratch->parts.clear();
+  for (size_t i = 0; i < count; ++i) {
+    const FrameQueue& queue = streams[i]->queue_;
+    if (queue.size() == 0) continue;
+    const FrameQueue::Rows rows = queue.at(0);
+    scratch->parts.push_back({streams[i], rows.encoded, rows.ctc, rows.phones, rows.hidden, rows.level, queue.size(), 0});
+  }
+  if (!scratch->parts.empty()) {
+    SearchBlock(scratch);
+    for (const Scratch::Part& part : scratch->parts) {
+      part.stream->queue_.Clear();
+      part.stream->held_ = 0;
+    }
+  }
+  if (!EncodeBlock(streams, count, scratch)) return false;
+  SearchBlock(scratch);
+  return true;
+}
+
+// The next block of frames of the streams that have any, through the encoder and its heads; what
+// `parts` says holds until the next block.
+bool Recognizer::EncodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const {
   const size_t bins = model_->num_bins();
   Scratch& s = *scratch;
   s.features.resize(kBlockStreams * kBlockFrames * bins);
+  s.levels.resize(kBlockStreams * kBlockFrames / Model::kSubsampling);
   s.items.clear();
   s.parts.clear();
   s.inputs.resize(count);
   for (size_t i = 0; i < count; ++i) {
     Stream& stream = *streams[i];
     if (!stream.Ready()) continue;
+    float* levels = s.levels.data() + i * kBlockFrames / Model::kSubsampling;
     float* features = s.features.data() + i * kBlockFrames * bins;
     Executor::Item item;
     // Whole encoder frames only, until the end: nothing then waits inside the
@@ -275,17 +429,97 @@ bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scra
     item.inputs = s.inputs[i].data();
     item.state = &stream.encoder_state_;
     s.items.push_back(item);
-    s.parts.push_back({&stream, nullptr, nullptr, nullptr, 0, 0});
+    for (size_t from = 0; from < item.frames; from += Model::kSubsampling) {
+      const size_t numbers = std::min(Model::kSubsampling, item.frames - from) * bins;
+      const float* first = features + from * bins;
+      levels[from / Model::kSubsampling] = std::accumulate(first, first + numbers, 0.0f) / static_cast<float>(numbers);
+    }
+    s.parts.push_back({&stream, nullptr, nullptr, nullptr, nullptr, levels, 0, 0});
   }
   if (s.items.empty()) return false;
   s.encoder.Step(s.items.data(), s.items.size());
   for (size_t i = 0; i < s.parts.size(); ++i) {
     s.parts[i].encoded = s.encoder.output(encoder_out_, i);
     s.parts[i].frames = s.encoder.output_frames(encoder_out_, i);
+    if (endpoint_.graph != nullptr) s.parts[i].hidden = s.encoder.output(hidden_, i);
   }
   ComputeHeads(scratch);
-  SearchBlock(scratch);
   return true;
+}
+
+// Encodes for the streams that have no frame waiting.
+void Recognizer::FillQueues(Stream* const* streams, size_t count, Scratch* scratch) const {
+  scratch->hungry.clear();
+  for (size_t i = 0; i < count; ++i) {
+    if (streams[i]->queue_.size() == streams[i]->held_) scratch->hungry.push_back(streams[i]);
+  }
+  if (scratch->hungry.empty() || !EncodeBlock(scratch->hungry.data(), scratch->hungry.size(), scratch)) return;
+  for (const Scratch::Part& part : scratch->parts) {
+    part.stream->queue_.Append({part.encoded, part.hidden, part.ctc, part.phones, part.level}, part.frames, widths_);
+  }
+}
+
+// The next frame of every queue: held back, or searched after those that are held.
+void Recognizer::StepFrames(Stream* const* streams, const size_t* hold, size_t count, FrameEvidence* evidence,
+                            Scratch* scratch) const {
+  Scratch& s = *scratch;
+  s.parts.clear();
+  s.items.clear();
+  s.inputs.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    Stream& stream = *streams[i];
+    evidence[i] = {};
+    if (stream.queue_.size() == stream.held_) continue;
+    const FrameQueue::Rows now = stream.queue_.at(stream.held_);
+    evidence[i].stepped = true;
+    evidence[i].level = *now.level;
+    if (stream.endpoint_state_ != nullptr) {
+      s.inputs[s.items.size()] = {now.hidden};
+      s.items.emplace_back();
+      s.items.back().inputs = s.inputs[s.items.size() - 1].data();
+      s.items.back().frames = 1;
+      s.items.back().state = stream.endpoint_state_.get();
+    }
+    if (hold[i] == 0) {
+      const FrameQueue::Rows rows = stream.queue_.at(0);
+      evidence[i].searched = stream.held_ + 1;
+      s.parts.push_back({&stream, rows.encoded, rows.ctc, rows.phones, rows.hidden, rows.level, stream.held_ + 1, 0});
+    } else if (++stream.held_ > hold[i]) {
+      stream.queue_.Drop(stream.held_ - hold[i]);
+      stream.held_ = hold[i];
+    }
+  }
+  if (!s.items.empty()) s.endpoint->Step(s.items.data(), s.items.size());
+  if (!s.parts.empty()) SearchBlock(scratch);
+  for (size_t i = 0, item = 0; i < count; ++i) {
+    Stream& stream = *streams[i];
+    FrameEvidence& out = evidence[i];
+    if (!out.stepped) continue;
+    if (stream.endpoint_state_ != nullptr) {
+      const float* row = s.endpoint->output(endpoint_.log_probs, item++);
+      std::copy(row, row + Model::kEndpointClasses, out.endpoint.begin());
+      out.has_endpoint = true;
+    }
+    if (hold[i] > 0) continue;
+    stream.queue_.Drop(out.searched);
+    stream.held_ = 0;
+    const std::vector<Hypothesis>& paths = stream.search_.paths;
+    const auto frames = static_cast<int32_t>(stream.search_.num_frames);
+    double total = 0;
+    for (const Hypothesis& path : paths) {
+      const double share = std::exp(path.score - paths.front().score);
+      total += share;
+      out.expected_trailing += share * (frames - 1 - stream.search_.tree.LastFrame(path.history));
+    }
+    out.pieces = paths.front().history.length;
+    out.settled = stream.search_.settled.tokens.size();
+    out.trailing = static_cast<size_t>(frames - 1 - stream.search_.tree.LastFrame(paths.front().history));
+    out.expected_trailing /= total;
+    // A network with absurd weights may have no likely path.
+    if (!std::isfinite(out.expected_trailing)) out.expected_trailing = static_cast<double>(out.trailing);
+    out.changed = paths.front().history.hash != stream.best_hash_;
+    stream.best_hash_ = paths.front().history.hash;
+  }
 }
 
 // Log-probabilities for the streams that search a graph: of pieces, or of phones.
@@ -309,7 +543,7 @@ void Recognizer::ComputeHeads(Scratch* scratch) const {
   };
   if (ctc_.graph != nullptr) {
     compute(ctc_, s.ctc.get(), &Scratch::Part::ctc, [](const Stream& stream) {
-      return stream.commands_.graph != nullptr || (stream.phones_.graph != nullptr && stream.forced_.complete());
+      return stream.commands_.graph != nullptr || stream.phones_.graph != nullptr;
     });
   }
   if (phones_.graph != nullptr) {

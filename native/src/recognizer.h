@@ -4,7 +4,9 @@
 // of audio, sample rates other than 16 kHz, or the end of utterances.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -42,12 +44,63 @@ struct CommandResult {
   bool can_continue = false;    // the best sentence is also the beginning of another
 };
 
+// What the end of an utterance is decided from, as of one encoder frame.
+struct FrameEvidence {
+  bool stepped = false;       // false: no frame was ready, and nothing else here counts
+  size_t searched = 0;        // frames that went through the search in this step; 0 if they are held
+  float level = 0;            // mean of the frame's log-mel energies, nats
+  bool has_endpoint = false;  // the model has the graph `endpoint`:
+  std::array<float, Model::kEndpointClasses> endpoint{};  // its log-probabilities
+  // Of the free search, 0 while frames are held:
+  size_t pieces = 0;          // of the best path
+  size_t settled = 0;         // of its pieces, what all paths share and nothing can change
+  size_t trailing = 0;        // frames since its last piece; all that were searched if it has none
+  double expected_trailing = 0;  // the same over all paths, weighted by their probabilities
+  bool changed = false;       // the best path has other pieces than a frame before
+};
+
+// Whether the sentences of the graph may end where the search is.
+struct GrammarEnd {
+  bool alive = false;         // some sentence can still be completed
+  double complete = 0;        // probability, among what the beam holds, that a sentence is complete,
+  double closed = 0;          // and that it is so and none goes on
+  double gap = 0;             // nats that the best path, complete or not, lies behind free sounds or pieces
+  size_t symbols = 0;         // of that path: pieces or phones
+};
+
+// Encoder frames that were computed and not yet searched: the search can stop at any of them.
+class FrameQueue {
+ public:
+  // Numbers per frame; 0 where the model has no such rows.
+  struct Widths {
+    size_t encoded = 0, hidden = 0, ctc = 0, phones = 0;
+  };
+  struct Rows {
+    const float* encoded = nullptr;
+    const float* hidden = nullptr;
+    const float* ctc = nullptr;
+    const float* phones = nullptr;
+    const float* level = nullptr;
+  };
+  size_t size() const { return level_.size() - first_; }
+  Rows at(size_t frame) const;
+  // `ctc` and `phones` may be null; frames of one queue all have them or all lack them.
+  void Append(const Rows& rows, size_t frames, const Widths& widths);
+  void Drop(size_t frames);
+  void Clear();
+
+ private:
+  Widths widths_;
+  size_t first_ = 0;
+  std::vector<float> encoded_, hidden_, ctc_, phones_, level_;
+};
+
 // One recording in progress. Calls on one stream take turns by a lock, so a
 // result may be read while another thread decodes.
 class Stream {
  public:
-  // `graph` may be null: then there is the free search only.
-  Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph);
+  // `graph` may be null: then there is the free search only, and it may record a lattice.
+  Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph, bool lattice = false);
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
@@ -61,9 +114,22 @@ class Stream {
   bool IsReady() const;
   // What has been decoded so far; also in the middle of a recording.
   Transcript Result() const;
+  bool HasLattice() const { return search_.lattice != nullptr; }
+  // The lattice of what has been decoded so far; it must be recorded.
+  LatticeArcs Lattice() const;
   bool HasGraph() const { return commands_.graph != nullptr || phones_.graph != nullptr; }
+  // The texts of the paths that the search holds, best first, with their shares of its probability.
+  struct Alternative {
+    std::string text;
+    double probability = 0;
+  };
+  std::vector<Alternative> Alternatives() const;
   // The same for the sentences of the graph, which there must be.
   CommandResult Commands() const;
+  // Whether the sentences of the graph, which there must be, may end here.
+  GrammarEnd End() const;
+  // The text starts clean; the acoustic state goes on, and frames not yet searched stay.
+  void ResetSearch();
   // As good as new: neither text nor acoustic state of the recording stays.
   void Reset();
   const Recognizer& recognizer() const { return *recognizer_; }
@@ -79,6 +145,10 @@ class Stream {
   mutable std::mutex mutex_;
   Fbank fbank_;
   GraphState encoder_state_;
+  std::unique_ptr<GraphState> endpoint_state_;  // null: the model has no such graph
+  FrameQueue queue_;
+  size_t held_ = 0;              // frames at the front of the queue that wait for speech to begin
+  uint64_t best_hash_ = 0;       // of the best path when evidence was last asked for
   SearchState search_;
   GrammarSearchState commands_;  // of a graph of pieces
   PhoneSearchState phones_;      // of a graph of phones
@@ -95,13 +165,18 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
                                                   const GrammarConfig& grammar = {}, const PhoneConfig& phones = {},
                                                   std::shared_ptr<const WordGraph> graph = nullptr);
 
-  std::unique_ptr<Stream> CreateStream() const { return CreateStream(graph_); }
+  std::unique_ptr<Stream> CreateStream(bool lattice = false) const { return CreateStream(graph_, lattice); }
   // For a graph of its own; throws std::invalid_argument if it is of other pieces.
-  std::unique_ptr<Stream> CreateStream(std::shared_ptr<const WordGraph> graph) const;
+  std::unique_ptr<Stream> CreateStream(std::shared_ptr<const WordGraph> graph, bool lattice = false) const;
 
   // Decodes all that is ready, over all streams together. No stream may be in
   // the list twice, all must be of this recogniser: else std::invalid_argument.
   void DecodeStreams(Stream* const* streams, size_t count) const;
+
+  // One frame of every stream that has one ready. Where `hold[i]` is 0 it is searched, after the
+  // frames that are held; else it is held back, and of those held the last `hold[i]` are kept.
+  // `hold` and `evidence` have `count` entries. Streams as for DecodeStreams.
+  void DecodeFrames(Stream* const* streams, const size_t* hold, size_t count, FrameEvidence* evidence) const;
 
   const Model& model() const { return *model_; }
   const SearchConfig& config() const { return search_.config(); }
@@ -126,14 +201,19 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
              const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph);
   void CheckGraph(const WordGraph& graph) const;
+  std::vector<std::unique_lock<std::mutex>> Lock(Stream* const* streams, size_t count) const;
   bool DecodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const;
+  bool EncodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const;
+  void FillQueues(Stream* const* streams, size_t count, Scratch* scratch) const;
+  void StepFrames(Stream* const* streams, const size_t* hold, size_t count, FrameEvidence* evidence, Scratch* scratch) const;
   void ComputeHeads(Scratch* scratch) const;
   void SearchBlock(Scratch* scratch) const;
   void SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const;
 
   std::shared_ptr<const Model> model_;
   std::shared_ptr<const Graph> encoder_;
-  Head ctc_, phones_;
+  Head ctc_, phones_, endpoint_;
+  FrameQueue::Widths widths_;
   size_t encoder_out_, hidden_ = 0;  // positions in the encoder's outputs
   Scorer scorer_;
   Search search_;

@@ -8,10 +8,13 @@
 #include <stdexcept>
 #include <string>
 
+#include "transcript.h"
+
 namespace earshot {
 namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+constexpr int32_t kNewNode = -2;
 
 }  // namespace
 
@@ -29,6 +32,7 @@ void SearchState::Reset() {
   tree.Clear();
   settled = {};
   num_frames = 0;
+  if (lattice != nullptr) lattice->Clear();
 }
 
 Search::Search(const Model& model, const Scorer* scorer, const SearchConfig& config)
@@ -42,12 +46,37 @@ Search::Search(const Model& model, const Scorer* scorer, const SearchConfig& con
     throw std::invalid_argument("search: max_symbols_per_frame is " + std::to_string(config_.max_symbols_per_frame) +
                                 "; it must be in 0..100, where 0 means the model's.");
   }
+  LatticeConfig& lattice = config_.lattice;
+  if (lattice.max_active_paths < 1 || lattice.max_active_paths > SearchConfig::kMaxActivePaths) {
+    throw std::invalid_argument("search: lattice_paths is " + std::to_string(lattice.max_active_paths) + "; it must be in 1.." +
+                                std::to_string(SearchConfig::kMaxActivePaths) + ".");
+  }
+  if (!(lattice.beam >= 0 && lattice.beam <= 1000)) {
+    throw std::invalid_argument("search: lattice_beam is " + std::to_string(lattice.beam) + "; it must be in 0..1000.");
+  }
+  if (lattice.max_arcs < 1 || lattice.max_arcs > 1000000) {
+    throw std::invalid_argument("search: lattice_arcs is " + std::to_string(lattice.max_arcs) + "; it must be in 1..1000000.");
+  }
+  const size_t least = settings_.stateful ? 1 : settings_.context_size;
+  if (lattice.context_size == 0) lattice.context_size = settings_.stateful ? LatticeConfig::kStatefulContext : least;
+  if (lattice.context_size < least || lattice.context_size > kMaxContext) {
+    throw std::invalid_argument("search: lattice_context is " + std::to_string(lattice.context_size) + "; it must be in " +
+                                std::to_string(least) + ".." + std::to_string(kMaxContext) +
+                                " for this model, or 0 for what its predictor sees.");
+  }
+  for (const std::string& piece : model.pieces()) starts_word_.push_back(StartsWord(piece));
 }
 
 void Search::BeginFrame(SearchState* state) const {
   if (state->paths.empty()) {
     state->paths.emplace_back();
     state->paths.back().context = scorer_->Start();
+    if (state->lattice != nullptr) {
+      LatticePath& path = state->paths.back().lattice;
+      path.entries.emplace_back();
+      path.recent.fill(-1);
+      path.key = Key(path);
+    }
   }
   for (Hypothesis& path : state->paths) path.left = false;
 }
@@ -60,12 +89,15 @@ void Search::Request(SearchState* state, const float* encoder_row, ScorerScratch
 
 // Every path still in the frame takes blank or a piece; if there is none, nothing changes.
 size_t Search::Advance(SearchState* state, const float* const* rows, size_t symbols, SearchScratch* scratch) const {
-  const size_t most = config_.max_active_paths;
+  const bool recording = state->lattice != nullptr;
+  const size_t most = MaxPaths(*state);
   const size_t vocabulary = scorer_->vocabulary();
   const bool last = symbols + 1 >= config_.max_symbols_per_frame;
   std::vector<Hypothesis>& paths = state->paths;
   auto& candidates = scratch->candidates_;
   candidates.clear();
+  // A lattice subtracts scores: none may be infinite.
+  const auto bounded = [recording](float log_prob) { return recording ? static_cast<float>(Bounded(log_prob)) : log_prob; };
 
   // Histories as they are: paths that left before, then those that take blank.
   // They come first and keep their order, so candidate i is path i.
@@ -73,11 +105,13 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
   scratch->rows_.assign(paths.size(), nullptr);
   for (size_t p = 0; p < paths.size(); ++p) {
     double score = paths[p].score;
+    float log_prob = 0;
     if (!paths[p].left) {
       scratch->rows_[p] = rows[num_rows++];
-      score = Sane(score + scratch->rows_[p][settings_.blank_id]);
+      log_prob = bounded(scratch->rows_[p][settings_.blank_id]);
+      score = Sane(score + log_prob);
     }
-    candidates.push_back({score, score, p, -1, 0, true});
+    candidates.push_back({score, score, p, -1, log_prob, true});
   }
   if (num_rows == 0) return 0;
   const size_t kept = candidates.size();
@@ -101,25 +135,57 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
       // A piece further down still counts if it ends in the history of another
       // path, because the two then add up.
       for (const Hypothesis& other : paths) {
-        if (!state->tree.Extends(other.history, paths[p].history)) continue;
         const int32_t token = other.history.last;
+        if (recording ? token < 0 || KeyWith(paths[p].lattice, token) != other.lattice.key
+                      : !state->tree.Extends(other.history, paths[p].history)) {
+          continue;
+        }
         const bool listed = std::any_of(best.begin(), best.end(), [token](const auto& b) { return b.second == token; });
         if (!listed) best.push_back({row[token], token});
       }
     }
-    for (const auto& [log_prob, token] : best) {
+    for (const auto& [raw, token] : best) {
+      const float log_prob = bounded(raw);
       const double score = Sane(paths[p].score + log_prob);
       candidates.push_back({score, score, p, token, log_prob, last});
     }
   }
 
-  // Merge paths that have left with equal pieces. Only pairs with a history
-  // that stays as it is can be equal.
+  if (recording) {
+    Recombine(*state, scratch);
+  } else {
+    MergeEqual(*state, kept, scratch);
+  }
+  candidates.erase(std::remove_if(candidates.begin(), candidates.end(), [](const auto& c) { return c.path == SIZE_MAX; }),
+                   candidates.end());
+  std::stable_sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
+  if (candidates.size() > most) candidates.resize(most);
+
+  scratch->next_.clear();
+  if (recording) {
+    FollowRecording(state, scratch);
+  } else {
+    Follow(state, scratch);
+  }
+  for (const Hypothesis& path : paths) {
+    state->tree.Unref(path.history);
+    for (const WordEntry& entry : path.lattice.entries) state->tree.Unref(entry.history);
+  }
+  paths.swap(scratch->next_);
+  scratch->next_.clear();
+  return num_rows;
+}
+
+// Merges paths that have left with equal pieces. Only pairs with a history
+// that stays as it is can be equal.
+void Search::MergeEqual(const SearchState& state, size_t kept, SearchScratch* scratch) const {
+  auto& candidates = scratch->candidates_;
+  const std::vector<Hypothesis>& paths = state.paths;
   const auto equal = [&](const SearchScratch::Candidate& a, const SearchScratch::Candidate& b) {  // a has no token
     const History& x = paths[a.path].history;
     const History& y = paths[b.path].history;
-    if (b.token < 0) return state->tree.Same(x, y);
-    return x.last == b.token && state->tree.Extends(x, y);
+    if (b.token < 0) return state.tree.Same(x, y);
+    return x.last == b.token && state.tree.Extends(x, y);
   };
   for (size_t i = 1; i < candidates.size(); ++i) {
     SearchScratch::Candidate& b = candidates[i];
@@ -139,15 +205,104 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
       break;
     }
   }
-  candidates.erase(std::remove_if(candidates.begin(), candidates.end(), [](const auto& c) { return c.path == SIZE_MAX; }),
-                   candidates.end());
-  std::stable_sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
-  if (candidates.size() > most) candidates.resize(most);
+}
 
+uint64_t Search::Key(const LatticePath& path) const {
+  // A state beside the predictor's (of a bias, a language model) goes in here and in KeyWith.
+  uint64_t key = 0;
+  for (size_t i = kMaxContext - config_.lattice.context_size; i < kMaxContext; ++i) key = ExtendHash(key, path.recent[i]);
+  for (const int32_t piece : path.word) key = ExtendHash(key, piece);
+  return key;
+}
+
+uint64_t Search::KeyWith(const LatticePath& path, int32_t token) const {
+  uint64_t key = 0;
+  for (size_t i = kMaxContext - config_.lattice.context_size + 1; i < kMaxContext; ++i) key = ExtendHash(key, path.recent[i]);
+  key = ExtendHash(key, token);
+  if (!StartsWordAfter(path, token)) {
+    for (const int32_t piece : path.word) key = ExtendHash(key, piece);
+  }
+  return ExtendHash(key, token);
+}
+
+SearchScratch::Merged* Search::MergedOf(const SearchState& state, SearchScratch::Candidate* candidate, SearchScratch* scratch) const {
+  SearchScratch::Candidate& c = *candidate;
+  if (c.merged != SIZE_MAX) return &scratch->merged_[c.merged];
+  c.merged = scratch->num_merged_++;
+  if (scratch->merged_.size() < scratch->num_merged_) scratch->merged_.emplace_back();
+  SearchScratch::Merged& merged = scratch->merged_[c.merged];
+  merged.entries.clear();
+  merged.departures.clear();
+  merged.stays = SIZE_MAX;
+  const LatticePath& from = state.paths[c.path].lattice;
+  if (c.token >= 0 && StartsWordAfter(from, c.token)) {
+    const int32_t node = scratch->reusable_[c.path];
+    merged.entries.push_back({node >= 0 ? node : kNewNode - static_cast<int32_t>(c.path), c.score, c.score,
+                              from.entries.front().prior, c.path, 0, c.token, c.log_prob});
+    merged.departures.push_back({c.path, c.log_prob});
+    return &merged;
+  }
+  for (size_t e = 0; e < from.entries.size(); ++e) {
+    const double score = from.entries[e].score + c.log_prob;
+    merged.entries.push_back({from.entries[e].node, score, score, from.entries[e].prior, c.path, e, c.token, c.log_prob});
+  }
+  if (c.token < 0) merged.stays = c.path;
+  return &merged;
+}
+
+void Search::Recombine(const SearchState& state, SearchScratch* scratch) const {
+  auto& candidates = scratch->candidates_;
+  const std::vector<Hypothesis>& paths = state.paths;
+  scratch->num_merged_ = 0;
+  scratch->reusable_.assign(paths.size(), -1);
+  for (size_t p = 0; p < paths.size(); ++p) {
+    if (!paths[p].left) scratch->reusable_[p] = state.lattice->Reusable(paths[p].lattice);
+  }
+  auto& keys = scratch->keys_;
+  keys.clear();
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const SearchScratch::Candidate& c = candidates[i];
+    const LatticePath& path = paths[c.path].lattice;
+    const uint64_t key = c.token < 0 ? path.key : KeyWith(path, c.token);
+    keys.push_back({ExtendHash(key, c.left ? 1 : 0), i});
+  }
+  std::sort(keys.begin(), keys.end());
+  for (size_t k = 1, first = 0; k < keys.size(); ++k) {
+    if (keys[k].first != keys[first].first) {
+      first = k;
+      continue;
+    }
+    SearchScratch::Candidate& a = candidates[keys[first].second];
+    SearchScratch::Candidate& b = candidates[keys[k].second];
+    MergedOf(state, &a, scratch);
+    MergedOf(state, &b, scratch);
+    SearchScratch::Merged& into = scratch->merged_[a.merged];
+    const SearchScratch::Merged& from = scratch->merged_[b.merged];
+    for (const SearchScratch::Arriving& arriving : from.entries) {
+      const auto same = std::find_if(into.entries.begin(), into.entries.end(), [&](const SearchScratch::Arriving& known) {
+        return known.node == arriving.node;
+      });
+      if (same == into.entries.end()) {
+        into.entries.push_back(arriving);
+        continue;
+      }
+      // The same words, aligned in another way: probabilities add up, and the likelier says when.
+      const double sum = LogAdd(same->score, arriving.score);
+      if (arriving.part > same->part) *same = arriving;
+      same->score = sum;
+    }
+    into.departures.insert(into.departures.end(), from.departures.begin(), from.departures.end());
+    if (into.stays == SIZE_MAX) into.stays = from.stays;
+    a.score = kMinusInfinity;
+    for (const SearchScratch::Arriving& arriving : into.entries) a.score = std::max(a.score, arriving.score);
+    b.path = SIZE_MAX;
+  }
+}
+
+void Search::Follow(SearchState* state, SearchScratch* scratch) const {
   auto& next = scratch->next_;
-  next.clear();
-  for (const SearchScratch::Candidate& c : candidates) {
-    const Hypothesis& from = paths[c.path];
+  for (const SearchScratch::Candidate& c : scratch->candidates_) {
+    const Hypothesis& from = state->paths[c.path];
     next.push_back(from);
     Hypothesis& path = next.back();
     path.score = c.score;
@@ -159,15 +314,79 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
     path.history = state->tree.Extend(from.history, c.token, static_cast<int32_t>(state->num_frames), c.log_prob);
     scorer_->Extend(&path.context, c.token);
   }
-  for (const Hypothesis& path : paths) state->tree.Unref(path.history);
-  paths.swap(next);
-  next.clear();
-  return num_rows;
+}
+
+void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
+  using Arriving = SearchScratch::Arriving;
+  std::vector<Hypothesis>& paths = state->paths;
+  // First the nodes: a path that stays must know what began after it in this frame.
+  std::vector<int32_t>& nodes = scratch->reusable_;
+  scratch->departed_.assign(paths.size(), false);
+  for (SearchScratch::Candidate& c : scratch->candidates_) {
+    for (const auto& [p, log_prob] : MergedOf(*state, &c, scratch)->departures) {
+      if (scratch->departed_[p]) continue;
+      scratch->departed_[p] = true;
+      nodes[p] = state->lattice->Depart(&paths[p].lattice, nodes[p], log_prob);
+    }
+  }
+  const auto frame = static_cast<int32_t>(state->num_frames);
+  for (const SearchScratch::Candidate& c : scratch->candidates_) {
+    SearchScratch::Merged& merged = scratch->merged_[c.merged];
+    std::vector<Arriving>& entries = merged.entries;
+    std::stable_sort(entries.begin(), entries.end(), [](const Arriving& a, const Arriving& b) { return a.score > b.score; });
+    const double worst = entries.front().score - config_.lattice.beam;
+    while (entries.size() > LatticeConfig::kMaxEntries || (entries.size() > 1 && entries.back().score < worst)) entries.pop_back();
+
+    const Arriving& best = entries.front();
+    const Hypothesis& from = paths[best.path];
+    scratch->next_.emplace_back();
+    Hypothesis& path = scratch->next_.back();
+    path.score = best.score;
+    path.left = c.left;
+    path.context = from.context;
+    path.lattice.word = from.lattice.word;
+    path.lattice.recent = from.lattice.recent;
+    path.lattice.key = from.lattice.key;
+    if (best.token >= 0) {
+      scorer_->Extend(&path.context, best.token);
+      if (StartsWordAfter(from.lattice, best.token)) path.lattice.word.clear();
+      path.lattice.word.push_back(best.token);
+      std::copy(path.lattice.recent.begin() + 1, path.lattice.recent.end(), path.lattice.recent.begin());
+      path.lattice.recent.back() = best.token;
+      path.lattice.key = Key(path.lattice);
+    }
+    if (merged.stays != SIZE_MAX) path.lattice.node = paths[merged.stays].lattice.node;
+    for (const Arriving& arriving : entries) {
+      const Hypothesis& source = paths[arriving.path];
+      WordEntry entry = source.lattice.entries[arriving.entry];
+      entry.node = arriving.node <= kNewNode ? nodes[arriving.path] : arriving.node;
+      entry.score = arriving.score;
+      entry.prior = arriving.prior;
+      if (arriving.token < 0) {
+        state->tree.Ref(entry.history);
+      } else {
+        if (StartsWordAfter(source.lattice, arriving.token)) entry.start_frame = frame;
+        entry.last_frame = frame;
+        entry.history = state->tree.Extend(entry.history, arriving.token, frame, arriving.log_prob);
+      }
+      path.lattice.entries.push_back(entry);
+    }
+    path.history = path.lattice.entries.front().history;
+    state->tree.Ref(path.history);
+  }
 }
 
 void Search::Settle(SearchState* state, SearchScratch* scratch) const {
   scratch->histories_.clear();
-  for (const Hypothesis& path : state->paths) scratch->histories_.push_back(&path.history);
+  for (const Hypothesis& path : state->paths) {
+    scratch->histories_.push_back(&path.history);
+    for (const WordEntry& entry : path.lattice.entries) scratch->histories_.push_back(&entry.history);
+  }
+  if (state->lattice != nullptr) {
+    scratch->lattice_paths_.clear();
+    for (Hypothesis& path : state->paths) scratch->lattice_paths_.push_back(&path.lattice);
+    state->lattice->Collect(scratch->lattice_paths_);
+  }
   state->tree.SettleShared(scratch->histories_.data(), scratch->histories_.size(), &state->settled);
 }
 
@@ -180,5 +399,13 @@ TokenPath Search::Best(const SearchState& state, double* score) const {
   }
   return path;
 }
+
+LatticeArcs Search::Lattice(const SearchState& state) const {
+  std::vector<const LatticePath*> paths;
+  for (const Hypothesis& path : state.paths) paths.push_back(&path.lattice);
+  return state.lattice->Arcs(paths);
+}
+
+std::unique_ptr<LatticeRecorder> Search::MakeRecorder() const { return std::make_unique<LatticeRecorder>(config_.lattice); }
 
 }  // namespace earshot

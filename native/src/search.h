@@ -11,12 +11,19 @@
 // repeats until all kept paths have left. Paths that have left and carry equal
 // pieces become one whose probability is their sum. With one active path this
 // is greedy search; with one symbol per frame it is frame-synchronous.
+//
+// A search that records a lattice (SearchState::lattice) makes more paths one: those that the
+// predictor cannot tell apart and that are within the same word. The likelier goes on, the other
+// stays as an arc (lattice_recorder.h). It thereby follows far more histories with as many paths.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
+#include "lattice_recorder.h"
 #include "model.h"
 #include "scorer.h"
 #include "token_tree.h"
@@ -28,6 +35,7 @@ struct SearchConfig {
   size_t max_active_paths = 1;       // 1 is greedy search
   size_t max_symbols_per_frame = 0;  // 0: the model's
   float blank_penalty = 0;           // taken off the logit of blank
+  LatticeConfig lattice;             // for streams that record one
 };
 
 struct Hypothesis {
@@ -35,6 +43,7 @@ struct Hypothesis {
   History history;
   PredictorContext context;
   bool left = true;             // has left the current frame
+  LatticePath lattice;          // `history` and `score` are then of its first entry
 };
 
 struct SearchState {
@@ -42,6 +51,7 @@ struct SearchState {
   TokenTree tree;
   TokenPath settled;              // what all paths share and nothing can change
   size_t num_frames = 0;
+  std::unique_ptr<LatticeRecorder> lattice;  // null: none is recorded
   void Reset();
 };
 
@@ -55,12 +65,34 @@ class SearchScratch {
     int32_t token;     // -1: none
     float log_prob;
     bool left;
+    size_t merged = SIZE_MAX;  // index into merged_; none: it comes from `path` alone
+  };
+  // One entry of a path to be, and where it comes from. A node below kNewNode is still to be made, by
+  // path kNewNode - node.
+  struct Arriving {
+    int32_t node;
+    double score, part, prior;
+    size_t path, entry;
+    int32_t token;
+    float log_prob;
+  };
+  // Candidates that have become one, in a search that records a lattice.
+  struct Merged {
+    std::vector<Arriving> entries;
+    std::vector<std::pair<size_t, float>> departures;  // paths that a word follows, and its piece
+    size_t stays = SIZE_MAX;                           // path that takes blank, if one does
   };
   std::vector<const float*> rows_;  // one per path; null if it has left
   std::vector<Candidate> candidates_;
   std::vector<std::pair<float, int32_t>> best_;
   std::vector<Hypothesis> next_;
   std::vector<const History*> histories_;
+  std::vector<Merged> merged_;
+  size_t num_merged_ = 0;
+  std::vector<std::pair<uint64_t, size_t>> keys_;
+  std::vector<int32_t> reusable_;  // nodes, one a path
+  std::vector<bool> departed_;
+  std::vector<LatticePath*> lattice_paths_;
 };
 
 // A frame is BeginFrame, then rounds of Request, scoring and Advance until
@@ -81,13 +113,37 @@ class Search {
 
   // The best path so far. `score` is its log-probability, summed over alignments.
   TokenPath Best(const SearchState& state, double* score) const;
+  // What has been recorded, as if the paths ended here; `state` must record.
+  LatticeArcs Lattice(const SearchState& state) const;
+  // The recorder of a new stream.
+  std::unique_ptr<LatticeRecorder> MakeRecorder() const;
 
   const SearchConfig& config() const { return config_; }
 
  private:
+  size_t MaxPaths(const SearchState& state) const {
+    return state.lattice == nullptr ? config_.max_active_paths : config_.lattice.max_active_paths;
+  }
+  // Makes candidates with equal histories one.
+  void MergeEqual(const SearchState& state, size_t kept, SearchScratch* scratch) const;
+
+  // The same in a search that records, for candidates with equal keys.
+  void Recombine(const SearchState& state, SearchScratch* scratch) const;
+  uint64_t Key(const LatticePath& path) const;
+  uint64_t KeyWith(const LatticePath& path, int32_t token) const;
+  bool StartsWordAfter(const LatticePath& path, int32_t token) const {
+    return path.word.empty() || starts_word_[static_cast<size_t>(token)];
+  }
+  // Gives the candidate its row of merged_.
+  SearchScratch::Merged* MergedOf(const SearchState& state, SearchScratch::Candidate* candidate, SearchScratch* scratch) const;
+  // The paths of the next round, from candidates that are left.
+  void Follow(SearchState* state, SearchScratch* scratch) const;
+  void FollowRecording(SearchState* state, SearchScratch* scratch) const;
+
   const Scorer* scorer_;
   SearchConfig config_;
   SearchSettings settings_;
+  std::vector<bool> starts_word_;  // by piece
 };
 
 // A network with absurd weights can make NaN; as minus infinity it loses, and

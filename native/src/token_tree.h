@@ -39,6 +39,8 @@ class TokenTree {
   void Ref(const History& history) { Ref(history.node); }
   void Unref(const History& history) { Unref(history.node); }
   bool Same(const History& a, const History& b) const;
+  // The frame of the last piece; -1 if there is none.
+  int32_t LastFrame(const History& history) const { return history.node == History::kRoot ? -1 : node(history.node).frame; }
   // Is `longer` the pieces of `shorter` and one more?
   bool Extends(const History& longer, const History& shorter) const;
   // Appends what lies between `history` and the settled part, oldest first.

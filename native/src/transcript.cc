@@ -103,6 +103,16 @@ Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames,
   return out;
 }
 
+size_t WholeWords(const std::vector<int32_t>& tokens, const Model& model) {
+  size_t words = 0;
+  for (size_t i = 1, from = 0; i < tokens.size(); ++i) {
+    if (!StartsWord(model.pieces()[static_cast<size_t>(tokens[i])])) continue;
+    if (!SpelledBy(tokens.data() + from, i - from, model).empty()) ++words;
+    from = i;
+  }
+  return words;
+}
+
 std::string ToJson(const Transcript& transcript) {
   std::string out = "{\"text\": " + JsonQuote(transcript.text) + ", \"words\": [";
   for (size_t i = 0; i < transcript.words.size(); ++i) {

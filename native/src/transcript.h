@@ -25,6 +25,7 @@ struct Transcript {
   std::string text;
   std::vector<Word> words;
   size_t num_frames = 0;    // encoder frames searched
+  size_t settled_words = 0; // so many of the first words cannot change or grow any more
   double score = 0;         // log-probability of the path
 };
 
@@ -46,6 +47,9 @@ std::string SpelledBy(const int32_t* pieces, size_t count, const Model& model);
 
 // The same for a path of pieces: one that begins with U+2581 starts a word.
 Transcript MakeTranscript(TokenPath path, const Model& model, size_t num_frames, double score);
+
+// How many whole words begin a path, if pieces may still follow.
+size_t WholeWords(const std::vector<int32_t>& tokens, const Model& model);
 
 // One JSON object: text, words, tokens, frames, log_probs, num_frames, frame_ms, score.
 std::string ToJson(const Transcript& transcript);

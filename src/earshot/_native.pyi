@@ -150,6 +150,7 @@ class StreamResult(TypedDict):
     words: list[WordResult]
     num_frames: int
     score: float
+    settled_words: int
 
 class CommandPath(TypedDict):
     words: list[WordResult]
@@ -201,13 +202,37 @@ class WordGraph:
     @property
     def size_bytes(self) -> int: ...
 
+# Of one encoder frame: frames searched in this step (0: it is held back), mean log-mel energy, log
+# probabilities of the graph `endpoint` (speech, silence before, pause, silence after) where the
+# model has one; then of the free search: pieces of the best path and how
+# many of them are settled, frames since its last piece, the
+# same averaged over all paths, and whether the best path has other pieces than a frame before.
+Frame = tuple[int, float, tuple[float, float, float, float] | None, int, int, int, float, bool]
+# Some sentence can still be completed; share of the beam in which one is complete, and in which it
+# is so and none goes on; nats of the best path behind free sounds or pieces; its phones or pieces.
+GrammarEnd = tuple[bool, float, float, float, int]
+
+class LatticeArcs(TypedDict):
+    src: _I32
+    dst: _I32
+    word: _I32
+    start_frame: _I32
+    end_frame: _I32
+    acoustic: _F32
+    prior: _F32
+    words: list[str]
+
 class Stream:
     def accept_waveform(self, samples: _F32) -> None: ...
     def input_finished(self) -> None: ...
     def is_ready(self) -> bool: ...
     def reset(self) -> None: ...
+    def reset_search(self) -> None: ...
+    def alternatives(self) -> list[tuple[str, float]]: ...  # texts and their shares of the beam
+    def grammar_end(self) -> GrammarEnd | None: ...
     def result(self) -> StreamResult: ...
     def command_result(self) -> CommandResult | None: ...
+    def lattice(self) -> LatticeArcs | None: ...
 
 class Recognizer:
     def __init__(
@@ -231,6 +256,13 @@ class Recognizer:
         phone_blank_penalty: float = 0.0,
         transducer_weight: float = 0.0,
         piece_ctc_weight: float = 0.0,
+        lattice_paths: int = 16,
+        lattice_beam: float = 16.0,
+        lattice_arcs: int = 20000,
+        lattice_context: int = 0,
     ) -> None: ...
-    def create_stream(self, *, word_graph: WordGraph | None = None) -> Stream: ...
+    def create_stream(
+        self, *, word_graph: WordGraph | None = None, lattice: bool = False
+    ) -> Stream: ...
     def decode_streams(self, streams: list[Stream]) -> None: ...
+    def decode_frames(self, streams: list[Stream], hold: list[int]) -> list[Frame | None]: ...

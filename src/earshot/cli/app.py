@@ -12,8 +12,10 @@ import earshot
 from earshot.cli import (
     adapt,
     export,
+    lattice,
     listen,
     model,
+    rescore,
     train,
     transcribe,
     understand,
@@ -34,10 +36,12 @@ app.command("adapt")(adapt.adapt)
 model.app.command("export")(export.export)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
+app.add_typer(lattice.app, name="lattice")
 understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)
 understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
+app.add_typer(rescore.app, name="serve")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value

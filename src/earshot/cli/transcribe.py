@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.data.audio import AudioFile, Samples
     from earshot.data.pipe import AudioPipe
+    from earshot.decode.lattice import Lattice
+    from earshot.decode.rescoring import Rescorer
     from earshot.session.recognizer import Recognizer, Stream
 
 STDIN = "-"
@@ -48,6 +50,15 @@ class Form(StrEnum):
 
 
 CAPTIONS = (Form.SRT, Form.VTT)
+
+
+class LatticeForm(StrEnum):
+    """How a lattice is written; as `earshot.decode.lattice_formats.LatticeFormat`."""
+
+    SLF = "slf"
+    KALDI = "kaldi"
+    JSON = "json"
+    PROTOBUF = "pb"
 
 
 class Method(StrEnum):
@@ -143,6 +154,42 @@ def transcribe(
         Method, typer.Option(help="How to search; the beam is slower and a little better.")
     ] = Method.BEAM,
     max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
+    nbest: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Also say the N likeliest hypotheses (text, json)."),
+    ] = None,
+    lattice: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE_OR_FOLDER",
+            help="Write what else may have been said, as a graph: .slf, .lat, .json or .pb.",
+            show_default=False,
+        ),
+    ] = None,
+    lattice_format: Annotated[
+        LatticeForm | None,
+        typer.Option(help="slf, kaldi, json or pb; default: by the file's ending."),
+    ] = None,
+    lattice_paths: Annotated[
+        int, typer.Option(min=1, max=64, help="Width of the beam with --nbest or --lattice.")
+    ] = 16,
+    rescorer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Let `earshot serve rescore` rank what may have been said; no sound is sent.",
+            show_default=False,
+        ),
+    ] = None,
+    rescorer_token_file: Annotated[
+        Path | None, typer.Option(help="Its first line is the token for --rescorer.")
+    ] = None,
+    rescorer_deadline_ms: Annotated[
+        float, typer.Option(min=1, max=600_000, help="How long --rescorer may take.")
+    ] = 300,
+    lattice_beam: Annotated[
+        float, typer.Option(min=0.0, max=1000.0, help="How far a lattice reaches, in nats.")
+    ] = 16.0,
 ) -> None:
     """Turn recordings into text, JSON, captions (srt, vtt) or ctm.
 
@@ -158,10 +205,18 @@ def transcribe(
             "See `earshot transcribe --help`."
         )
     check_command_options(commands, command_threshold, pronunciations)
+    if rescorer is None and rescorer_token_file is not None:
+        raise usage_error("--rescorer-token-file: needs --rescorer, which the token is for.")
     if files and files.count(STDIN) > 1:
         raise usage_error("transcribe: - stands for standard input and can be given only once.")
     if form is None:
         form = Form.JSON if as_json or manifest else Form.TEXT
+    if nbest is not None and form not in (Form.TEXT, Form.JSON):
+        raise usage_error(
+            f"--nbest with --format {form.value}: only text and json have a place for it."
+        )
+    if lattice_format is not None and lattice is None:
+        raise usage_error("--lattice-format: needs --lattice, which it is the format of.")
 
     with reported():
         jobs = _manifest_jobs(manifest) if manifest else _file_jobs(files or [])
@@ -184,6 +239,9 @@ def transcribe(
             pronunciations=pronunciations,
             method=method.value,
             max_active_paths=max_active_paths,
+            lattice_paths=lattice_paths,
+            lattice_beam=lattice_beam,
+            rescorer=_rescorer(rescorer, rescorer_token_file, rescorer_deadline_ms),
         )
         tally = _Tally()
         with (
@@ -198,7 +256,14 @@ def transcribe(
             label = _label(manifest, jobs)
             if form is Form.TEXT and into_folder:
                 label = None  # the file's name says it
-            writer = _Writer(form, place, label=label, model=recognizer.name)
+            writer = _Writer(
+                form,
+                place,
+                label=label,
+                model=recognizer.name,
+                nbest=nbest,
+                lattices=_lattice_place(lattice, lattice_format, len(jobs)),
+            )
             for job in jobs:
                 _do(job, recognizer, writer, tally, display, stream=stream, written=written)
             if not tally.done:
@@ -208,6 +273,28 @@ def transcribe(
     if tally.failed:
         raise _failed(tally, len(jobs))
     note(tally.summary(len(jobs)))
+
+
+def _rescorer(url: str | None, token_file: Path | None, deadline_ms: float) -> Rescorer | None:
+    """The client that options ask for.
+
+    Raises:
+        ConfigError: The address or the token cannot be used.
+    """
+    if url is None:
+        return None
+    from earshot.core.errors import ConfigError
+    from earshot.decode.rescoring_client import ClientConfig, RescoringClient
+
+    token = None
+    if token_file is not None:
+        try:
+            token = token_file.read_text(encoding="utf-8").strip().partition("\n")[0].strip()
+        except (OSError, UnicodeDecodeError) as err:
+            raise ConfigError(f"{token_file}: cannot be read ({err}). Check the path.") from None
+        if not token:
+            raise ConfigError(f"{token_file}: its first line is empty. Write the token there.")
+    return RescoringClient(url, token=token, config=ClientConfig(deadline_ms=deadline_ms))
 
 
 def check_command_options(
@@ -276,6 +363,7 @@ class _Tally:
     def __init__(self) -> None:
         self.done = self.failed = 0
         self.audio_s = self.wall_s = 0.0
+        self.rescoring: Counter[str] = Counter()  # by reason; "" where it was rescored
 
     @property
     def real_time_factor(self) -> float:
@@ -288,14 +376,32 @@ class _Tally:
                 f": {self.audio_s:.1f} s of audio in {self.wall_s:.2f} s, "
                 f"real-time factor {self.real_time_factor:.4f}"
             )
+        if self.rescoring:
+            text += f"; {self.rescoring['']} rescored"
+            kept = [f"{n} {why}" for why, n in sorted(self.rescoring.items()) if why]
+            text += f" (first pass kept: {', '.join(kept)})" if kept else ""
         return f"{text}; {self.failed} failed" if self.failed else text
 
 
 class _Writer:
     """Puts a transcript into its form and sends it where it goes."""
 
-    def __init__(self, form: Form, place: Destination, *, label: str | None, model: str) -> None:
+    def __init__(
+        self,
+        form: Form,
+        place: Destination,
+        *,
+        label: str | None,
+        model: str,
+        nbest: int | None = None,
+        lattices: _LatticePlace | None = None,
+    ) -> None:
         self._form, self._place, self._label, self._model = form, place, label, model
+        self._nbest, self._lattices = nbest, lattices
+
+    @property
+    def wants_lattice(self) -> bool:
+        return self._nbest is not None or self._lattices is not None
 
     def write(
         self,
@@ -304,8 +410,11 @@ class _Writer:
         understanding: Understanding | None,
         *,
         processing_s: float,
+        lattice: Lattice | None = None,
     ) -> None:
-        rendered = self._rendered(job, transcript, understanding, processing_s)
+        if lattice is not None and self._lattices is not None:
+            self._lattices.write(job.recording, lattice)
+        rendered = self._rendered(job, transcript, understanding, processing_s, lattice)
         self._place.write(job.recording, rendered)
 
     def partial(self, job: Job, text: str, *, t_s: float) -> None:
@@ -320,6 +429,7 @@ class _Writer:
         transcript: Transcript,
         understanding: Understanding | None,
         processing_s: float,
+        lattice: Lattice | None,
     ) -> str:
         from earshot.cli import formats
 
@@ -331,19 +441,78 @@ class _Writer:
             return formats.ctm(transcript.words, recording=job.recording)
         if self._form is Form.TEXT:
             text = f"{job.name}: {transcript.text}" if self._label else transcript.text
-            return formats.text_line(text, understanding)
+            more = ""
+            if lattice is not None and self._nbest is not None:
+                more = formats.nbest_lines(lattice, self._nbest)
+            return formats.text_line(text, understanding) + more
         value = formats.transcript_object(
             transcript,
             processing_s=processing_s,
             model=self._model,
             understanding=understanding,
         )
+        if lattice is not None and self._nbest is not None:
+            value["nbest"] = formats.nbest_objects(lattice, self._nbest)
         return self._json(job, value)
 
     def _json(self, job: Job, value: dict[str, object]) -> str:
         from earshot.cli import formats
 
         return formats.json_line({self._label: job.name, **value} if self._label else value)
+
+
+@dataclass(frozen=True, slots=True)
+class _LatticePlace:
+    """Where lattices go: one file, or a file each in a folder."""
+
+    path: Path
+    form: LatticeForm
+    into_folder: bool
+
+    def write(self, recording: str, lattice: Lattice) -> None:
+        from earshot.data.atomic import replaced_file
+        from earshot.decode.lattice_formats import LatticeFormat, render_lattice
+
+        path = self.path
+        if self.into_folder:
+            path = path / f"{file_stem(recording)}.{_LATTICE_ENDINGS[self.form]}"
+        data = render_lattice(lattice, LatticeFormat(self.form.value), utterance=recording)
+        with replaced_file(path) as file:
+            file.write(data)
+
+
+_LATTICE_ENDINGS = {
+    LatticeForm.SLF: "slf",
+    LatticeForm.KALDI: "lat",
+    LatticeForm.JSON: "json",
+    LatticeForm.PROTOBUF: "pb",
+}
+
+
+def _lattice_place(
+    lattice: str | None, form: LatticeForm | None, recordings: int
+) -> _LatticePlace | None:
+    if lattice is None:
+        return None
+    from earshot.core.errors import ConfigError
+    from earshot.decode.lattice_formats import format_of
+
+    path = Path(lattice)
+    into_folder = lattice.endswith("/") or path.is_dir()
+    if into_folder:
+        path.mkdir(parents=True, exist_ok=True)
+        return _LatticePlace(path, form or LatticeForm.SLF, into_folder=True)
+    if recordings > 1:
+        raise usage_error(
+            f"--lattice {lattice}: a file holds one lattice and there are {recordings} recordings. "
+            "Name a folder, such as --lattice lattices/"
+        )
+    if form is None:
+        try:
+            form = LatticeForm(format_of(path).value)
+        except ConfigError as err:
+            raise usage_error(str(err)) from None
+    return _LatticePlace(path, form, into_folder=False)
 
 
 def _do(
@@ -367,7 +536,12 @@ def _do(
     started = time.perf_counter()
     shown, next_look_s = "", 0.0
     try:
-        for heard in _heard(job, recognizer, chunk_s=PARTIAL_CHUNK_S if stream else None):
+        for heard in _heard(
+            job,
+            recognizer,
+            chunk_s=PARTIAL_CHUNK_S if stream else None,
+            lattice=writer.wants_lattice,
+        ):
             audio_s = tally.audio_s + heard.audio_s
             wall_s = tally.wall_s + time.perf_counter() - started
             display.advance(
@@ -386,13 +560,16 @@ def _do(
                     writer.partial(job, shown, t_s=heard.audio_s)
         transcript = words_of(heard.stream)
         understanding = heard.stream.understanding()
+        lattice = heard.stream.lattice() if writer.wants_lattice else None
+        processing_s = time.perf_counter() - started
+        writer.write(job, transcript, understanding, processing_s=processing_s, lattice=lattice)
     except EarshotError as err:
         tally.failed += 1
         display.error(err)
         return
-    processing_s = time.perf_counter() - started
-    writer.write(job, transcript, understanding, processing_s=processing_s)
     tally.done += 1
+    if transcript.rescoring is not None:
+        tally.rescoring[transcript.rescoring.reason] += 1
     tally.audio_s += transcript.duration_s
     tally.wall_s += processing_s
 
@@ -406,18 +583,21 @@ class _Heard:
     share: float
 
 
-def _heard(job: Job, recognizer: Recognizer, *, chunk_s: float | None) -> Iterator[_Heard]:
+def _heard(
+    job: Job, recognizer: Recognizer, *, chunk_s: float | None, lattice: bool = False
+) -> Iterator[_Heard]:
     """Feed a recording piece by piece; after the last item the stream holds all of it.
 
     Args:
         job: What to hear.
         recognizer: Makes the stream.
         chunk_s: Size of a piece; None takes blocks as they are read.
+        lattice: The stream is to record one.
 
     Yields:
         The one stream, again and again, and once more when the input is finished.
     """
-    stream = recognizer.create_stream()
+    stream = recognizer.create_stream(lattice=lattice)
     with _opened(job.source) as audio:
         rate = audio.sample_rate_hz
         total_s = job.duration_s or max(0.0, (audio.duration_s or 0.0) - job.offset_s)

@@ -8,6 +8,7 @@
     ├── CommandsError            command templates that cannot be used, all problems at once
     ├── LabelledTextError        rows of labelled text that cannot be used, all problems at once
     ├── PronunciationsError      lines of pronunciations that cannot be used, all problems at once
+    ├── LatticeError             a lattice that is damaged, contradicts itself, or is too large
     ├── ConfigError              a setting, option or recipe value out of its range
     ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
@@ -72,6 +73,10 @@ class AudioError(_LocatedError):
 
 class ManifestError(_LocatedError):
     """A manifest cannot be used; `where` is `file` or `file:line`."""
+
+
+class LatticeError(_LocatedError):
+    """A lattice cannot be used; `where` is the file, `file:line`, or "lattice"."""
 
 
 @dataclass(frozen=True, slots=True)

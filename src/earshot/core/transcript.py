@@ -5,6 +5,7 @@ nothing of word pieces or frames; see `decode.result` for who builds it.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +26,46 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Rescoring:
+    """What came of the second pass over the words; whatever it says, there is a transcript.
+
+    Args:
+        status: "rescored", or "kept" where the first pass stands.
+        reason: Why it stands: "certain" (there was one reading only), "timeout", "unreachable",
+            "unauthorised", "busy", "refused", "bad_answer", "too_large" or "circuit_open"; empty
+            if rescored.
+        model: The language model's name; empty if unknown.
+        took_ms: Milliseconds that the attempt took here, waiting included.
+    """
+
+    status: Literal["rescored", "kept"]
+    reason: str = ""
+    model: str = ""
+    took_ms: float = 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """JSON-ready values: `{"status", "reason", "model", "took_ms"}`."""
+        return {
+            "status": self.status,
+            "reason": self.reason,
+            "model": self.model,
+            "took_ms": round(self.took_ms, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """The words of a stretch of audio, in order.
 
     Args:
         words: The words.
         duration_s: Length of the audio heard so far, seconds.
+        rescoring: What came of the second pass; None where there was to be none.
     """
 
     words: tuple[Word, ...]
     duration_s: float = 0.0
+    rescoring: Rescoring | None = None
 
     @property
     def text(self) -> str:
@@ -45,8 +76,10 @@ class Transcript:
         """The transcript as JSON-ready values; times are rounded to milliseconds.
 
         Returns:
-            `{"text", "words": [{"word", "start_s", "end_s", "confidence"}], "duration_s"}`.
+            `{"text", "words": [{"word", "start_s", "end_s", "confidence"}], "duration_s"}`, and
+            `rescoring` where there was a second pass.
         """
+        note = {} if self.rescoring is None else {"rescoring": self.rescoring.as_dict()}
         return {
             "text": self.text,
             "words": [
@@ -59,4 +92,5 @@ class Transcript:
                 for word in self.words
             ],
             "duration_s": round(self.duration_s, 3),
+            **note,
         }

@@ -19,6 +19,13 @@ class SearchConfig:
             that the model was trained with. A lower cap loses long words.
         blank_penalty: Nats taken off the blank's score; above 0 gives fewer deletions and more
             insertions.
+        lattice_paths: Histories kept by the search of a stream that records a lattice, 1..64;
+            each then stands for all that end in the same pieces.
+        lattice_beam: Nats, 0..1000: how far behind the best path a lattice reaches.
+        lattice_arcs: What a lattice has at most, 1..1,000,000; older and worse arcs go first, and
+            the best path stays.
+        lattice_context: How many last pieces must agree before two histories become one, up to
+            8; 0 takes what the predictor sees, or 4 if it is stateful.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -28,6 +35,10 @@ class SearchConfig:
     max_active_paths: int = 4
     max_symbols_per_frame: int = 0
     blank_penalty: float = 0.0
+    lattice_paths: int = 16
+    lattice_beam: float = 16.0
+    lattice_arcs: int = 20_000
+    lattice_context: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -38,6 +49,10 @@ class SearchConfig:
             ("max_active_paths", 1, 64),
             ("max_symbols_per_frame", 0, 100),
             ("blank_penalty", -100.0, 100.0),
+            ("lattice_paths", 1, 64),
+            ("lattice_beam", 0.0, 1000.0),
+            ("lattice_arcs", 1, 1_000_000),
+            ("lattice_context", 0, 8),
         ):
             value = getattr(self, name)
             if not low <= value <= high:

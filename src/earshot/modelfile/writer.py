@@ -1,4 +1,4 @@
-"""Writes `.ear` files, versions 1 and 2 of `docs/formats/ear.md`.
+"""Writes `.ear` files, versions 1 to 3 of `docs/formats/ear.md`.
 
 Lays sections out and checksums them. Does not know what a network is: graphs come as
 JSON-ready objects, tensors already packed (see `codecs`). What was written is opened again
@@ -21,6 +21,7 @@ MAGIC = b"\x89EAR\r\n\x1a\n"
 ALIGNMENT = 64
 PREAMBLE_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20
+VERSION_3_OPS = frozenset(("causal_attention",))  # those that a reader of version 2 does not know
 
 
 def _aligned(offset: int) -> int:
@@ -168,6 +169,13 @@ def _version(header: dict[str, object], tensors: Mapping[str, EncodedTensor]) ->
         for node in graph.get("nodes", ())
     )
     packed = any(tensor.codec in VERSION_2_CODECS for tensor in tensors.values())
+    newest = any(
+        node.get("op") in VERSION_3_OPS
+        for graph in graphs.values()
+        for node in graph.get("nodes", ())
+    )
+    if newest:
+        return 3
     return 2 if joined or packed else 1
 
 

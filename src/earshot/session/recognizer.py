@@ -7,6 +7,7 @@ chunks. Knows nothing of servers, of what commands mean, or of files of results.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +21,18 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
-from earshot.decode.result import to_transcript
+from earshot.decode.result import rescored_transcript, to_lattice, to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
 from earshot.runtime.session import open_model
 
 if TYPE_CHECKING:
+    from earshot.core.events import Event
     from earshot.core.understanding import Understanding
+    from earshot.decode.endpoint import EndpointConfig
+    from earshot.decode.lattice import Lattice
+    from earshot.decode.rescoring import Rescorer
+    from earshot.session.event_stream import EventStream
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.decision import Decision
     from earshot.understand.graph import CommandGraph
@@ -116,11 +122,18 @@ class Stream:
     """
 
     def __init__(
-        self, engine: _native.Recognizer, grammar: tuple[CommandGraph, CommandConfig] | None
+        self,
+        engine: _native.Recognizer,
+        grammar: tuple[CommandGraph, CommandConfig] | None,
+        *,
+        lattice: bool = False,
+        rescorer: Rescorer | None = None,
     ) -> None:
         self._engine = engine
-        self._native = engine.create_stream()
+        self._native = engine.create_stream(lattice=lattice or rescorer is not None)
         self._grammar = grammar
+        self._rescorer = rescorer
+        self._rescored: tuple[int, Transcript] | None = None  # and how many frames it rests on
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._resampler: StreamingResampler | None = None
         self._num_samples = 0
@@ -172,13 +185,42 @@ class Stream:
         """The words found so far; before the input is finished they may still change.
 
         With commands they are those of the command where one is accepted, else those of free
-        speech.
+        speech. With a rescorer, free speech is ranked once more when the input is finished and
+        decoded; `Transcript.rescoring` says what came of it.
         """
         found = self._native.result()
         decision = self._decide(found)
         if decision is not None and decision.words is not None:
             found = {**found, "words": list(decision.words)}
-        return to_transcript(found, duration_s=self.duration_s)
+            return to_transcript(found, duration_s=self.duration_s)
+        first = to_transcript(found, duration_s=self.duration_s)
+        if self._rescorer is None or not self._finished or not first.words or self.is_ready():
+            return first
+        # Once: asking again must not send again.
+        if self._rescored is None or self._rescored[0] != found["num_frames"]:
+            rescored = self._rescorer.rescore(self.lattice())
+            self._rescored = (found["num_frames"], rescored_transcript(first, rescored))
+        return self._rescored[1]
+
+    def lattice(self) -> Lattice:
+        """Every plausible hypothesis of free speech so far, as a graph of words.
+
+        Its best path is what free speech was recognised as (what `result` says without
+        commands). All paths end where the search stands, whether or not the input is finished.
+
+        Returns:
+            The lattice: words with times and scores. See `earshot.decode.lattice` for
+            what can be asked of it.
+
+        Raises:
+            ConfigError: The stream records none.
+        """
+        recorded = self._native.lattice()
+        if recorded is None:
+            raise ConfigError(
+                "stream: it records no lattice. Make it with `create_stream(lattice=True)`."
+            )
+        return to_lattice(recorded)
 
     def understanding(self) -> Understanding | None:
         """What the speaker wants, going by what was decoded so far.
@@ -217,7 +259,7 @@ class Stream:
     def reset(self) -> None:
         """Forget everything; the stream is as if new, and may have another rate."""
         self._native.reset()
-        self._decided = None
+        self._decided = self._rescored = None
         self._resampler = None
         self._num_samples = 0
         self._finished = False
@@ -232,6 +274,7 @@ class Recognizer:
     | transcribe a file of any length | `transcribe_file(path)` |
     | follow a live signal | `create_stream()` |
     | follow many signals | `decode_streams(streams)` |
+    | cut a signal into utterances, with events | `create_event_stream()` |
     | hear commands | `load(commands="commands.yaml")`, then `Stream.understanding()` |
 
     Args:
@@ -240,6 +283,7 @@ class Recognizer:
         commands: What may be asked for, compiled for this model's word pieces, and with a lexicon
             if it hears phones; None recognises free speech only.
         command_config: How commands are searched for and when one is believed.
+        rescorer: Ranks the lattice of free speech once more; None leaves it at the first pass.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
@@ -252,8 +296,11 @@ class Recognizer:
         *,
         commands: CommandGraph | None = None,
         command_config: CommandConfig | None = None,
+        rescorer: Rescorer | None = None,
     ) -> None:
         self._model = model
+        self._rescorer = rescorer
+        self._endpoint: EndpointConfig | None = None
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
         grammar_search: dict[str, Any] = {}
         if commands is not None:
@@ -275,6 +322,10 @@ class Recognizer:
                 max_active_paths=search.max_active_paths,
                 max_symbols_per_frame=search.max_symbols_per_frame,
                 blank_penalty=search.blank_penalty,
+                lattice_paths=search.lattice_paths,
+                lattice_beam=search.lattice_beam,
+                lattice_arcs=search.lattice_arcs,
+                lattice_context=search.lattice_context,
                 **grammar_search,
             )
 
@@ -290,6 +341,10 @@ class Recognizer:
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
+        lattice_paths: int = 16,
+        lattice_beam: float = 16.0,
+        rescorer: str | Rescorer | None = None,
+        rescorer_token: str | None = None,
     ) -> Recognizer:
         """Open a model and get ready to recognise.
 
@@ -306,6 +361,12 @@ class Recognizer:
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
             blank_penalty: Nats taken off the blank's score.
+            lattice_paths: Histories that a stream keeps which records a lattice, 1..64.
+            lattice_beam: How many nats behind the best path a lattice reaches, 0..1000.
+            rescorer: URL of `earshot serve rescore`, asked for free speech within 300 ms, or any
+                `decode.rescoring.Rescorer`. Lattices are sent, never audio; whatever happens
+                there, the first pass stands and `Transcript.rescoring` says why.
+            rescorer_token: Bearer token for the URL.
 
         Returns:
             The recogniser.
@@ -314,13 +375,25 @@ class Recognizer:
             ModelFileError: The model is absent, broken, or not a recogniser's.
             CommandsError: The templates cannot be used; it names every problem at once.
             PronunciationsError: The pronunciations cannot be used; likewise.
-            ConfigError: A search setting or the threshold is out of its range.
+            ConfigError: A search setting or the threshold is out of its range, or the rescorer's
+                address or token cannot be used.
         """
+        if isinstance(rescorer, str):
+            from earshot.decode.rescoring_client import RescoringClient
+
+            rescorer = RescoringClient(rescorer, token=rescorer_token)
+        elif rescorer_token is not None:
+            raise ConfigError(
+                "rescorer_token: there is no URL to send it to. Give `rescorer` as one, or leave "
+                "it out."
+            )
         search = SearchConfig(
             method=method,
             max_active_paths=max_active_paths,
             max_symbols_per_frame=max_symbols_per_frame,
             blank_penalty=blank_penalty,
+            lattice_paths=lattice_paths,
+            lattice_beam=lattice_beam,
         )
         file = embedded_model_path() if path is None else Path(path)
         if commands is None:
@@ -329,7 +402,7 @@ class Recognizer:
                     f"command_threshold is {command_threshold}; there are no commands to accept. "
                     "Give `commands` too, or leave it out."
                 )
-            return cls(open_model(file), search)
+            return cls(open_model(file), search, rescorer=rescorer)
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -346,7 +419,7 @@ class Recognizer:
             file, pronunciations=None if pronunciations is None else Path(pronunciations)
         )
         graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon)
-        return cls(model, search, commands=graph, command_config=config)
+        return cls(model, search, commands=graph, command_config=config, rescorer=rescorer)
 
     @property
     def name(self) -> str:
@@ -363,9 +436,86 @@ class Recognizer:
         """The phones that the model hears for commands; none if it goes by pieces only."""
         return tuple(self._model.phones)
 
-    def create_stream(self) -> Stream:
-        """A new stream, independent of all others."""
-        return Stream(self._engine, self._grammar)
+    def create_stream(self, *, lattice: bool = False) -> Stream:
+        """A new stream, independent of all others.
+
+        Args:
+            lattice: Record what `Stream.lattice` returns. The search then goes by
+                `lattice_paths`, whatever the method, and takes longer.
+        """
+        return Stream(self._engine, self._grammar, lattice=lattice, rescorer=self._rescorer)
+
+    def create_event_stream(
+        self,
+        *,
+        endpoint: EndpointConfig | None = None,
+        max_utterance_s: float | None = None,
+        hotwords: Sequence[object] = (),
+        nbest: int = 1,
+        lattice: bool = False,
+    ) -> EventStream:
+        """A new stream that cuts a signal into utterances and tells what happens as events.
+
+        Args:
+            endpoint: When utterances begin and end; None takes the model's own settings, or the
+                defaults of `EndpointConfig` where it has none.
+            max_utterance_s: Greatest length of an utterance, seconds >= 0.04; None leaves it.
+            hotwords: Phrases to expect.
+            nbest: Texts that a final lists, 1..64; 1 leaves the list out.
+            lattice: Whether finals carry their word lattice.
+
+        Returns:
+            The stream, independent of all others.
+
+        Raises:
+            ConfigError: A value is out of its range, or asks for what this version cannot do.
+            ModelFileError: The model's own settings cannot be used.
+        """
+        from earshot.session.event_stream import EventStream
+
+        if hotwords:
+            raise ConfigError("hotwords: not available in this version. Leave them out.")
+        if lattice:
+            raise ConfigError("lattice: not available in this version. Leave it out.")
+        if not 1 <= nbest <= 64:
+            raise ConfigError(f"nbest is {nbest}; it must lie in 1..64.")
+        config = endpoint or self.endpoint_config()
+        if max_utterance_s is not None:
+            config = config.with_max_utterance_s(max_utterance_s)
+        return EventStream(self._engine, self._grammar, config, nbest)
+
+    def endpoint_config(self) -> EndpointConfig:
+        """When utterances begin and end by default: as the model was tuned, where it was.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ModelFileError: The model's own settings cannot be used.
+        """
+        from earshot.decode.endpoint import EndpointConfig, stored_endpoint_config
+
+        if self._endpoint is None:
+            header = json.loads(self._model.header_json)
+            stored = stored_endpoint_config(header, where=self._model.name)
+            self._endpoint = stored or EndpointConfig()
+        return self._endpoint
+
+    def decode_event_streams(self, streams: Sequence[EventStream]) -> list[list[Event]]:
+        """Search all audio that many event streams hold, together where they are ready together.
+
+        Args:
+            streams: From this recogniser, each once.
+
+        Returns:
+            The events of each stream, in order; the same as if it were decoded alone.
+
+        Raises:
+            ValueError: A stream is there twice, or is another recogniser's.
+        """
+        from earshot.session.event_stream import decode_event_streams
+
+        return decode_event_streams(self._engine, streams)
 
     def decode_stream(self, stream: Stream) -> None:
         """Search all audio that one stream holds.

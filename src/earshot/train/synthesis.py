@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,7 @@ __all__ = [
     "installed_voices",
     "make_command_test",
     "make_heldout_test",
+    "make_validation_speech",
     "prepare",
     "require_voices",
     "speak",
@@ -853,12 +854,17 @@ _TEST_VERSION = 2  # raised when another choice of sentences makes another test
 
 
 def _test_clips(
-    texts: Sequence[text_stage.TextItem], voices: Sequence[Voice], count: int, *, seed: int
+    texts: Sequence[text_stage.TextItem],
+    voices: Sequence[Voice],
+    count: int,
+    *,
+    seed: int,
+    half: Literal["test", "validation"] = "test",
 ) -> list[Clip]:
-    rng = random.Random(f"{seed}:test")
+    rng = random.Random(f"{seed}:{half}")
     by_kind: dict[str, list[text_stage.TextItem]] = {}
     for item in texts:
-        if item.kind in _TEST_MIX and text_stage.is_test(item.template):
+        if item.kind in _TEST_MIX and text_stage.is_test(item.template) == (half == "test"):
             by_kind.setdefault(item.kind, []).append(item)
     for items in by_kind.values():
         rng.shuffle(items)
@@ -962,6 +968,50 @@ def make_heldout_test(
     return manifest
 
 
+def make_validation_speech(
+    folder: Path,
+    count: int,
+    *,
+    seed: int = 1,
+    texts: Path,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Sentences like those of `make_heldout_test`, of the other half and in the training voices.
+
+    What is learned on them, such as weights, can be judged on that test: no sentence, template or
+    voice is in both. Deterministic, and makes nothing that is there.
+
+    Args:
+        folder: Gets `manifest.jsonl`, `audio/*.wav` and `summary.json`.
+        count: Clips; fewer where there are not as many sentences.
+        seed: Of the choice.
+        texts: `heldout.jsonl` of the text stage.
+        processes: Parallel speakers.
+        progress: Called with (clips done, clips) now and then.
+
+    Returns:
+        Path of the manifest.
+
+    Raises:
+        SynthesisError: No engine is installed.
+    """
+    digest = hashlib.blake2b(texts.read_bytes(), digest_size=10).hexdigest()
+    settings = {"version": 1, "count": count, "seed": seed, "texts": digest}
+    manifest = folder / "manifest.jsonl"
+    if _is_made(folder, settings):
+        return manifest
+    voices = require_voices(_default_engine_weights())
+    random.Random(f"{seed}:voices").shuffle(voices)
+    items = text_stage.load_texts(texts)
+    clips = _test_clips(items, voices, count, seed=seed, half="validation")
+    labels = [
+        {"text": c.text, "kind": c.kind, "template": c.template, "split": "dev"} for c in clips
+    ]
+    _write_test(clips, labels, folder, settings, processes=processes, progress=progress)
+    return manifest
+
+
 def make_command_test(
     folder: Path,
     samples: Sequence[Mapping[str, Any]],
@@ -1057,7 +1107,7 @@ def _write_test(
                 "duration": samples / SAMPLE_RATE_HZ,
                 "speaker": clip.voice.id,
                 **label,
-                "split": "test",
+                "split": label.get("split", "test"),
             }
             lines.append(json.dumps(row) + "\n")
     with replaced_file(manifest) as out:
