@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -152,6 +152,8 @@ class EventStream:
     _grammar: tuple[CommandGraph, CommandConfig] | None
     config: EndpointConfig
     _nbest: int = 1
+    # Told of every frame of an utterance: its number, the time, the evidence, the free words.
+    observer: Callable[[int, float, Evidence, str], None] | None = field(init=False, default=None)
     _stream: _native.Stream = field(init=False)
     _pending: deque[Samples | _Mark] = field(init=False, default_factory=deque)
     _resampler: StreamingResampler | None = field(init=False, default=None)
@@ -323,6 +325,9 @@ class EventStream:
         evidence = self._evidence(
             said, trailing, expected, endpoint, changed=changed, speech=speech, pieces=pieces
         )
+        if self.observer is not None:
+            text = "" if said.found is None else _text(said.found)
+            self.observer(self._utterances, self._now_s(), evidence, text)
         if said.speculation is not None and changed:
             self._check_speculation(said, events)
         verdict = said.detector.update(evidence)

@@ -40,6 +40,7 @@ STAGES = (
     "statistics",
     "train",
     "export",
+    "endpoint",
 )
 
 
@@ -93,6 +94,7 @@ def run(
             progress=None if training_bar else partial(progress, "train"),
         ),
         "export": lambda: export(recipe),
+        "endpoint": lambda: _give_endpoint_head(recipe, folder, partial(progress, "endpoint")),
     }
     steps["rooms"] = lambda: rooms.prepare(
         folder, seed=seed, config=recipe.rooms, progress=partial(progress, "rooms")
@@ -164,6 +166,24 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
     )
     logger.info("wrote %s, %d bytes", path, path.stat().st_size)
     return path
+
+
+def _give_endpoint_head(
+    recipe: Recipe, folder: Path, progress: Callable[[float, float], None]
+) -> None:
+    if recipe.endpoint.clips == 0:
+        return
+    from earshot.train.endpoint import train_endpoint
+
+    path = folder / recipe.export.output
+    train_endpoint(
+        path,
+        path,
+        folder=folder,
+        config=recipe.endpoint,
+        seed=recipe.train.seed,
+        progress=progress,
+    )
 
 
 def _nothing() -> None:
