@@ -382,12 +382,11 @@ class EventStream:
         speech: bool,
         pieces: int,
     ) -> Evidence:
-        pause_s = expected * FRAME_S
-        end_probability = None
+        silence_s = end_probability = None
         if endpoint is not None and self.config.use_head:
             end_probability = math.exp(endpoint[3])
-            if said.last_speech is not None:
-                pause_s = min(pause_s, (self._frame - said.last_speech) * FRAME_S)
+            last = said.base_frame - 1 if said.last_speech is None else said.last_speech
+            silence_s = (self._frame - last) * FRAME_S
         sentence = Sentence.NONE
         # The beam is looked at in pauses only: nothing else can end.
         if self._grammar is not None and self.config.use_grammar and trailing >= 2:
@@ -395,7 +394,8 @@ class EventStream:
         words = said.found["words"] if said.found is not None else []
         return Evidence(
             trailing_s=trailing * FRAME_S,
-            pause_s=pause_s,
+            expected_s=expected * FRAME_S,
+            silence_s=silence_s,
             utterance_s=said.frames * FRAME_S,
             nonsilence=pieces > 0,
             changed=changed,
