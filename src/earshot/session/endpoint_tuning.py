@@ -491,7 +491,14 @@ def trade_off(
     if rules_only:
         for silence_s in (0.12, 0.2, 0.28, 0.36, 0.44, 0.52, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.6):
             rule = replace(config.rule2, min_trailing_silence_s=silence_s)
-            setting = replace(config, rule2=rule, use_rules_only=True, speculation=False)
+            setting = replace(
+                config,
+                rule2=rule,
+                use_rules_only=True,
+                use_head=False,
+                use_grammar=False,
+                speculation=False,
+            )
             rows.append((silence_s, evaluate(traces, setting)))
         return rows
     for factor in (0.1, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.6, 2.0):

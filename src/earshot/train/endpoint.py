@@ -64,6 +64,7 @@ TUNING_MIX = ClipMix(
     digit_pause_s=(0.02, 0.4),
     long_pauses=0.0,
     tail_s=(2.5, 3.0),
+    snr_db=(8.0, 40.0),
 )
 
 

@@ -135,6 +135,7 @@ class ClipMix:
         long_pauses: Share of pauses that are longer than that, up to
         longest_s: so many seconds.
         tail_s: Silence behind the end, shortest and longest.
+        snr_db: Of speech over noise, least and most.
     """
 
     sentences: float = 0.46
@@ -148,6 +149,7 @@ class ClipMix:
     long_pauses: float = 0.12
     longest_s: float = 1.5
     tail_s: tuple[float, float] = (0.8, 2.6)
+    snr_db: tuple[float, float] = (3.0, 40.0)
 
     def shares(self) -> tuple[float, ...]:
         """Of the five kinds, in their order."""
@@ -299,7 +301,7 @@ class ClipMaker:
         if self._noise is not None and rng.random() < 0.75:
             noise = self._noise.draw(len(clean), rng)
             level = float(np.mean(np.square(noise))) + 1e-10
-            gain = np.sqrt(power / level * 10 ** (-rng.uniform(3.0, 40.0) / 10))
+            gain = np.sqrt(power / level * 10 ** (-rng.uniform(*self._mix.snr_db) / 10))
             sound = sound + noise * np.float32(gain)
         peak = float(np.abs(sound).max()) + 1e-6
         return np.asarray(sound * np.float32(10 ** (rng.uniform(-30.0, -1.0) / 20) / peak))
