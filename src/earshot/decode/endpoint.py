@@ -579,6 +579,8 @@ def config_of(values: Mapping[str, Any]) -> EndpointConfig:
     Raises:
         ConfigError: A name is unknown, or a value of a wrong kind or out of its range.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError("endpoint: the settings are no object; they must have names and values.")
     start = EndpointConfig()
     changes: dict[str, Any] = {}
     known = {each.name for each in fields(EndpointConfig)}
