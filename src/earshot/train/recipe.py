@@ -35,6 +35,7 @@ class DataConfig:
     source: Literal["assistant", "librispeech", "commands"] = "assistant"  # what fills `cuts/`
     recordings: str = "../shared/data"  # folder; EARSHOT_DATA overrides, but not for `commands`
     pronunciations: str = ""  # file of words as the user says them, beside the dictionary
+    prepared: str = ""  # folder of another run; its speech, noise and rooms are taken
 
     @property
     def own_pronunciations(self) -> Path | None:
