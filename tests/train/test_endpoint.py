@@ -122,9 +122,10 @@ def test_broken_off_sentences_and_noise_have_no_end(folder):
         assert clip.end_sample is None and set(clip.labels) == {BEFORE}
 
 
-def test_the_graph_in_the_file_is_the_module(tmp_path):
+@pytest.mark.parametrize("size", [0, 16])
+def test_the_graph_in_the_file_is_the_module(tmp_path, size):
     torch.manual_seed(0)
-    head = EndpointHead(HIDDEN, 16)
+    head = EndpointHead(HIDDEN, size)
     graph = head.describe()
     tensors = {
         name: (encode_f32 if t.role == "vector" else encode_f32_r16)(t.value.numpy())
