@@ -28,10 +28,10 @@ class EndpointHead(nn.Module):
 
     Args:
         width: Of the encoder's `hidden`.
-        size: Of layer and LSTM, a multiple of 16; 0 scores each frame by itself, in 6 kB.
+        size: Of layer and LSTM, a multiple of 16; 0 scores each frame by itself.
     """
 
-    def __init__(self, width: int, size: int = 32) -> None:
+    def __init__(self, width: int, size: int = 16) -> None:
         super().__init__()
         self.first = nn.Linear(width, size) if size else None
         self.lstm = nn.LSTM(size, size, batch_first=True) if size else None

@@ -180,7 +180,7 @@ class EndpointHeadConfig:
     clips: int = 0  # to train on, about 4 s each; 0 gives the model no head
     dev_clips: int = 160  # of other voices, that the head's own figures are of
     tuning_clips: int = 320  # of other voices, that both end-pointers' thresholds are chosen on
-    size: int = 32  # of its two layers, a multiple of 16; 0 has none and scores each frame alone
+    size: int = 16  # of its two layers, a multiple of 16; 0 has none and scores each frame alone
     epochs: int = 24  # passes over the clips
     learning_rate: float = 4e-3  # it falls to 0
     pause_weight: float = 2.0  # of frames in pauses: taken for the end, they cut somebody off
