@@ -40,6 +40,7 @@ STAGES = (
     "statistics",
     "train",
     "export",
+    "endpoint",
 )
 
 
@@ -94,6 +95,7 @@ def run(
             progress=None if training_bar else partial(progress, "train"),
         ),
         "export": lambda: export(recipe),
+        "endpoint": lambda: _give_endpoint_head(recipe, folder, partial(progress, "endpoint")),
     }
     if not recipe.data.prepared:
         steps |= _preparing(recipe, folder, recordings, progress)
@@ -192,6 +194,24 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
     )
     logger.info("wrote %s, %d bytes", path, path.stat().st_size)
     return path
+
+
+def _give_endpoint_head(
+    recipe: Recipe, folder: Path, progress: Callable[[float, float], None]
+) -> None:
+    if recipe.endpoint.clips == 0:
+        return
+    from earshot.train.endpoint import train_endpoint
+
+    path = folder / recipe.export.output
+    train_endpoint(
+        path,
+        path,
+        folder=folder,
+        config=recipe.endpoint,
+        seed=recipe.train.seed,
+        progress=progress,
+    )
 
 
 def _nothing() -> None:
