@@ -14,6 +14,7 @@ from earshot.cli import (
     export,
     listen,
     model,
+    serve,
     train,
     transcribe,
     understand,
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command("transcribe")(transcribe.transcribe)
 app.command("listen")(listen.listen)
+app.command("serve")(serve.serve)
 app.command("adapt")(adapt.adapt)
 model.app.command("export")(export.export)
 app.add_typer(model.app, name="model")

@@ -569,18 +569,20 @@ class Engine:
 
     def _create(self, options: Mapping[str, Any]) -> tuple[EventStreamLike, list[Event]]:
         """A stream with as many of the options as it can have, and what is said of the others."""
-        wanted, left_out = dict(options), []
+        wanted = dict(options)
+        left_out: list[Event] = []
         while True:
             try:
                 return self.recognizer.create_event_stream(**wanted), left_out
             except (ConfigError, NotImplementedError) as err:
-                # The message begins with the name of the option.
+                message = str(err)
                 blamed = [name for name in OPTIONAL if name in wanted]
-                blamed.sort(key=lambda name: not str(err).startswith(name))
                 if not blamed:
                     raise
-                del wanted[blamed[0]]
-                left_out.append(StreamError(code="unsupported", message=str(err), fatal=False))
+            # The message begins with the name of the option.
+            named = [name for name in blamed if message.startswith(name)]
+            del wanted[(named or blamed)[0]]
+            left_out.append(StreamError(code="unsupported", message=message, fatal=False))
 
     def _decode(
         self,
