@@ -198,8 +198,12 @@ class _Conversation:
                     await self._answered()
                 return
             handler = _HANDLERS.get(frame.type)
-            if handler is not None:  # others are to be ignored
+            if handler is None:  # it is to be ignored
+                continue
+            try:
                 await handler(self, frame)
+            except FrameError as err:
+                await self.fail("bad_message", str(err))
 
     async def close(self) -> None:
         if self.turn is not None:
@@ -253,17 +257,13 @@ class _Conversation:
         self.request = frame.data
 
     async def audio_start(self, frame: Frame) -> None:
+        _format_of(frame)
         if self.turn is not None:
             await self._drop()
         await self._begin()
-        _format_of(frame)
 
     async def audio_chunk(self, frame: Frame) -> None:
-        try:
-            rate, samples = samples_of(frame)
-        except FrameError as err:
-            await self.fail("bad_audio", str(err))
-            return
+        rate, samples = samples_of(frame)
         if self.turn is None:
             await self._begin()
         if self.turn is not None and not self.turn.is_answered:
