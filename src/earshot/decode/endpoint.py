@@ -148,6 +148,9 @@ class EndpointConfig:
         min_speech_s: So much speech makes an utterance, beside a word.
         pre_roll_s: Frames from before the search woke that it starts with.
         idle_s: The search goes to sleep after so long without speech or words.
+        refresh_s: While nobody speaks, the encoder begins anew after so long: networks that were
+            trained on utterances hear worse and worse in the silence of hours.
+        keep_acoustic_state: Whether it never does, nor when the search wakes.
     """
 
     rule1: EndpointRule = EndpointRule(
@@ -189,6 +192,8 @@ class EndpointConfig:
     min_speech_s: float = 0.12
     pre_roll_s: float = 0.48
     idle_s: float = 1.0
+    refresh_s: float = 3.0
+    keep_acoustic_state: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -200,6 +205,7 @@ class EndpointConfig:
             ("min_speech_s", 0.0, 10.0),
             ("pre_roll_s", 0.04, 10.0),
             ("idle_s", 0.04, 60.0),
+            ("refresh_s", 0.04, 3600.0),
         ):
             _check_range("endpoint", name, getattr(self, name), low, high)
         if self.rule3.min_utterance_s < FRAME_S:
@@ -478,6 +484,16 @@ class SpeechSignal:
         # At first nothing is known of the noise: what comes may be speech.
         fresh = len(self._levels) < _SMOOTH_FRAMES
         return above >= self.config.speech_margin, fresh or above >= self.config.speech_margin / 2
+
+    def unheard(self, frames: int) -> None:
+        """So many of the last frames will come again.
+
+        Args:
+            frames: At most those that came.
+        """
+        for _ in range(min(frames, len(self._levels))):
+            self._levels.pop()
+        self._smooth.clear()
 
     def reset(self) -> None:
         """Forget the noise floor."""
