@@ -86,9 +86,7 @@ def test_its_own_client_streams_and_understands_the_answer(server: RunningServer
             assert program.supports_transcript_streaming
             assert program.models[0].languages == ["en"]
 
-            await client.write_event(
-                Transcribe(language="en-US", context={"turn": 1}).event()
-            )
+            await client.write_event(Transcribe(language="en-US", context={"turn": 1}).event())
             await client.write_event(AudioStart(16_000, 2, 1).event())
             for piece in pieces(two_utterances(), 1024):
                 await client.write_event(AudioChunk(16_000, 2, 1, piece.tobytes()).event())
@@ -310,7 +308,10 @@ def test_a_client_that_vanishes_leaves_nothing(server: RunningServer) -> None:
 
 _data = st.dictionaries(
     st.sampled_from(["text", "rate", "x"]),
-    st.none() | st.integers(-5, 5) | st.sampled_from(["", "ä", "a\nb"]) | st.lists(st.integers(0, 9)),
+    st.none()
+    | st.integers(-5, 5)
+    | st.sampled_from(["", "ä", "a\nb"])
+    | st.lists(st.integers(0, 9)),
     max_size=3,
 )
 _frames = st.builds(
