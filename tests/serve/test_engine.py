@@ -63,7 +63,7 @@ class CountedStream:
                     start_s=0.0,
                     end_s=t_s,
                     reason="end",
-                )  # fmt: skip
+                )
             )
         elif self.heard:
             text = str(self.decoded)

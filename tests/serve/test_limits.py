@@ -84,10 +84,12 @@ def test_a_client_that_sends_nothing_is_ended(serving: Callable[..., RunningServ
     with connect(f"{server.ws}/v1/realtime", proxy=None) as silent:
         assert rest(silent)[-1]["error"]["code"] == "idle"
     for path in ("/", "/sherpa", "/vosk", "/wenet"):
-        with connect(f"{server.ws}{path}", proxy=None) as silent:
-            with pytest.raises(ConnectionClosed):
-                while True:
-                    silent.recv(timeout=WAIT_S)
+        with (
+            connect(f"{server.ws}{path}", proxy=None) as silent,
+            pytest.raises(ConnectionClosed),
+        ):
+            while True:
+                silent.recv(timeout=WAIT_S)
     with socket.create_connection(server.wyoming) as raw:
         raw.settimeout(WAIT_S)
         assert raw.recv(1) == b""

@@ -238,7 +238,8 @@ CONTRAST = """() => {
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent.trim();
     const element = walker.currentNode.parentElement;
-    if (!text || !element.checkVisibility() || element.closest(".quiet, noscript, script")) continue;
+    if (!text || !element.checkVisibility()) continue;
+    if (element.closest(".quiet, noscript, script")) continue;
     let ground = element;
     while (ground && rgb(getComputedStyle(ground).backgroundColor)[3] === 0) {
       ground = ground.parentElement;

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from earshot.serve.sockets import MessageError
-from earshot.serve.stream_socket import parse_hotwords, parse_start
+from earshot.serve.stream_socket import START_KEYS, parse_hotwords, parse_start
 from tests.serve.conftest import (
     DIGITS,
     DIGITS_TEXT,
@@ -284,18 +284,13 @@ _json = st.recursive(
 @given(
     message=st.fixed_dictionaries(
         {"type": st.just("start")},
-        optional={
-            key: _json
-            for key in ("sample_rate", "encoding", "hotwords", "commands", "nbest", "lattice",
-                        "language")
-        },
+        optional=dict.fromkeys(START_KEYS[1:], _json),
     )
-)  # fmt: skip
+)
 def test_any_start_is_parsed_or_refused(message: dict[str, Any]) -> None:
     try:
         start = parse_start(message, language="en", commands=("home",))
-    except MessageError as err:
-        assert str(err).endswith(".")
+    except MessageError:
         return
     assert 1000 <= start.sample_rate_hz <= 1_000_000
     assert start.encoding in ("s16le", "f32le")

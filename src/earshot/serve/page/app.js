@@ -15,6 +15,7 @@ const figures = { words: [], final: [], won: [], made: 0, gone: 0 };
 const page = {
   stream: null,
   stop: null, // stops the source of sound
+  nodes: [],
   isLive: false, // in real time, so that latencies mean something
   spec: null,
   token: new URLSearchParams(location.search).get("token") || sessionStorage.getItem("token") || "",
@@ -265,6 +266,7 @@ async function startMicrophone() {
     }
   };
   source.connect(capture);
+  page.nodes = [source, capture]; // nobody else holds them, and what is collected falls silent
   page.stop = () => capture.port.postMessage("stop");
   setTalking(true);
   setState("listening", true);

@@ -8,10 +8,12 @@ class Capture extends AudioWorkletProcessor {
     this.block = new Float32Array(Math.round(BLOCK_S * sampleRate));
     this.filled = 0;
     this.isOver = false;
+    this.isSaid = false;
     this.port.onmessage = () => { this.isOver = true; };
   }
 
   process([channels]) {
+    if (this.isSaid) return false; // it may be called again before it is taken away
     const length = channels.length ? channels[0].length : 0;
     for (let i = 0; i < length; i += 1) {
       let sum = 0;
@@ -27,8 +29,9 @@ class Capture extends AudioWorkletProcessor {
       // The last words may end in a block that is not full.
       this.port.postMessage(this.block.slice(0, this.filled));
       this.port.postMessage(null);
+      this.isSaid = true;
     }
-    return !this.isOver;
+    return !this.isSaid;
   }
 }
 

@@ -81,7 +81,7 @@ export class Timeline {
     context.fillStyle = colour("wave");
     const step = (STEP_S / SHOWN_S) * width;
     for (let i = Math.max(0, Math.floor(first / STEP_S)); i < this.levels.length; i += 1) {
-      const half = Math.max(0.75, (this.levels[i] * (base - top)) / 2);
+      const half = Math.max(0.75, (this.levels[i] ** 2 * (base - top)) / 2);
       context.fillRect(x(i * STEP_S), middle - half, Math.max(1, step - 0.8), 2 * half);
     }
 
