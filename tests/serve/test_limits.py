@@ -181,7 +181,7 @@ def test_a_client_that_does_not_read_is_cut_off_and_others_are_not(
         assert rest(good)[-1]["utterances"] == 1
 
 
-def test_a_slow_request_is_given_up(
+def test_a_slow_request_is_given_up_and_a_stream_is_not(
     serving: Callable[..., RunningServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from earshot.serve import server as module
@@ -190,6 +190,10 @@ def test_a_slow_request_is_given_up(
     server = serving()
     host, port = server.http.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
-        raw.sendall(b"GET / HTTP/1.1\r\nHost:")
-        raw.settimeout(WAIT_S)
-        assert raw.recv(100) == b""
+        with connect(f"{server.ws}/v1/stream", proxy=None) as stream:
+            start(stream)
+            raw.sendall(b"GET / HTTP/1.1\r\nHost:")
+            raw.settimeout(WAIT_S)
+            assert raw.recv(100) == b""
+            stream.send('{"type":"end"}')
+            assert rest(stream)[-1]["type"] == "closed"

@@ -40,7 +40,8 @@ class Metrics:
     """Counters of one server, in a registry of its own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series for every counter, which nobody asks for
+        # They are a second series for every counter, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         self._open = Gauge(
             "earshot_streams_open", "Streams and uploads now.", ["protocol"], registry=registry

@@ -331,7 +331,9 @@ def _http_protocol() -> Any:
             self.asking = self.loop.call_later(HEADERS_WITHIN_S, self._give_up)
 
         def _give_up(self) -> None:
-            if getattr(self, "cycle", None) is None and not self.transport.is_closing():
+            # A WebSocket has taken the transport over; a request makes a cycle.
+            is_ours = self.transport.get_protocol() is self
+            if is_ours and getattr(self, "cycle", None) is None:
                 self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:
