@@ -189,11 +189,13 @@ def test_a_slow_request_is_given_up_and_a_stream_is_not(
     monkeypatch.setattr(module, "HEADERS_WITHIN_S", 0.3)
     server = serving()
     host, port = server.http.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as raw:
-        with connect(f"{server.ws}/v1/stream", proxy=None) as stream:
-            start(stream)
-            raw.sendall(b"GET / HTTP/1.1\r\nHost:")
-            raw.settimeout(WAIT_S)
-            assert raw.recv(100) == b""
-            stream.send('{"type":"end"}')
-            assert rest(stream)[-1]["type"] == "closed"
+    with (
+        socket.create_connection((host, int(port))) as raw,
+        connect(f"{server.ws}/v1/stream", proxy=None) as stream,
+    ):
+        start(stream)
+        raw.sendall(b"GET / HTTP/1.1\r\nHost:")
+        raw.settimeout(WAIT_S)
+        assert raw.recv(100) == b""
+        stream.send('{"type":"end"}')
+        assert rest(stream)[-1]["type"] == "closed"
