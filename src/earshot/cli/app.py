@@ -11,6 +11,7 @@ import typer
 import earshot
 from earshot.cli import (
     adapt,
+    endpoint,
     export,
     listen,
     model,
@@ -36,6 +37,7 @@ app.command("adapt")(adapt.adapt)
 model.app.command("export")(export.export)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
+app.add_typer(endpoint.app, name="endpoint")
 understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)
 understand.app.command("apply")(understand_model.apply)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -152,6 +152,8 @@ class EventStream:
     _grammar: tuple[CommandGraph, CommandConfig] | None
     config: EndpointConfig
     _nbest: int = 1
+    # Told of every frame of an utterance: its number, the time, the evidence, the free words.
+    observer: Callable[[int, float, Evidence, str], None] | None = field(init=False, default=None)
     _stream: _native.Stream = field(init=False)
     _pending: deque[Samples | _Mark] = field(init=False, default_factory=deque)
     _resampler: StreamingResampler | None = field(init=False, default=None)
@@ -323,6 +325,9 @@ class EventStream:
         evidence = self._evidence(
             said, trailing, expected, endpoint, changed=changed, speech=speech, pieces=pieces
         )
+        if self.observer is not None:
+            text = "" if said.found is None else _text(said.found)
+            self.observer(self._utterances, self._now_s(), evidence, text)
         if said.speculation is not None and changed:
             self._check_speculation(said, events)
         verdict = said.detector.update(evidence)
@@ -377,12 +382,11 @@ class EventStream:
         speech: bool,
         pieces: int,
     ) -> Evidence:
-        pause_s = expected * FRAME_S
-        end_probability = None
+        silence_s = end_probability = None
         if endpoint is not None and self.config.use_head:
             end_probability = math.exp(endpoint[3])
-            if said.last_speech is not None:
-                pause_s = min(pause_s, (self._frame - said.last_speech) * FRAME_S)
+            last = said.base_frame - 1 if said.last_speech is None else said.last_speech
+            silence_s = (self._frame - last) * FRAME_S
         sentence = Sentence.NONE
         # The beam is looked at in pauses only: nothing else can end.
         if self._grammar is not None and self.config.use_grammar and trailing >= 2:
@@ -390,7 +394,8 @@ class EventStream:
         words = said.found["words"] if said.found is not None else []
         return Evidence(
             trailing_s=trailing * FRAME_S,
-            pause_s=pause_s,
+            expected_s=expected * FRAME_S,
+            silence_s=silence_s,
             utterance_s=said.frames * FRAME_S,
             nonsilence=pieces > 0,
             changed=changed,

@@ -2,7 +2,8 @@
 
 The engine runs the encoder, so the head learns from the very frames that it will see; torch trains
 four scores over them; the file is written again with one graph more. Minutes, for any model.
-Knows nothing of how thresholds are chosen: that is `train.endpoint_tuning`.
+Its thresholds are then
+chosen by `session.endpoint_tuning`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,17 +25,26 @@ from torch import Tensor
 from earshot import _native
 from earshot.core.errors import ConfigError, ModelFileError
 from earshot.core.features import SAMPLE_RATE_HZ
+from earshot.decode.endpoint import EndpointConfig, as_metadata
 from earshot.modelfile.codecs import EncodedTensor, encode_f32, encode_int8
 from earshot.modelfile.reader import ModelFile
-from earshot.modelfile.writer import write_with_graph
+from earshot.modelfile.writer import write_with_graph, write_with_metadata
 from earshot.models.endpoint import CLASSES, EndpointHead
 from earshot.runtime.session import GraphSession, open_model
+from earshot.session.endpoint_tuning import (
+    EndpointFigures,
+    TracedClip,
+    evaluate,
+    record_traces,
+    tune,
+)
 from earshot.session.recognizer import Recognizer
 from earshot.train.batches import read_noise, read_rooms
 from earshot.train.cuts import read_cuts
-from earshot.train.endpoint_clips import PAUSE, ClipMaker, LabelledClip
+from earshot.train.endpoint_clips import PAUSE, ClipMaker, ClipMix, LabelledClip
+from earshot.train.recipe import EndpointHeadConfig
 
-__all__ = ["EndpointHeadConfig", "EndpointReport", "hidden_frames", "train_endpoint"]
+__all__ = ["EndpointReport", "hidden_frames", "train_endpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,45 +52,20 @@ Samples = npt.NDArray[np.float32]
 _TOGETHER = 16  # clips that share a reading of the encoder's weights
 _BATCH = 32
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointHeadConfig:
-    """How the head is trained.
-
-    Args:
-        clips: Training clips, of about four seconds each; 0 trains no head.
-        dev_clips: Clips of other voices that the figures are of.
-        size: Of its layers, a multiple of 16.
-        epochs: Passes over the clips.
-        learning_rate: At the start; it falls to zero.
-        pause_weight: How much more a frame of a pause counts than others: a pause that is taken
-            for the end cuts somebody off.
-
-    Raises:
-        ConfigError: A value is out of its range.
-    """
-
-    clips: int = 0
-    dev_clips: int = 160
-    size: int = 32
-    epochs: int = 24
-    learning_rate: float = 4e-3
-    pause_weight: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("clips", 0, 100_000),
-            ("dev_clips", 16, 10_000),
-            ("size", 16, 256),
-            ("epochs", 1, 1000),
-            ("learning_rate", 1e-6, 1.0),
-            ("pause_weight", 0.01, 100.0),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"endpoint.{name} is {value}; it must lie in {low}..{high}.")
-        if self.size % 16:
-            raise ConfigError(f"endpoint.size is {self.size}; it must be a multiple of 16.")
+# What thresholds are chosen on: pauses of people who know what they want to say, and noise alone.
+TUNING_MIX = ClipMix(
+    sentences=0.5,
+    unfinished=0.0,
+    digits=0.25,
+    noise=0.15,
+    woken=0.1,
+    paused=0.3,
+    pause_s=(0.05, 0.4),
+    digit_pause_s=(0.02, 0.4),
+    long_pauses=0.0,
+    tail_s=(2.5, 3.0),
+    snr_db=(8.0, 40.0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +76,28 @@ class EndpointReport:
         accuracy: Share of frames whose class it names, by class.
         pause_taken_for_end: Share of frames in pauses where it is at least 0.8 sure of the end.
         end_found: Share of ends of which it is at least 0.8 sure within 0.4 s.
+        tuned: What both end-pointers cost with the thresholds that were written.
+        noise_utterances_per_hour: Utterances that they find where there is only noise.
         seconds: That training took.
     """
 
     accuracy: dict[str, float]
     pause_taken_for_end: float
     end_found: float
+    tuned: EndpointFigures
+    noise_utterances_per_hour: float
     seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "accuracy": {name: round(value, 4) for name, value in self.accuracy.items()},
+            "pause_taken_for_end": round(self.pause_taken_for_end, 4),
+            "end_found": round(self.end_found, 4),
+            "tuned": self.tuned.as_dict(),
+            "noise_utterances_per_hour": round(self.noise_utterances_per_hour, 1),
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def hidden_frames(
@@ -160,7 +160,8 @@ def train_endpoint(
             remedy="Export it again with this version",
         )
     train_maker, dev_maker = (_maker(folder, part, recognizer) for part in ("train", "dev"))
-    total = config.clips + config.dev_clips + 1
+    tuning_maker = _maker(folder, "dev", recognizer, TUNING_MIX)
+    total = config.clips + config.dev_clips + config.tuning_clips + 1
     done = 0
 
     def gather(maker: ClipMaker, count: int) -> list[tuple[npt.NDArray[np.float16], LabelledClip]]:
@@ -180,10 +181,40 @@ def train_endpoint(
     _fit(head, train_rows, config, seed=seed)
     _write(ModelFile(model), output, head)
     # What is measured is what was written: eight bits and all.
-    report = _measure(output, dev_rows, seconds=time.monotonic() - started)
+    accuracy, taken, found = _measure(output, dev_rows)
+    clips = tuning_maker.make(config.tuning_clips, rng)
+    tuned, figures, noise_per_hour = _tune(output, clips)
+    write_with_metadata(ModelFile(output), output, as_metadata(tuned))
     progress(total, total)
-    logger.info("endpoint head: %s", report)
+    report = EndpointReport(
+        accuracy, taken, found, figures, noise_per_hour, time.monotonic() - started
+    )
+    logger.info("endpoint: %s", json.dumps(report.as_dict()))
     return report
+
+
+def _tune(
+    model: Path, clips: Sequence[LabelledClip]
+) -> tuple[EndpointConfig, EndpointFigures, float]:
+    """Thresholds for a model with a head, what they cost, and what they find in noise."""
+    recognizer = Recognizer.load(model)
+    spoken = [
+        TracedClip(str(n), clip.samples, clip.end_sample / SAMPLE_RATE_HZ)
+        for n, clip in enumerate(clips)
+        if clip.end_sample is not None
+    ]
+    traces = record_traces(recognizer, spoken, config=EndpointConfig())
+    tuned = tune(traces, EndpointConfig())
+    noise = [clip.samples for clip in clips if clip.end_sample is None]
+    found, heard_s = 0, 0.0
+    for samples in noise:
+        stream = recognizer.create_event_stream(endpoint=tuned)
+        stream.accept_waveform(SAMPLE_RATE_HZ, samples)
+        stream.input_finished()
+        stream.decode()
+        found += stream.num_utterances
+        heard_s += stream.duration_s
+    return tuned, evaluate(traces, tuned), 3600 * found / max(heard_s, 1e-9)
 
 
 def _quick_search() -> Any:
@@ -192,11 +223,27 @@ def _quick_search() -> Any:
     return SearchConfig(method="greedy_search")
 
 
-def _maker(folder: Path, part: str, recognizer: Recognizer) -> ClipMaker:
+def _maker(
+    folder: Path, part: str, recognizer: Recognizer, mix: ClipMix | None = None
+) -> ClipMaker:
     cuts: list[dict[str, Any]] = []
-    for path in sorted((folder / "cuts").glob(f"*_{part}*.jsonl.gz")):
-        if not path.name.startswith("noise"):
-            cuts += read_cuts(path)
+    digits: list[dict[str, Any]] = []
+    for path in sorted((folder / "cuts").glob("*.jsonl.gz")):
+        if path.name.startswith("noise"):
+            continue
+        rows = read_cuts(path)
+        if f"_{part}" in path.name:
+            cuts += [row for row in rows if _kind(row) != "digit"]
+        if "_train" in path.name:
+            digits += [row for row in rows if _kind(row) == "digit"]
+    # Recorded digits have too few speakers for sets of their own: one of training is held out.
+    speakers = sorted({row["supervisions"][0]["speaker"] for row in digits})
+    held_out = set(speakers[-1:]) if len(speakers) > 1 else set()
+    cuts += [
+        row
+        for row in digits
+        if (row["supervisions"][0]["speaker"] in held_out) == (part == "dev" and bool(held_out))
+    ]
     if not cuts:
         raise ConfigError(
             f"{folder}: has no cuts/*_{part}*.jsonl.gz; the head is trained on a recipe's clips. "
@@ -207,7 +254,13 @@ def _maker(folder: Path, part: str, recognizer: Recognizer) -> ClipMaker:
         read_noise(folder),
         read_rooms(folder),
         gaps=lambda clips: _word_gaps(recognizer, clips),
+        mix=mix,
     )
+
+
+def _kind(cut: Mapping[str, Any]) -> str | None:
+    supervisions = cut["supervisions"]
+    return supervisions[0].get("custom", {}).get("kind") if supervisions else None
 
 
 def _word_gaps(recognizer: Recognizer, clips: Sequence[Samples]) -> list[list[int]]:
@@ -291,9 +344,7 @@ def _write(source: ModelFile, output: Path, head: EndpointHead) -> None:
 def _measure(
     model: Path,
     rows: Sequence[tuple[npt.NDArray[np.float16], LabelledClip]],
-    *,
-    seconds: float,
-) -> EndpointReport:
+) -> tuple[dict[str, float], float, float]:
     head = GraphSession(open_model(model), "endpoint")
     right, counts = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
     taken, pauses, found, ends = 0, 0, 0, 0
@@ -312,21 +363,8 @@ def _measure(
             first = clip.end_sample // 640
             ends += 1
             found += bool(sure[first : first + 10].any())
-    return EndpointReport(
+    return (
         {name: float(r / max(n, 1)) for name, r, n in zip(CLASSES, right, counts, strict=True)},
         taken / max(pauses, 1),
         found / max(ends, 1),
-        seconds,
-    )
-
-
-def as_json(report: EndpointReport) -> str:
-    """A report on one line."""
-    return json.dumps(
-        {
-            "accuracy": {name: round(value, 4) for name, value in report.accuracy.items()},
-            "pause_taken_for_end": round(report.pause_taken_for_end, 4),
-            "end_found": round(report.end_found, 4),
-            "seconds": round(report.seconds, 1),
-        }
     )

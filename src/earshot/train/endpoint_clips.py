@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import soundfile as sf
 from scipy import signal
 
 from earshot.core.features import ENCODER_CLOCK, SAMPLE_RATE_HZ
+from earshot.data.speech_energy import HOP_SAMPLES, speech_mask
 from earshot.train.augment import NoisePool
 
 __all__ = [
@@ -26,22 +26,15 @@ __all__ = [
     "PAUSE",
     "SPEECH",
     "ClipMaker",
+    "ClipMix",
     "LabelledClip",
     "frame_labels",
-    "speech_mask",
 ]
 
 Samples = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 SPEECH, BEFORE, PAUSE, AFTER = range(4)
-
-_HOP = 160
-_RANGE_DB = 36.0  # speech lies within so much of a clip's loud frames,
-_ABOVE_FLOOR_DB = 6.0  # and so far above its quiet ones,
-_FLOOR_DB = 28.0  # if these are so quiet that they cannot be speech
-_BRIDGED = 12  # hops: shorter silences belong to speech, such as that before a plosive
-_SHORTEST = 4  # hops: less is a click
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,38 +52,6 @@ class LabelledClip:
     labels: npt.NDArray[np.int64]
     end_sample: int | None
     text: str = ""
-
-
-def speech_mask(samples: Samples) -> Mask:
-    """Where a clean clip sounds, by its energy.
-
-    Args:
-        samples: Shape (N,), 16 kHz, without noise to speak of.
-
-    Returns:
-        Shape (N // 160,): whether each stretch of 10 ms is speech.
-    """
-    count = len(samples) // _HOP
-    if count == 0:
-        return np.zeros(0, np.bool_)
-    frames = samples[: count * _HOP].reshape(count, _HOP).astype(np.float64)
-    level = 10 * np.log10(
-        np.mean(np.square(frames - frames.mean(1, keepdims=True)), axis=1) + 1e-10
-    )
-    level = np.convolve(level, np.ones(3) / 3, mode="same") if count >= 3 else level
-    loud, quiet = np.percentile(level, 95), np.percentile(level, 5)
-    threshold = loud - _FLOOR_DB
-    if quiet < threshold:
-        threshold = max(loud - _RANGE_DB, quiet + _ABOVE_FLOOR_DB)
-    mask = np.asarray(level > threshold)
-    for value, shortest in ((False, _BRIDGED), (True, _SHORTEST)):
-        edges = np.flatnonzero(np.diff(mask.astype(np.int8))) + 1
-        bounds = [0, *edges.tolist(), count]
-        for start, stop in pairwise(bounds):
-            inner = value or (start > 0 and stop < count)
-            if inner and bool(mask[start]) is value and stop - start < shortest:
-                mask[start:stop] = not value
-    return mask
 
 
 def frame_labels(mask: Mask, count: int, *, unfinished: bool) -> npt.NDArray[np.int64]:
@@ -132,22 +93,22 @@ class _Piece:
         where = np.flatnonzero(mask)
         if len(where):
             mask = mask[max(0, where[0] - 1) : where[-1] + 2]
-            samples = samples[max(0, where[0] - 1) * _HOP :]
-        return cls(samples[: len(mask) * _HOP], mask)
+            samples = samples[max(0, where[0] - 1) * HOP_SAMPLES :]
+        return cls(samples[: len(mask) * HOP_SAMPLES], mask)
 
     @classmethod
     def silence(cls, samples: int) -> _Piece:
         """About so many samples of nothing."""
-        count = samples // _HOP
-        return cls(np.zeros(count * _HOP, np.float32), np.zeros(count, np.bool_))
+        count = samples // HOP_SAMPLES
+        return cls(np.zeros(count * HOP_SAMPLES, np.float32), np.zeros(count, np.bool_))
 
     def split(self, at: Sequence[int]) -> list[_Piece]:
         """Cut at some samples."""
-        hops = [a // _HOP for a in at]
+        hops = [a // HOP_SAMPLES for a in at]
         return [
             _Piece(samples, mask)
             for samples, mask in zip(
-                np.split(self.samples, [h * _HOP for h in hops]),
+                np.split(self.samples, [h * HOP_SAMPLES for h in hops]),
                 np.split(self.mask, hops),
                 strict=True,
             )
@@ -158,8 +119,47 @@ def _seconds(rng: np.random.Generator, low: float, high: float) -> int:
     return int(rng.uniform(low, high) * SAMPLE_RATE_HZ)
 
 
-def _pause(rng: np.random.Generator) -> int:
-    return _seconds(rng, 0.1, 0.6) if rng.random() < 0.85 else _seconds(rng, 0.6, 1.5)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipMix:
+    """What clips are like.
+
+    Args:
+        sentences: Share of whole sentences,
+        unfinished: of sentences that are cut off where more would follow,
+        digits: of digit strings,
+        noise: of noise alone,
+        woken: of a wake word with a sentence behind it. They sum to 1.
+        paused: Share of the sentences that have a pause or two between their words.
+        pause_s: Shortest and longest of nearly all pauses.
+        digit_pause_s: The same between digits.
+        long_pauses: Share of pauses that are longer than that, up to
+        longest_s: so many seconds.
+        tail_s: Silence behind the end, shortest and longest.
+        snr_db: Of speech over noise, least and most.
+    """
+
+    sentences: float = 0.46
+    unfinished: float = 0.18
+    digits: float = 0.18
+    noise: float = 0.09
+    woken: float = 0.09
+    paused: float = 0.5
+    pause_s: tuple[float, float] = (0.1, 0.6)
+    digit_pause_s: tuple[float, float] = (0.02, 0.45)
+    long_pauses: float = 0.12
+    longest_s: float = 1.5
+    tail_s: tuple[float, float] = (0.8, 2.6)
+    snr_db: tuple[float, float] = (3.0, 40.0)
+
+    def shares(self) -> tuple[float, ...]:
+        """Of the five kinds, in their order."""
+        return (self.sentences, self.unfinished, self.digits, self.noise, self.woken)
+
+    def pause(self, rng: np.random.Generator, bounds: tuple[float, float]) -> int:
+        """Draw a pause, in samples."""
+        if rng.random() < self.long_pauses:
+            return _seconds(rng, bounds[1], self.longest_s)
+        return _seconds(rng, *bounds)
 
 
 class ClipMaker:
@@ -170,6 +170,7 @@ class ClipMaker:
         noise: Noise to lay under them; None leaves a faint hiss.
         rooms: Impulse responses.
         gaps: For a list of clips, samples at which each may be cut: between words.
+        mix: What to compose.
     """
 
     def __init__(
@@ -179,7 +180,9 @@ class ClipMaker:
         rooms: Sequence[Samples],
         *,
         gaps: Callable[[Sequence[Samples]], list[list[int]]],
+        mix: ClipMix | None = None,
     ) -> None:
+        self._mix = mix or ClipMix()
         by_kind: dict[str, list[Mapping[str, Any]]] = {}
         for cut in cuts:
             if cut["supervisions"] and cut["duration"] <= 9.0:
@@ -204,9 +207,9 @@ class ClipMaker:
             rng: Source of randomness.
 
         Returns:
-            The clips; about one in twelve has noise only.
+            The clips.
         """
-        plans = rng.choice(5, size=count, p=(0.46, 0.18, 0.18, 0.09, 0.09))
+        plans = rng.choice(5, size=count, p=self._mix.shares())
         sentences = [self._sentence(rng) for plan in plans if plan in (0, 1, 4)]
         gaps = iter(self._gaps([piece.samples for piece, _ in sentences]))
         parts = iter(sentences)
@@ -226,14 +229,15 @@ class ClipMaker:
                     continue
                 pieces: list[_Piece] = [sentence]
                 pauses: list[int] = []
-                if plan == 0 and cuts and rng.random() < 0.5:
+                if plan == 0 and cuts and rng.random() < self._mix.paused:
                     most = min(len(cuts), int(rng.integers(1, 3)))
                     chosen = rng.choice(cuts, size=most, replace=False)
                     pieces = sentence.split(sorted(int(c) for c in chosen))
-                    pauses = [_pause(rng) for _ in pieces[1:]]
+                    pauses = [self._mix.pause(rng, self._mix.pause_s) for _ in pieces[1:]]
                 if plan == 4 and self._wake:
                     wake, _ = self._read(self._wake, rng)
-                    pieces, pauses = [_Piece.of(wake), *pieces], [_pause(rng), *pauses]
+                    pieces = [_Piece.of(wake), *pieces]
+                    pauses = [self._mix.pause(rng, self._mix.pause_s), *pauses]
                 clips.append(self._lay(pieces, pauses, rng, text=text, unfinished=False))
         return clips
 
@@ -257,10 +261,7 @@ class ClipMaker:
         speakers = sorted(self._digits)
         cuts = self._digits[speakers[int(rng.integers(len(speakers)))]]
         read = [self._read(cuts, rng) for _ in range(int(rng.integers(2, 8)))]
-        pauses = [
-            _seconds(rng, 0.02, 0.45) if rng.random() < 0.93 else _seconds(rng, 0.45, 1.0)
-            for _ in read[1:]
-        ]
+        pauses = [self._mix.pause(rng, self._mix.digit_pause_s) for _ in read[1:]]
         text = " ".join(each for _, each in read)
         return self._lay([_Piece.of(x) for x, _ in read], pauses, rng, text=text, unfinished=False)
 
@@ -275,7 +276,7 @@ class ClipMaker:
     ) -> LabelledClip:
         """Pieces with pauses between them, silence around them, in a room with noise."""
         lead = _seconds(rng, 0.3, 0.6) if rng.random() < 0.5 else _seconds(rng, 0.0, 2.5)
-        tail = _seconds(rng, 0.5, 1.6) if unfinished else _seconds(rng, 0.8, 2.6)
+        tail = _seconds(rng, 0.5, 1.6) if unfinished else _seconds(rng, *self._mix.tail_s)
         row = [_Piece.silence(lead)]
         for i, piece in enumerate(pieces):
             row += [piece, _Piece.silence(pauses[i] if i < len(pauses) else 0)]
@@ -284,7 +285,7 @@ class ClipMaker:
         mask = np.concatenate([piece.mask for piece in row])
         labels = frame_labels(mask, ENCODER_CLOCK.num_frames(len(clean)), unfinished=unfinished)
         spoken = np.flatnonzero(mask)
-        end = None if unfinished or len(spoken) == 0 else int(spoken[-1] + 1) * _HOP
+        end = None if unfinished or len(spoken) == 0 else int(spoken[-1] + 1) * HOP_SAMPLES
         return LabelledClip(self._in_room(clean, mask, rng), labels, end, text)
 
     def _in_room(self, clean: Samples, mask: Mask, rng: np.random.Generator) -> Samples:
@@ -292,7 +293,7 @@ class ClipMaker:
         if self._rooms and rng.random() < 0.3:
             room = self._rooms[int(rng.integers(len(self._rooms)))]
             sound = signal.oaconvolve(clean, room)[: len(clean)].astype(np.float32)
-        spoken = np.repeat(mask, _HOP)
+        spoken = np.repeat(mask, HOP_SAMPLES)
         loud = clean[: len(spoken)][spoken]
         power = float(np.mean(np.square(loud))) if len(loud) else 10 ** rng.uniform(-5, -2)
         hiss = rng.standard_normal(len(clean), dtype=np.float32)
@@ -300,7 +301,7 @@ class ClipMaker:
         if self._noise is not None and rng.random() < 0.75:
             noise = self._noise.draw(len(clean), rng)
             level = float(np.mean(np.square(noise))) + 1e-10
-            gain = np.sqrt(power / level * 10 ** (-rng.uniform(3.0, 40.0) / 10))
+            gain = np.sqrt(power / level * 10 ** (-rng.uniform(*self._mix.snr_db) / 10))
             sound = sound + noise * np.float32(gain)
         peak = float(np.abs(sound).max()) + 1e-6
         return np.asarray(sound * np.float32(10 ** (rng.uniform(-30.0, -1.0) / 20) / peak))
