@@ -164,7 +164,10 @@ BRIDGE: dict[str, Any] = {
         ],
         "requestBody": {
             "required": True,
-            "content": {"audio/wav": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                name: {"schema": {"type": "string", "format": "binary"}}
+                for name in ("application/octet-stream", "audio/wav")
+            },
         },
     },
 }  # fmt: skip
