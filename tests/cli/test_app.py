@@ -29,6 +29,8 @@ def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Com
     if not children:
         yield name, command
         return
+    if command.invoke_without_command:  # a command that others stand below
+        yield name, command
     for child in children:
         yield from commands(children[child], f"{name} {child}")
 

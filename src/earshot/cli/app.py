@@ -17,6 +17,7 @@ from earshot.cli import (
     listen,
     model,
     rescore,
+    serve,
     train,
     transcribe,
     understand,
@@ -43,7 +44,8 @@ understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)
 understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
-app.add_typer(rescore.app, name="serve")
+serve.app.command("rescore")(rescore.rescore)
+app.add_typer(serve.app, name="serve")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from earshot.decode.language import LanguageScorer
     from earshot.decode.rescoring import RescoringConfig
 
-app = typer.Typer(help="Servers.", no_args_is_help=True)
 
-
-@app.command("rescore")
 def rescore(
     model: Annotated[
         Path | None,
