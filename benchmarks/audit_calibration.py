@@ -1,8 +1,8 @@
 """Whether an audit's intervals and tests hold, on planted speech where the truth is known.
 
-Three tables: how often intervals of 95 % hold the true rate of few speakers, for the audit's own and for
-bootstraps; false alarms where nothing is planted; and regions, found honestly and by a raw-gap
-tree that is measured on the speakers who grew it. Knows nothing of files.
+Three tables: how often intervals of 95 % hold the true rate of few speakers, for the audit's own
+and for bootstraps; false alarms where nothing is planted; and regions, found honestly and by a
+raw-gap tree that is measured on the speakers who grew it. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -102,8 +102,11 @@ def true_rate(box: tuple[float, float, float, float]) -> float:
 def planted_regions(
     runs: int, config: AuditConfig, speakers: int
 ) -> Iterator[tuple[bool | None, float]]:
-    """For the region that looked worst: does its interval hold its rate, or None without one;
-    and the adjusted Rand index of the tree with the planted regions.
+    """Does the interval of the region that looked worst hold its rate, and is the tree right?
+
+    Yields:
+        True or False, None where that region was too small to measure; and the adjusted Rand
+        index of the tree with the planted regions.
     """
     for seed in range(runs):
         planted = plant(replace(REGIONS, speakers=speakers, seed=seed))
@@ -146,7 +149,9 @@ def main() -> None:
             "adjusted Rand": float(np.mean([alike for _, alike in found])),
         }
         figures[name] = row
-        print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)
+        print(
+            f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True
+        )
     print(json.dumps(figures))
 
 

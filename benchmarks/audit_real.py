@@ -1,9 +1,9 @@
 """Audits of two recognisers on recordings of people: hypotheses first, then reports.
 
 `earshot` is the embedded model, on rows it was not trained on (dev and test); `pocketsphinx` is
-its wheel's model, which saw none of this, on all rows of the small sets. Hypotheses are kept, one file a
-recogniser and set, so that audits can be made again without recognising again. Knows nothing of
-statistics: reports come from `earshot audit`.
+its wheel's model, which saw none of this, on all rows of the small sets. Hypotheses are kept, one
+file a recogniser and set, so that audits can be made again without recognising again. Knows
+nothing of statistics: reports come from `earshot audit`.
 
 Positions in these sets are centroids of countries, never measured; every report that has
 them says so.
@@ -100,7 +100,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("exp/audit"))
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument(
-        "--systems", nargs="*", choices=["earshot", "pocketsphinx"],
+        "--systems",
+        nargs="*",
+        choices=["earshot", "pocketsphinx"],
         default=["earshot", "pocketsphinx"],
     )
     parser.add_argument("--model", type=Path, help="a .ear file instead of the embedded model")
@@ -114,11 +116,7 @@ def main() -> None:
             target = options.output / f"{name}-{label}.jsonl"
             if not target.exists():
                 if label not in made:
-                    made[label] = (
-                        EarshotSystem(options.model or default_model(), method="modified_beam_search")
-                        if label == "earshot"
-                        else PocketSphinx()
-                    )
+                    made[label] = _system(label, options.model)
                 recognise(name, label, made[label], data, target)
             command = [sys.executable, "-m", "earshot.cli", "audit", "run", str(target)]
             command += ["-o", str(target.with_suffix(".html")), "--title", f"{label} on {name}"]
@@ -135,9 +133,18 @@ def main() -> None:
     print(json.dumps(summary))
 
 
+def _system(label: str, model: Path | None) -> System:
+    if label == "pocketsphinx":
+        return PocketSphinx()
+    return EarshotSystem(model or default_model(), method="modified_beam_search")
+
+
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
     worst = [
-        {key: cohort[key] for key in ("name", "n_speakers", "wer", "ci_low", "ci_high", "p_adjusted")}
+        {
+            key: cohort[key]
+            for key in ("name", "n_speakers", "wer", "ci_low", "ci_high", "p_adjusted")
+        }
         for discovery in report["discoveries"]
         for cohort in discovery["cohorts"]
         if cohort["is_worse"]

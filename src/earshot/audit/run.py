@@ -261,9 +261,9 @@ def _warnings(results: Results, interval_over: str) -> tuple[str, ...]:
     found = []
     if results.speakers is None:
         found.append(
-            "The file does not say who speaks, so utterances take the place of speakers "
-            "everywhere: intervals are too narrow where speakers have several, and say nothing about other "
-            "speakers."
+            "The file does not say who speaks, so utterances take the place of speakers: "
+            "intervals are too narrow where speakers have several, and say nothing about "
+            "other speakers."
         )
     elif interval_over == "utterance":
         found.append(
