@@ -7,7 +7,7 @@ it. Needs the extra `[cluster]`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,8 +55,9 @@ def mapped_on_ray(address: str, *, workers: int = LOCAL_WORKERS) -> Iterator[Map
 
     def mapped(function: Callable[[Any], Part], items: Sequence[Any]) -> Iterator[Part]:
         task = ray.remote(function)
-        limit = max(1, int(ray.cluster_resources().get("CPU", 1))) * _AHEAD
-        waiting = [task.remote(item) for item in items[:limit]]
+        resources: Mapping[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        limit = max(1, int(resources.get("CPU", 1))) * _AHEAD
+        waiting: list[Any] = [task.remote(item) for item in items[:limit]]
         for at in range(len(items)):
             if at + limit < len(items):
                 waiting.append(task.remote(items[at + limit]))
