@@ -347,6 +347,19 @@ def test_one_speaker_and_none(tmp_path: Path) -> None:
     assert any("does not say who speaks" in text for text in audit.warnings)
 
 
+def test_a_top_cohort_without_errors_leaves_valid_json() -> None:
+    results = as_results(plant(World(speakers=80, seed=1)))
+    clean = results.groups["accent"].codes == 1
+    counts = results.counts.copy()
+    counts[clean, 0] += counts[clean, 1]
+    counts[clean, 1:] = 0
+    audit = run_audit(replace(results, counts=counts), config=AuditConfig(methods=("groups",)))
+    report = json.loads(json.dumps(audit.as_dict(), allow_nan=False))
+    assert report["discoveries"][0]["wer_gap"] is None  # nothing can be divided by its rate
+    best = next(c for c in report["discoveries"][0]["cohorts"] if c["name"] == "accent=planted")
+    assert best["wer"] == 0 and best["ci_low"] == 0 and best["p_value"] < 0.05
+
+
 def test_settings_out_of_range_say_so() -> None:
     for wrong in ({"level": 2.0}, {"min_speakers": 1}, {"methods": ("x",)}, {"criterion": "y"}):
         with pytest.raises(ConfigError):

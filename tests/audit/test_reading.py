@@ -262,6 +262,14 @@ def test_files_without_anything_to_score(tmp_path: Path, text: str) -> None:
         read_results(path)
 
 
+def test_a_damaged_archive(tmp_path: Path) -> None:
+    whole = gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS * 2000).encode())
+    path = tmp_path / "r.jsonl.gz"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ResultsError, match="cannot be read"):
+        read_results(path)
+
+
 @given(size=st.integers(60, 900))
 def test_where_a_file_is_cut_into_parts_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, size: int

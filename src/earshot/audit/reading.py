@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,8 +226,11 @@ def _parts(
         return
     header, delimiter = csv_header(path, head) if kind == "csv" else (None, "")
     if path.suffix == ".gz":
-        with opened(path) as file:
-            yield from _stream(file, header, delimiter, config, hypotheses)
+        try:
+            with opened(path) as file:
+                yield from _stream(file, header, delimiter, config, hypotheses)
+        except (OSError, EOFError, zlib.error) as err:
+            raise cannot_read(path, f"it cannot be read ({err})", "compress it again") from None
         return
     size = path.stat().st_size
     stretches = [

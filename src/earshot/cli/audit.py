@@ -498,10 +498,13 @@ def _print_audit(audit: Audit, output: Path | None) -> None:
         held = "" if row["held_out"] else " (chosen and measured on the same speakers)"
         bottom = row["bottom"]
         assert isinstance(bottom, list)
-        gap, low, high = (row[name] for name in ("wer_gap", "wer_gap_low", "wer_gap_high"))
-        share = row["bottom_share"]
-        assert isinstance(gap, float) and isinstance(share, float)
-        span = _range(*(x if isinstance(x, float) else None for x in (low, high)))
+        gap, low, high, share = (
+            value if isinstance(value, float) else None
+            for value in (
+                row[name] for name in ("wer_gap", "wer_gap_low", "wer_gap_high", "bottom_share")
+            )
+        )
+        span = _range(low, high)
         say(
             f"{row['method']:<16}{_percent(gap):>10}  {span:<18}{_percent(share):>15}  "
             f"{', '.join(bottom)}{held}"
