@@ -479,7 +479,9 @@ def _range(low: float | None, high: float | None) -> str:
 
 def _print_audit(audit: Audit, output: Path | None) -> None:
     overall, results = audit.overall, audit.results
-    what = "speakers" if results.speakers is not None else "utterances (speakers unknown)"
+    what = "utterances (speakers unknown)"
+    if results.speakers is not None:
+        what = "speaker" if overall.n_speakers == 1 else "speakers"
     say(
         f"WER {_percent(overall.wer)} % {_range(overall.ci_low, overall.ci_high)}, "
         f"{overall.n_speakers} {what}, {overall.n_words} words"
