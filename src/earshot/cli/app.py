@@ -11,6 +11,7 @@ import typer
 import earshot
 from earshot.cli import (
     adapt,
+    audit,
     endpoint,
     export,
     lattice,
@@ -30,7 +31,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 something could not be done (said on stderr), 2 wrong usage.",
+    epilog="Exit codes: 0 done, 1 something could not be done (said on stderr), 2 wrong usage, "
+    "3 a limit of an audit was crossed.",
 )
 app.command("transcribe")(transcribe.transcribe)
 app.command("listen")(listen.listen)
@@ -46,6 +48,7 @@ understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
 serve.app.command("rescore")(rescore.rescore)
 app.add_typer(serve.app, name="serve")
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value
