@@ -13,6 +13,7 @@ from earshot.cli import (
     adapt,
     export,
     listen,
+    mitigate,
     model,
     train,
     transcribe,
@@ -33,6 +34,7 @@ app.command("listen")(listen.listen)
 app.command("adapt")(adapt.adapt)
 model.app.command("export")(export.export)
 app.add_typer(model.app, name="model")
+train.app.command("mitigate")(mitigate.mitigate)
 app.add_typer(train.app, name="train")
 understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)

@@ -20,6 +20,7 @@ from earshot.core.errors import ConfigError
 from earshot.models.transducer import TransducerConfig
 from earshot.train.corpora import CorporaConfig
 from earshot.train.librispeech import LibriSpeechConfig
+from earshot.train.mitigate_config import MitigateConfig
 from earshot.train.noise import NoiseConfig
 from earshot.train.rooms import RoomsConfig
 from earshot.train.synthesis import SynthesisConfig
@@ -192,6 +193,7 @@ class Recipe:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
+    mitigate: MitigateConfig = field(default_factory=MitigateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
