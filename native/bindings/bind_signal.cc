@@ -48,6 +48,23 @@ void RequireFinite(const char* where, const float* samples, size_t n) {
   }
 }
 
+// Ends of consecutive stretches of `size` tokens: they never fall, and the last is `size`.
+void RequireEnds(const char* name, const int64_t* ends, size_t n, size_t size) {
+  int64_t before = 0;
+  for (size_t i = 0; i < n; before = ends[i++]) {
+    if (ends[i] < before || static_cast<uint64_t>(ends[i]) > size) {
+      throw nb::value_error(("align_batch: " + std::string(name) + "[" + std::to_string(i) + "] is " +
+                             std::to_string(ends[i]) + "; it must lie between " + std::to_string(before) +
+                             " and " + std::to_string(size) + ". Give the running total of lengths.").c_str());
+    }
+  }
+  if (static_cast<uint64_t>(before) != size) {
+    throw nb::value_error(("align_batch: " + std::string(name) + " ends at " + std::to_string(before) + " of " +
+                           std::to_string(size) + " tokens; the last must be all. Give the running total of "
+                           "lengths.").c_str());
+  }
+}
+
 Output<float> TakeAll(earshot::Fbank& fbank) {
   const size_t frames = fbank.NumFramesReady();
   std::vector<float> values(frames * fbank.num_bins());
@@ -238,4 +255,39 @@ void bind_signal(nb::module_& m) {
     }
     return std::make_tuple(counts.hits, counts.substitutions, counts.deletions, counts.insertions);
   }, "ref"_a, "hyp"_a, "Hits, substitutions, deletions and insertions of the best alignment.");
+
+  m.def("align_batch", [](Input<int32_t, 1> ref, Input<int64_t, 1> ref_ends, Input<int32_t, 1> hyp,
+                          Input<int64_t, 1> hyp_ends) {
+    const size_t n = ref_ends.shape(0);
+    if (hyp_ends.shape(0) != n) {
+      throw nb::value_error(("align_batch: " + std::to_string(n) + " references and " +
+                             std::to_string(hyp_ends.shape(0)) + " hypotheses; there must be as many. "
+                             "Give both ends for every utterance.").c_str());
+    }
+    RequireEnds("ref_ends", ref_ends.data(), n, ref.shape(0));
+    RequireEnds("hyp_ends", hyp_ends.data(), n, hyp.shape(0));
+    std::vector<int32_t> counts(4 * n), pairs, rows;
+    {
+      const nb::gil_scoped_release release;
+      std::vector<earshot::AlignmentError> errors;
+      for (size_t i = 0; i < n; ++i) {
+        const int64_t r = i ? ref_ends.data()[i - 1] : 0, h = i ? hyp_ends.data()[i - 1] : 0;
+        const size_t before = errors.size();
+        const earshot::AlignmentCounts found = earshot::AlignErrors(
+            ref.data() + r, static_cast<size_t>(ref_ends.data()[i] - r), hyp.data() + h,
+            static_cast<size_t>(hyp_ends.data()[i] - h), &errors);
+        counts[4 * i] = static_cast<int32_t>(found.hits);
+        counts[4 * i + 1] = static_cast<int32_t>(found.substitutions);
+        counts[4 * i + 2] = static_cast<int32_t>(found.deletions);
+        counts[4 * i + 3] = static_cast<int32_t>(found.insertions);
+        rows.insert(rows.end(), errors.size() - before, static_cast<int32_t>(i));
+      }
+      pairs.reserve(2 * errors.size());
+      for (const earshot::AlignmentError& error : errors) pairs.push_back(error.ref), pairs.push_back(error.hyp);
+    }
+    const size_t num_errors = rows.size();
+    return std::make_tuple(ToNumpy(std::move(counts), {n, 4}), ToNumpy(std::move(rows), {num_errors}),
+                           ToNumpy(std::move(pairs), {num_errors, 2}));
+  }, "ref"_a, "ref_ends"_a, "hyp"_a, "hyp_ends"_a,
+  "Counts (n, 4) as align_counts; the row of every error; its tokens (e, 2), -1 where there is none.");
 }

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 _F32 = npt.NDArray[np.float32]
 _I32 = npt.NDArray[np.int32]
+_I64 = npt.NDArray[np.int64]
 _Bf16 = npt.NDArray[np.int16]  # the bits of bfloat16, which numpy lacks
 
 __version__: str
@@ -56,6 +57,9 @@ def lstm_backward_frame(
     d_gates: _Bf16,
 ) -> None: ...
 def align_counts(ref: _I32, hyp: _I32) -> tuple[int, int, int, int]: ...
+def align_batch(
+    ref: _I32, ref_ends: _I64, hyp: _I32, hyp_ends: _I64
+) -> tuple[_I32, _I32, _I32]: ...
 
 class ModelFileError(Exception):
     path: str

@@ -11,6 +11,7 @@ import typer
 import earshot
 from earshot.cli import (
     adapt,
+    audit,
     export,
     listen,
     mitigate,
@@ -27,7 +28,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 something could not be done (said on stderr), 2 wrong usage.",
+    epilog="Exit codes: 0 done, 1 something could not be done (said on stderr), 2 wrong usage, "
+    "3 a limit of an audit was crossed.",
 )
 app.command("transcribe")(transcribe.transcribe)
 app.command("listen")(listen.listen)
@@ -40,6 +42,7 @@ understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)
 understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value

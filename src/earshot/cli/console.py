@@ -18,6 +18,7 @@ from earshot.core.errors import (
     EarshotError,
     LabelledTextError,
     PronunciationsError,
+    ResultsError,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 EXPECTED_FAILURE = 1
 USAGE_ERROR = 2
+THRESHOLD_CROSSED = 3
+_SHOWN_PROBLEMS = 20
 
 
 def say(text: str) -> None:
@@ -53,7 +56,8 @@ def reported() -> Iterator[None]:
     Raises:
         typer.Exit: With code 1, after an `EarshotError`, an `OSError` or an `ImportError` of the
             engine was printed; with code 2 after every problem of command templates, labelled
-            sentences or pronunciations was, a line each.
+            sentences or pronunciations was, a line each; with code 1 after the first problems of
+            rows of results were.
     """
     try:
         yield
@@ -61,6 +65,12 @@ def reported() -> Iterator[None]:
         for problem in err.problems:
             complain(str(problem))
         raise typer.Exit(USAGE_ERROR) from None
+    except ResultsError as err:
+        for problem in err.problems[:_SHOWN_PROBLEMS]:
+            complain(str(problem))
+        if len(err.problems) > _SHOWN_PROBLEMS:
+            complain(f"and {len(err.problems) - _SHOWN_PROBLEMS} more rows.")
+        raise typer.Exit(EXPECTED_FAILURE) from None
     except EarshotError as err:
         complain(err)
         raise typer.Exit(EXPECTED_FAILURE) from None

@@ -8,6 +8,7 @@
     ├── CommandsError            command templates that cannot be used, all problems at once
     ├── LabelledTextError        rows of labelled text that cannot be used, all problems at once
     ├── PronunciationsError      lines of pronunciations that cannot be used, all problems at once
+    ├── ResultsError             rows of a recogniser's results that cannot be used, all at once
     ├── ConfigError              a setting, option or recipe value out of its range
     ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
@@ -117,6 +118,13 @@ class LabelledTextError(_ProblemsError):
 
 class PronunciationsError(_ProblemsError):
     """A file of pronunciations cannot be used."""
+
+
+ResultsProblem = CommandsProblem  # one row that cannot be used
+
+
+class ResultsError(_ProblemsError):
+    """Results of a recogniser cannot be audited as they are."""
 
 
 class ConfigError(EarshotError):

@@ -1,0 +1,169 @@
+"""Audits of two recognisers on recordings of people: hypotheses first, then reports.
+
+`earshot` is the embedded model, on rows it was not trained on (dev and test); `pocketsphinx` is
+its wheel's model, which saw none of this, on all rows of the small sets. Hypotheses are kept, one file a
+recogniser and set, so that audits can be made again without recognising again. Knows nothing of
+statistics: reports come from `earshot audit`.
+
+Positions in these sets are centroids of countries, never measured; every report that has
+them says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scored_text import scored_text
+from speech_sets import data_folder, read_clip
+from systems import EarshotSystem, PocketSphinx, System, default_model
+
+CENTROIDS = "Positions are centroids of the speaker's country. Nobody's position was measured."
+FEW = "A handful of speakers: nothing here is a statement about any population."
+SETS: dict[str, dict[str, Any]] = {
+    "alphanumeric": {
+        "folder": "alphanumeric_accents",
+        "rules": "alphanumeric",
+        "keep": ("gender", "age", "accent", "native_language", "prompt_type", "lat", "lon"),
+        "splits": {"earshot": ("dev", "test"), "pocketsphinx": ("train", "dev", "test")},
+        "caveats": [CENTROIDS, FEW, "References are prompts; speakers may have said otherwise."],
+    },
+    "common_voice": {
+        "folder": "common_voice_sample",
+        "rules": "",
+        "keep": ("gender", "age", "accent", "lat", "lon"),
+        "splits": {"earshot": ("dev", "test"), "pocketsphinx": ("train", "dev", "test")},
+        "caveats": [CENTROIDS, FEW],
+    },
+    "spoken_digits": {
+        "folder": "spoken_digits",
+        "rules": "digits",
+        "keep": ("gender", "accent", "lat", "lon"),
+        "splits": {"earshot": ("dev",), "pocketsphinx": ("dev",)},
+        "caveats": [CENTROIDS, "One speaker: there is nobody to compare with."],
+    },
+    "librispeech": {
+        "folder": "librispeech_dev_clean_half",
+        "rules": "",
+        "keep": ("gender",),
+        "splits": {"earshot": ("dev", "test"), "pocketsphinx": ("dev", "test")},
+        "caveats": [FEW, "The split is this project's own: not comparable with published figures."],
+    },
+}
+
+
+def rows_of(name: str, system: str, data: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Rows of a set that a system may be judged on, with the folder that audio is below."""
+    chosen = SETS[name]
+    folder = data / chosen["folder"]
+    with open(folder / "manifest.jsonl", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if row.get("lang") == "en" and row["split"] in chosen["splits"][system]:
+                yield row, folder
+
+
+def recognise(name: str, label: str, system: System, data: Path, target: Path) -> None:
+    """Write references and hypotheses of a set; the file appears when all rows are done."""
+    chosen = SETS[name]
+    partial = target.with_suffix(".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        for row, folder in rows_of(name, label, data):
+            path = folder / row["audio"]
+            if "offset" in row:
+                samples = read_clip(path, offset_s=row["offset"], duration_s=row["duration"])
+            else:
+                samples = read_clip(path)
+            kind = row.get("prompt_type", "")
+            texts = {
+                field: scored_text(text, rules=chosen["rules"], group=kind)
+                for field, text in (("ref", row["text"]), ("hyp", system.transcribe(samples)))
+            }
+            known = {key: row[key] for key in chosen["keep"] if key in row}
+            result = {"id": row["id"], **texts, "speaker": row["speaker"], **known}
+            result["audio"] = str(path.resolve())
+            for key in ("offset", "duration"):
+                if key in row and "offset" in row:
+                    result[key] = row[key]
+            file.write(json.dumps(result) + "\n")
+    partial.rename(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of recordings (default: EARSHOT_DATA)")
+    parser.add_argument("--output", type=Path, default=Path("exp/audit"))
+    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
+    parser.add_argument(
+        "--systems", nargs="*", choices=["earshot", "pocketsphinx"],
+        default=["earshot", "pocketsphinx"],
+    )
+    parser.add_argument("--model", type=Path, help="a .ear file instead of the embedded model")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    data = data_folder(options.data)
+    made: dict[str, System] = {}
+    summary: list[dict[str, Any]] = []
+    for name in options.sets:
+        for label in options.systems:
+            target = options.output / f"{name}-{label}.jsonl"
+            if not target.exists():
+                if label not in made:
+                    made[label] = (
+                        EarshotSystem(options.model or default_model(), method="modified_beam_search")
+                        if label == "earshot"
+                        else PocketSphinx()
+                    )
+                recognise(name, label, made[label], data, target)
+            command = [sys.executable, "-m", "earshot.cli", "audit", "run", str(target)]
+            command += ["-o", str(target.with_suffix(".html")), "--title", f"{label} on {name}"]
+            for caveat in SETS[name]["caveats"]:
+                command += ["--caveat", caveat]
+            command += ["--min-speakers", "3", "--min-words", "50", "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                print(f"{name}, {label}: {done.stderr.strip()}", file=sys.stderr)
+                continue
+            report = json.loads(done.stdout)
+            summary.append({"set": name, "system": label, **_figures(report)})
+            print(_line(summary[-1]), flush=True)
+    print(json.dumps(summary))
+
+
+def _figures(report: dict[str, Any]) -> dict[str, Any]:
+    worst = [
+        {key: cohort[key] for key in ("name", "n_speakers", "wer", "ci_low", "ci_high", "p_adjusted")}
+        for discovery in report["discoveries"]
+        for cohort in discovery["cohorts"]
+        if cohort["is_worse"]
+    ]
+    return {"overall": report["overall"], "table": report["table"], "worse": worst}
+
+
+def _line(found: dict[str, Any]) -> str:
+    overall = found["overall"]
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    gaps = "; ".join(
+        f"{row['method']} gap {percent(row['wer_gap'])} [{percent(row['wer_gap_low'])}, "
+        f"{percent(row['wer_gap_high'])}] share {percent(row['bottom_share'])} "
+        f"bottom {', '.join(row['bottom'])}"
+        for row in found["table"]
+    )
+    return (
+        f"{found['set']}, {found['system']}: {percent(overall['wer'])} "
+        f"[{percent(overall['ci_low'])}, {percent(overall['ci_high'])}] over "
+        f"{overall['interval_over']}s, {overall['n_speakers']} speakers; {gaps}; "
+        f"worse: {', '.join(each['name'] for each in found['worse']) or 'none'}"
+    )
+
+
+if __name__ == "__main__":
+    main()
