@@ -100,7 +100,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("exp/audit"))
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument(
-        "--systems", nargs="*", choices=["earshot", "pocketsphinx"],
+        "--systems",
+        nargs="*",
+        choices=["earshot", "pocketsphinx"],
         default=["earshot", "pocketsphinx"],
     )
     parser.add_argument("--model", type=Path, help="a .ear file instead of the embedded model")
@@ -115,7 +117,9 @@ def main() -> None:
             if not target.exists():
                 if label not in made:
                     made[label] = (
-                        EarshotSystem(options.model or default_model(), method="modified_beam_search")
+                        EarshotSystem(
+                            options.model or default_model(), method="modified_beam_search"
+                        )
                         if label == "earshot"
                         else PocketSphinx()
                     )
@@ -137,7 +141,10 @@ def main() -> None:
 
 def _figures(report: dict[str, Any]) -> dict[str, Any]:
     worst = [
-        {key: cohort[key] for key in ("name", "n_speakers", "wer", "ci_low", "ci_high", "p_adjusted")}
+        {
+            key: cohort[key]
+            for key in ("name", "n_speakers", "wer", "ci_low", "ci_high", "p_adjusted")
+        }
         for discovery in report["discoveries"]
         for cohort in discovery["cohorts"]
         if cohort["is_worse"]

@@ -15,7 +15,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earshot.core.errors import ConfigError, ManifestError
+from earshot.core.errors import ConfigError, EarshotError, ManifestError
 from earshot.core.utterance import Utterance
 from earshot.train.mitigate_config import MitigateConfig
 from earshot.train.mitigate_data import (
@@ -136,8 +136,8 @@ GOOD = {"id": "1", "ref": "A b.", "hyp": "a", "speaker": "s", "audio": "a.wav", 
 
 
 def test_rows_are_read(tmp_path: Path) -> None:
-    found = read_rows(results(tmp_path, GOOD, "", {**GOOD, "id": "2", "offset": 0.1}))
-    assert [r.number for r in found] == [1, 3]
+    found = read_rows(results(tmp_path, GOOD, {**GOOD, "id": "2", "offset": 0.1}))
+    assert [r.number for r in found] == [1, 2]
     assert found[0].utterance.text == "a b"
     assert found[0].utterance.audio == tmp_path / "a.wav"
     assert found[1].utterance.offset_s == 0.1
@@ -149,18 +149,63 @@ def test_rows_are_read(tmp_path: Path) -> None:
     [
         (({**GOOD, "audio": "b.wav"}, {**GOOD, "id": "2"}, {**GOOD, "id": "3", "audio": "c.wav"}),
          r"sound of 2 of 3 rows is not there: line 1 \(b.wav\), line 3 \(c.wav\)"),
-        (({**GOOD, "speaker": None}, {**GOOD, "id": "2"}), "1 of 2 rows have no 'speaker': line 1"),
-        (({**GOOD, "audio": ""},), "1 of 1 rows have no 'audio': line 1"),
-        ((GOOD, GOOD), "results.jsonl:2: the id '1' is that of line 1 too"),
-        ((GOOD, "{"), "results.jsonl:2: this is not a row"),
-        ((), "has 0 rows"),
+        (({**GOOD, "audio": ""},), r"1 of 1 rows is not there: line 1 \(no path\)"),
+        (({k: v for k, v in GOOD.items() if k != "speaker"},), "has no speakers.*--map"),
+        (({"id": "1", "speaker": "s", "errors": 1, "words": 2, "audio": "a.wav"},),
+         "has no transcripts"),
+        ((GOOD, GOOD), "results.jsonl:2: the id '1' stands on line 1 already"),
+        ((GOOD, "{"), "results.jsonl:2: it is not JSON"),
+        ((), "it is empty"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_used_are_named(
     tmp_path: Path, lines: tuple[object, ...], said: str
 ) -> None:
-    with pytest.raises(ManifestError, match=said):
+    with pytest.raises(EarshotError, match=said):
         read_rows(results(tmp_path, *lines))
+
+
+def test_rows_that_the_audit_left_out_are_left_out_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = results(tmp_path, {**GOOD, "id": "0", "speaker": None}, GOOD)
+    assert [r.number for r in read_rows(path)] == [2]
+    assert "1 rows are left out, as by the audit" in caplog.text and "(lines 1)" in caplog.text
+
+
+def test_columns_have_other_names_and_other_forms(tmp_path: Path) -> None:
+    results(tmp_path)
+    path = tmp_path / "results.csv"
+    path.write_text("id,said,hyp,who,audio,lat\n1,a b,a,s,a.wav,3.5\n")
+    found = read_rows(path, columns={"ref": "said", "speaker": "who"})
+    assert (found[0].utterance.text, found[0].utterance.speaker) == ("a b", "s")
+    assert found[0].values == {"lat": 3.5}
+
+
+def test_members_that_the_audit_wrote_down_decide(tmp_path: Path) -> None:
+    results(tmp_path, GOOD, {**GOOD, "id": "2"}, {**GOOD, "id": "3"})
+    cohorts = [{"name": "far", "rule": "no rule at all", "wer": 0.5}, {"name": "near", "wer": 0.1}]
+    report = tmp_path / "report.json"
+    tree = {
+        "source": str(tmp_path / "results.jsonl"),
+        "members": "report.members.jsonl",
+        "discoveries": [{"method": "clusters", "cohorts": cohorts}],
+    }
+    report.write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=r"report.members.jsonl: is not there"):
+        read_discovery(report)
+    members = tmp_path / "report.members.jsonl"
+    lines = [
+        {"id": "1", "cohorts": {"clusters": ["near", "far"], "groups": ["x"]}},
+        {"id": "2", "cohorts": {"groups": ["far"]}},
+    ]
+    members.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = read_rows(tmp_path / "results.jsonl")
+    with pytest.raises(ConfigError, match=r"lacks 1 of 3 rows.*: line 3\..*audit again"):
+        assigned(read_discovery(report), rows)
+    with members.open("a") as file:
+        file.write(json.dumps({"id": "3", "cohorts": {"clusters": ["near"]}}) + "\n")
+    assert assigned(read_discovery(report), rows) == [0, -1, 1]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,14 @@ def mitigate(
         str | None,
         typer.Option(help="Which discovery of the report: regions, groups, ...; default: first."),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FIELD=COLUMN",
+            help="Column of the results that holds a field, as of `audit run`; repeatable.",
+        ),
+    ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Mend so many of the worst cohorts; default 1.")
     ] = None,
@@ -105,6 +113,7 @@ def mitigate(
             results=results,
             general=general,
             discovery=discovery,
+            columns=_columns(columns or []),
             other_model=other_model,
             update=update,
             seed=seed,
@@ -126,6 +135,19 @@ def mitigate(
             say(json.dumps(mended.report))
         else:
             say(_summary(mended))
+
+
+def _columns(options: list[str]) -> dict[str, str]:
+    """Column by field."""
+    from earshot.core.errors import ConfigError
+
+    found = {}
+    for option in options:
+        name, equals, column = option.partition("=")
+        if not (name and equals and column):
+            raise ConfigError(f"--map {option}: must read FIELD=COLUMN. Add what is missing.")
+        found[name] = column
+    return found
 
 
 def _percent(value: float) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -99,6 +99,7 @@ class Mitigation:
         results: The file of results, where the report's own name of it does not hold.
         general: Manifest of speech that shall not be forgotten; None takes the other cohorts'.
         discovery: Which of the report's; None takes the first.
+        columns: Column of the results by field, where they differ, as the audit was told.
         other_model: Do not ask whether the results are of this model.
         update: Also write the change as an `.eard` file.
         seed: Of all that is random.
@@ -112,6 +113,7 @@ class Mitigation:
     results: Path | None = None
     general: Path | None = None
     discovery: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     other_model: bool = False
     update: Path | None = None
     seed: int = 1
@@ -176,6 +178,7 @@ def mitigate(
     Raises:
         ConfigError: The report cannot be used, is of another model, or has too few speakers.
         ManifestError: Rows of the results cannot be used, or their sound is not there.
+        ResultsError: Rows of the results cannot be read.
         ModelFileError: The model is not sound.
     """
     return _Sweep(request, progress, tell).run()
@@ -258,7 +261,7 @@ class _Sweep:
             request.report, method=request.discovery, results=request.results
         )
         self._targets = data.target_cohorts(self._discovery, self._config)
-        self._rows = data.read_rows(self._discovery.results)
+        self._rows = data.read_rows(self._discovery.results, columns=request.columns)
         self._cohorts = data.assigned(self._discovery, self._rows)
         self._speakers = data.deal_speakers(
             self._rows, self._cohorts, self._targets, self._config, seed=request.seed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,17 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
+from earshot.audit.reading import ReadingConfig, read_results
 from earshot.core.errors import ConfigError, ManifestError
 from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.core.utterance import Utterance
 from earshot.data.audio import read_audio
 from earshot.data.manifest import read_manifest
-from earshot.data.text import normalise
 from earshot.train.batches import LONGEST_S, SHORTEST_S
 from earshot.train.cuts import file_cut, write_wav
 from earshot.train.mitigate_config import MitigateConfig
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Cohort",
@@ -72,13 +76,14 @@ class Discovery:
         method: groups, regions, geodemographic or clusters.
         cohorts: Worst first.
         results: The file of results that was audited.
-        model: What the report says of the model that was audited; empty if it says nothing.
+        members: The file beside the report that says which cohorts each utterance is in; None
+            where there is none, and rules decide.
     """
 
     method: str
     cohorts: tuple[Cohort, ...]
     results: Path
-    model: str = ""
+    members: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +163,7 @@ def read_discovery(
         str(chosen[0].get("method", "")),
         tuple(cohorts),
         _results_of(tree, report, results),
-        str(tree.get("model") or ""),
+        _members_of(tree, report),
     )
 
 
@@ -177,6 +182,19 @@ def _results_of(tree: Mapping[str, Any], report: Path, named: Path | None) -> Pa
     raise ConfigError(
         f"{report}: is of the results {said}, which are not there. Name them with --results."
     )
+
+
+def _members_of(tree: Mapping[str, Any], report: Path) -> Path | None:
+    name = tree.get("members")
+    if not isinstance(name, str):
+        return None
+    path = report.parent / name
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: is not there; it says which cohorts each utterance is in. Keep it beside the "
+            "report, or audit again."
+        )
+    return path
 
 
 def target_cohorts(discovery: Discovery, config: MitigateConfig) -> list[int]:
@@ -210,69 +228,74 @@ def target_cohorts(discovery: Discovery, config: MitigateConfig) -> list[int]:
     return found
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of results with sound.
+def read_rows(path: Path, *, columns: Mapping[str, str] | None = None) -> list[Row]:
+    """Rows of results with sound, read as an audit reads them.
 
     Args:
-        path: JSON lines with `id, ref, hyp, speaker, audio`, `offset` and `duration` in seconds
-            where a file holds several, and the columns that cohorts are made of. Paths of sound
-            are relative to the file.
+        path: Results in any form of `earshot audit run`, with transcripts, speakers and sound.
+            Paths of sound are relative to the file, or to the working directory.
+        columns: Column by field, as of `earshot audit run --map`.
 
     Returns:
-        The rows in order.
+        The rows that an audit would score, in order.
 
     Raises:
-        ManifestError: A line is no row, or rows have no transcript, no speaker, or no sound.
+        ResultsError: Rows cannot be read.
+        ManifestError: There are no transcripts, speakers or sound, or some are missing.
     """
-    rows: list[Row] = []
-    lacking: dict[str, list[int]] = {"ref": [], "speaker": [], "audio": []}
-    absent: list[str] = []
-    seen: dict[str, int] = {}
-    for number, values in _lines(path):
-        for name, numbers in lacking.items():
-            if values.get(name) in (None, ""):
-                numbers.append(number)
-        audio = path.parent / str(values.get("audio") or "")
-        if values.get("audio") and not audio.is_file():
-            absent.append(f"line {number} ({values['audio']})")
-        name = str(values.get("id", number))
-        if name in seen:
-            raise ManifestError(
-                f"{path}:{number}",
-                f"the id '{name}' is that of line {seen[name]} too",
-                remedy="Give every row an id of its own",
-            )
-        seen[name] = number
-        rows.append(
-            Row(
-                number,
-                Utterance(
-                    id=name,
-                    audio=audio,
-                    text=normalise(str(values.get("ref") or "")),
-                    speaker=str(values.get("speaker") or ""),
-                    offset_s=float(values.get("offset") or 0.0),
-                    duration_s=float(values["duration"]) if values.get("duration") else None,
-                ),
-                None if values.get("hyp") is None else str(values["hyp"]),
-                values,
-            )
-        )
-    if not rows:
-        raise ManifestError(path, "has 0 rows", remedy="Name the results that were audited")
-    for name, numbers in lacking.items():
-        if numbers:
+    results = read_results(path, config=ReadingConfig(columns=columns or {}))
+    for what, found in (
+        ("transcripts", results.texts),
+        ("speakers", results.speakers),
+        ("audio", results.audio),
+    ):
+        if found is None:
             raise ManifestError(
                 path,
-                f"{len(numbers)} of {len(rows)} rows have no '{name}': "
-                f"{_some([f'line {n}' for n in numbers])}",
-                remedy="A model is mended by sound and transcripts of known speakers: add them, or "
-                "take these rows out",
+                f"has no {what}",
+                remedy="A model is mended by sound and transcripts of known speakers: add the "
+                "column, or name it with --map",
             )
+    for exclusion in results.exclusions:
+        if exclusion.scope == "everything":
+            logger.warning(
+                "%s: %d rows are left out, as by the audit: %s (lines %s)",
+                path, exclusion.count, exclusion.reason, ", ".join(map(str, exclusion.lines)),
+            )  # fmt: skip
+    texts, speakers, audio = results.texts, results.speakers, results.audio
+    assert texts is not None and speakers is not None and audio is not None
+    rows = []
+    absent: list[str] = []
+    for n, line in enumerate(results.lines.tolist()):
+        sound = next(
+            (p for p in (path.parent / audio[n], Path(audio[n])) if audio[n] and p.is_file()), None
+        )
+        if sound is None:
+            absent.append(f"line {line} ({audio[n] or 'no path'})")
+            continue
+        values: dict[str, Any] = {
+            name: labels.names[labels.codes[n]]
+            for name, labels in results.groups.items()
+            if labels.codes[n] >= 0
+        }
+        for name, numbers in (("lat", results.lat), ("lon", results.lon)):
+            if numbers is not None and np.isfinite(numbers[n]):
+                values[name] = float(numbers[n])
+        offset = 0.0 if results.offset_s is None else float(results.offset_s[n])
+        duration = None if results.duration_s is None else float(results.duration_s[n])
+        utterance = Utterance(
+            id=str(results.ids[n]),
+            audio=sound,
+            text=" ".join(texts.reference(n)),
+            speaker=speakers.names[speakers.codes[n]],
+            offset_s=offset if np.isfinite(offset) else 0.0,
+            duration_s=duration if duration is not None and np.isfinite(duration) else None,
+        )
+        rows.append(Row(line, utterance, " ".join(texts.hypothesis(n)), values))
     if absent:
         raise ManifestError(
             path,
-            f"the sound of {len(absent)} of {len(rows)} rows is not there: {_some(absent)}",
+            f"the sound of {len(absent)} of {len(results)} rows is not there: {_some(absent)}",
             remedy="Bring the files back, or take these rows out of the results and audit again",
         )
     return rows
@@ -354,8 +377,11 @@ def assigned(discovery: Discovery, rows: Sequence[Row]) -> list[int]:
         Index of the cohort; -1 for rows of none.
 
     Raises:
-        ConfigError: A rule cannot be read, or holds for no row.
+        ConfigError: The list of members lacks rows; or without one, a rule cannot be read or
+            holds for no row.
     """
+    if discovery.members is not None:
+        return _listed(discovery, discovery.members, rows)
     rules = [None if c.speakers is not None else _clauses(c.rule) for c in discovery.cohorts]
     for cohort, rule in zip(discovery.cohorts, rules, strict=True):
         if rule is None and cohort.speakers is None:
@@ -383,6 +409,25 @@ def assigned(discovery: Discovery, rows: Sequence[Row]) -> list[int]:
                 "rows. The report is of other results: name the right ones with --results."
             )
     return found
+
+
+def _listed(discovery: Discovery, members: Path, rows: Sequence[Row]) -> list[int]:
+    """Cohorts as the audit wrote them down; where an utterance is in several, the worst one."""
+    number = {cohort.name: n for n, cohort in enumerate(discovery.cohorts)}
+    home: dict[str, int] = {}
+    for where, values in _lines(members):
+        names = values.get("cohorts", {}).get(discovery.method, [])
+        found = [number[name] for name in names if name in number]
+        if "id" not in values:
+            raise ManifestError(f"{members}:{where}", "this row has no 'id'", remedy="Audit again")
+        home[str(values["id"])] = min(found, default=-1)
+    unknown = [row.number for row in rows if row.utterance.id not in home]
+    if unknown:
+        raise ConfigError(
+            f"{members}: lacks {len(unknown)} of {len(rows)} rows of {discovery.results}: "
+            f"{_some([f'line {n}' for n in unknown])}. The results have changed since: audit again."
+        )
+    return [home[row.utterance.id] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
