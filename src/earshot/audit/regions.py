@@ -42,6 +42,7 @@ class Node:
     threshold: float = 0.0
     score: float = 0.0
     p_value: float = 1.0
+    depth: int = 0
     children: tuple[Node, Node] | None = None
 
 
@@ -109,7 +110,9 @@ def grow(
     A split is tested by permutation: errors and words are dealt out anew over the places of its
     node, and the best split of the node is sought again. Its p-value is that of a Gumbel
     distribution fitted to the best scores of 99 deals. From the leaves up, a split goes unless
-    its p-value is under `level` over the number of splits grown, or one below it stays.
+    its p-value is under its level or one below it stays. Levels add up to `level`: every depth
+    of the tree gets the same share of it, every split of a depth the same share of that, so the
+    first split, on which all others depend, has the most.
 
     Args:
         lat: (n,) degrees north, one place of one speaker each.
@@ -153,7 +156,9 @@ def grow(
         for side, mask in ((0, left), (1, ~left)):
             low, high = list(node.low), list(node.high)
             (high if side == 0 else low)[node.axis] = node.threshold
-            child = Node((low[0], low[1]), (high[0], high[1]), node.members[mask])
+            child = Node(
+                (low[0], low[1]), (high[0], high[1]), node.members[mask], depth=node.depth + 1
+            )
             candidates[id(child)] = scan.best(child.members)
             children.append(child)
         node.children = (children[0], children[1])
@@ -161,7 +166,8 @@ def grow(
         splits.append(node)
     if prune and splits:
         rng = np.random.default_rng([seed, 0x7EE])
-        _prune(root, scan, level / len(splits), rng)
+        _, at_depth = np.unique([split.depth for split in splits], return_counts=True)
+        _prune(root, scan, level / len(at_depth) / at_depth, rng)
     return Tree(root, west, _leaves_of(root))
 
 
@@ -171,15 +177,15 @@ def _leaves_of(node: Node) -> list[Node]:
     return _leaves_of(node.children[0]) + _leaves_of(node.children[1])
 
 
-def _prune(node: Node, scan: _Scan, level: float, rng: np.random.Generator) -> None:
+def _prune(node: Node, scan: _Scan, levels: Floats, rng: np.random.Generator) -> None:
     if node.children is None:
         return
     for child in node.children:
-        _prune(child, scan, level, rng)
+        _prune(child, scan, levels, rng)
     if any(child.children is not None for child in node.children):
         return
     node.p_value = scan.p_value(node, rng)
-    if node.p_value > level:
+    if node.p_value > levels[node.depth]:
         node.children, node.axis = None, -1
 
 
@@ -327,6 +333,14 @@ def discover_regions(results: Results, config: AuditConfig) -> Discovery | None:
             "regions": [dict(extra) for extra in found.partition.extra],
         },
     )
+
+
+def region_bounds(found: Discovery, index: int) -> tuple[float, float, float, float]:
+    """South, north, west and east of a region, cut to where speakers are; degrees."""
+    box = found.partitions["region"].extra[index]
+    names = ("lat_min", "lat_max", "lon_min", "lon_max")
+    south, north, west, east = (float(str(box[name])) for name in names)
+    return south, north, west, east
 
 
 def _how(config: AuditConfig, num_leaves: int, total: int) -> str:
