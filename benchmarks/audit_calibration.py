@@ -146,7 +146,9 @@ def main() -> None:
             "adjusted Rand": float(np.mean([alike for _, alike in found])),
         }
         figures[name] = row
-        print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)
+        print(
+            f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True
+        )
     print(json.dumps(figures))
 
 

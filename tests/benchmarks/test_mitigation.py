@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earshot.train.synthesis import Voice
+from tests.train.island import make_island
 
 rates = st.floats(0.01, 1.0)
 
@@ -109,3 +112,38 @@ def test_there_are_sentences_enough_for_two_parts() -> None:
     every = planted_voices.sentences()
     assert len(every) == len(set(every)) > 4000
     assert every == planted_voices.sentences()
+
+
+def test_a_sweep_becomes_a_table(tmp_path: Path) -> None:
+    island = make_island(tmp_path / "island", speakers=8)
+    rows = [json.loads(line) for line in island.results.read_text().splitlines()]
+    report = mitigation.audited(
+        rows, island.model, tmp_path / "seed1", column="region", root=island.folder
+    )
+    settings = (
+        'mitigate.methods=["plain", "ewc"]', "mitigate.plain_steps=[1, 3]",
+        "mitigate.ewc_strengths=[1]", "mitigate.fisher_utterances=2", "train.max_steps=2",
+        "train.batch_s=3", "train.peak_lr=0.02",
+    )  # fmt: skip
+    folder = tmp_path / "seed1" / "sweep"
+    made = mitigation.swept(
+        report, island.model, folder, seed=1, general=None, top=1, settings=settings
+    )
+    found = mitigation.read_sweep(made, folder)
+    assert list(found.errors) == ["start", "plain 1", "plain 3", "ewc 1"]
+    assert len(found.speaker) == made["utterances"]["evaluation"] == 24
+    assert mitigation.by_cohort(found, "start") == pytest.approx(
+        made["start"]["evaluation"]["cohorts"]
+    )
+    lines = mitigation.table([found])
+    assert [row["model"] for row in lines] == [
+        "start", "plain 1", "plain 3", "ewc 1", "best ewc", "best plain", "chosen"
+    ]  # fmt: skip
+    for row, candidate in zip(lines[1:4], made["candidates"], strict=True):
+        for part in ("overall", "target", "rest"):
+            assert row[part] == pytest.approx(candidate["evaluation"][part])
+    mitigation.print_table(lines)
+    again = mitigation.swept(
+        report, island.model, folder, seed=1, general=None, top=1, settings=settings
+    )
+    assert again == made

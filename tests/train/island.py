@@ -86,6 +86,7 @@ def make_island(folder: Path, *, speakers: int = 6, clips: int = 2) -> Island:
                         "lon": lon * (1 + speaker),
                         "region": region,
                         "audio": path.name,
+                        "hyp": "",
                     }
                 )
     island = Island(folder, model, folder / "results.jsonl", folder / "report.json")
