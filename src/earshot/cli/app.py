@@ -16,6 +16,7 @@ from earshot.cli import (
     export,
     lattice,
     listen,
+    mitigate,
     model,
     rescore,
     serve,
@@ -39,6 +40,7 @@ app.command("listen")(listen.listen)
 app.command("adapt")(adapt.adapt)
 model.app.command("export")(export.export)
 app.add_typer(model.app, name="model")
+train.app.command("mitigate")(mitigate.mitigate)
 app.add_typer(train.app, name="train")
 app.add_typer(lattice.app, name="lattice")
 app.add_typer(endpoint.app, name="endpoint")

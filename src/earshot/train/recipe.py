@@ -22,6 +22,7 @@ from earshot.models.transducer import TransducerConfig
 from earshot.train.corpora import CorporaConfig
 from earshot.train.language_text import LanguageTextConfig
 from earshot.train.librispeech import LibriSpeechConfig
+from earshot.train.mitigate_config import MitigateConfig
 from earshot.train.noise import NoiseConfig
 from earshot.train.rescoring_weights import WeightsConfig
 from earshot.train.rooms import RoomsConfig
@@ -225,6 +226,7 @@ class Recipe:
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
+    mitigate: MitigateConfig = field(default_factory=MitigateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     endpoint: EndpointHeadConfig = field(default_factory=EndpointHeadConfig)
 
