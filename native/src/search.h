@@ -10,14 +10,17 @@
 // `max_symbols_per_frame` allows: such a piece leaves the frame by itself). This
 // repeats until all kept paths have left. Paths that have left and carry equal
 // pieces become one whose probability is their sum. With one active path this
-// is greedy search; with one symbol per frame it is frame-synchronous.
+// is greedy search; with one symbol per frame it is frame-synchronous. Where there is a prior
+// (prior.h), paths are ranked by their probability and the prior of their pieces together.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "model.h"
+#include "prior.h"
 #include "scorer.h"
 #include "token_tree.h"
 
@@ -31,7 +34,8 @@ struct SearchConfig {
 };
 
 struct Hypothesis {
-  double score = 0;             // log of the summed probability
+  double score = 0;             // log of the summed probability: what was heard, without the prior
+  PriorState prior;             // follows from the history alone
   History history;
   PredictorContext context;
   bool left = true;             // has left the current frame
@@ -42,7 +46,8 @@ struct SearchState {
   TokenTree tree;
   TokenPath settled;              // what all paths share and nothing can change
   size_t num_frames = 0;
-  void Reset();
+  std::shared_ptr<const Prior> prior;  // null: none
+  void Reset();                   // the prior stays
 };
 
 // Buffers of one call at a time.
@@ -51,14 +56,22 @@ class SearchScratch {
   struct Candidate {
     double score;
     double part;       // the larger of two merged scores: it decides which history stays
+    double prior;
     size_t path;
     int32_t token;     // -1: none
     float log_prob;
     bool left;
   };
+  // A piece that a path may take, by its log-probability and what it adds to the prior.
+  struct Piece {
+    double rank;
+    int32_t token;
+    PriorState prior;
+  };
   std::vector<const float*> rows_;  // one per path; null if it has left
   std::vector<Candidate> candidates_;
   std::vector<std::pair<float, int32_t>> best_;
+  std::vector<Piece> ranked_;
   std::vector<Hypothesis> next_;
   std::vector<const History*> histories_;
 };
@@ -79,12 +92,17 @@ class Search {
   // To be called now and then: keeps the tree small.
   void Settle(SearchState* state, SearchScratch* scratch) const;
 
-  // The best path so far. `score` is its log-probability, summed over alignments.
-  TokenPath Best(const SearchState& state, double* score) const;
+  // The best path so far. `score` is its log-probability, summed over alignments. At the `end` of
+  // the recording the prior is that of a whole text.
+  TokenPath Best(const SearchState& state, bool end, double* score, PriorState* prior) const;
 
   const SearchConfig& config() const { return config_; }
 
  private:
+  // The best pieces that a path may take, where there is a prior: best first, into scratch->best_. Those that
+  // cannot reach `floor` with all else are left out.
+  void RankPieces(const Prior& prior, const Hypothesis& path, const float* row, double floor, SearchScratch* scratch) const;
+
   const Scorer* scorer_;
   SearchConfig config_;
   SearchSettings settings_;
