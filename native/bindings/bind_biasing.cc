@@ -6,6 +6,7 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -29,7 +30,8 @@ nb::list ToList(const std::vector<int32_t>& values) {
 
 nb::list Spell(const earshot::Speller& self, const std::string& text, size_t ways) {
   nb::list out;
-  for (const earshot::Spelling& spelling : self.Spell(text, ways)) {
+  earshot::SpellScratch scratch;
+  for (const earshot::Spelling& spelling : self.Spell(text, ways, &scratch)) {
     out.append(nb::make_tuple(ToList(spelling.pieces), spelling.score));
   }
   return out;
@@ -48,8 +50,9 @@ nb::tuple HotwordsOf(const earshot::Speller& speller, const std::vector<std::str
   PyHotwords out;
   {
     const nb::gil_scoped_release release;
+    earshot::SpellScratch scratch;
     for (size_t i = 0; i < phrases.size(); ++i) {
-      const std::vector<earshot::Spelling> spellings = speller.Spell(phrases[i], ways);
+      const std::vector<earshot::Spelling> spellings = speller.Spell(phrases[i], ways, &scratch);
       if (spellings.empty()) unspelled.push_back(static_cast<int32_t>(i));
       for (const earshot::Spelling& spelling : spellings) {
         if (spelling.score < spellings.front().score - within) break;
@@ -102,6 +105,8 @@ nb::tuple Scores(const PyNgram& self, const IdArray& symbols, bool end) {
 void bind_biasing(nb::module_& m) {
   nb::class_<earshot::Speller>(m, "Speller", "Spells words in word pieces, by the pieces' scores.")
       .def(nb::init<const std::vector<std::string>&, const std::vector<float>&>(), "pieces"_a, "scores"_a)
+      .def_static("of", [](nb::handle model) { return earshot::Speller::Of(*NativeModel(model)).release(); }, "model"_a,
+                  nb::rv_policy::take_ownership)
       .def("spell", &Spell, "text"_a, "ways"_a = 1);
 
   nb::class_<PyHotwords>(m, "Hotwords", "Phrases to be heard more readily; shared by any number of streams.")

@@ -462,6 +462,28 @@ nb::dict Result(const PyStream& self) {
   return out;
 }
 
+nb::list Candidates(const PyStream& self) {
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Candidates();
+  };
+  nb::list out;
+  for (const earshot::Stream::Candidate& candidate : read()) {
+    nb::dict item;
+    item["tokens"] = ToList(candidate.path.tokens);
+    item["frames"] = ToList(candidate.path.frames);
+    item["score"] = candidate.score;
+    item["hotwords"] = candidate.prior.hotwords;
+    item["language"] = candidate.prior.language;
+    item["hotword_node"] = candidate.prior.node;
+    nb::list nodes;
+    for (const uint32_t node : candidate.prior.context.nodes) nodes.append(node);
+    item["language_state"] = nodes;
+    out.append(item);
+  }
+  return out;
+}
+
 }  // namespace
 
 std::shared_ptr<const earshot::Model> NativeModel(nb::handle model) { return nb::cast<const PyModel&>(model).shared(); }
@@ -599,6 +621,7 @@ void bind_model(nb::module_& m) {
         self.stream().Reset();
       })
       .def("result", &Result)
+      .def("candidates", &Candidates)
       .def("command_result", &CommandResult);
 
   nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")

@@ -103,6 +103,20 @@ PriorState Stream::PriorScore() const {
   return prior;
 }
 
+std::vector<Stream::Candidate> Stream::Candidates() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Candidate> out;
+  for (const Hypothesis& path : search_.paths) {
+    out.push_back({search_.settled, path.score, path.prior});
+    search_.tree.Append(path.history, &out.back().path);
+    if (flushed_ && search_.prior != nullptr) out.back().prior = search_.prior->End(path.prior);
+  }
+  std::stable_sort(out.begin(), out.end(), [](const Candidate& a, const Candidate& b) {
+    return a.score + a.prior.total() > b.score + b.prior.total();
+  });
+  return out;
+}
+
 void Stream::SetHotwords(std::shared_ptr<const Hotwords> hotwords) {
   PriorParts parts = recognizer_->prior_parts_;
   parts.hotwords = std::move(hotwords);

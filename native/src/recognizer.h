@@ -67,6 +67,13 @@ class Stream {
   CommandResult Commands() const;
   // What the best path is made of beside `Transcript::score`: hotwords and language model.
   PriorState PriorScore() const;
+  // Every hypothesis of the beam, best first by score and prior together.
+  struct Candidate {
+    TokenPath path;
+    double score = 0;  // log-probability, without the prior
+    PriorState prior;
+  };
+  std::vector<Candidate> Candidates() const;
   // Other hotwords, or none, from the next recording on: at once if nothing was decoded since the last
   // reset. Throws std::invalid_argument if they are of other pieces.
   void SetHotwords(std::shared_ptr<const Hotwords> hotwords);
