@@ -52,7 +52,8 @@ class _Lines:
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
-        for self.number, raw in self._lines:
+        for number, raw in self._lines:
+            self.number = number
             line = raw.strip()
             if len(line) > MAX_LINE_CHARS:
                 self.fail(f"the line has {len(line):,} characters", "no n-gram is as long")
@@ -108,9 +109,7 @@ def read_arpa(path: str | Path) -> Arpa:
     else:
         lines.fail("the file ends before the first n-gram", "copy it again; it is cut short")
     if not 1 <= len(counts) <= MAX_ORDER:
-        lines.fail(
-            f"the file has {len(counts)} orders", f"it must have 1..{MAX_ORDER} of them"
-        )
+        lines.fail(f"the file has {len(counts)} orders", f"it must have 1..{MAX_ORDER} of them")
     if counts[0] > MAX_WORDS or sum(counts) > MAX_NGRAMS:
         lines.fail(
             f"the file has {counts[0]:,} words and {sum(counts):,} n-grams",
@@ -216,7 +215,7 @@ def write_arpa(path: Path, ngrams: Ngrams, words: Sequence[str]) -> None:
     Args:
         path: The file to make or replace.
         ngrams: The model.
-        words: Of symbols 2..V-1, without blanks. Those with an impossible single symbol are left out.
+        words: Of symbols 2..V-1, without blanks. Those that are impossible are left out.
 
     Raises:
         OSError: The file cannot be written.

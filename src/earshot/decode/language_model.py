@@ -1,8 +1,8 @@
 """Language models for the search: made from text or ARPA, quantised into a file, and opened.
 
-A model is of word pieces, those of one recogniser, or of words, for any recogniser. In the file it is
-the section `lm`, by itself or inside a recogniser's file; `docs/formats/ear.md`, section 8, is its layout.
-Knows nothing of audio; the engine does the asking.
+A model is of word pieces, those of one recogniser, or of words, for any recogniser. In a file it
+is the section `lm`, by itself or beside a recogniser; section 8 of `docs/formats/ear.md` is its
+layout. Knows nothing of audio; the engine does the asking.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def from_text(
         The model, and what the text was.
 
     Raises:
-        ConfigError: A setting is out of range, there is no sentence, or the recogniser has no tokenizer.
+        ConfigError: A setting is out of range, there is no sentence, or the recogniser has no
+            tokenizer.
     """
     try:
         speller = _native.Speller.of(model)
@@ -213,9 +214,7 @@ def _renumbered(ngrams: Ngrams, symbols: npt.NDArray[np.int64], vocabulary: int)
         parent, symbol = row[order.parent], symbols[order.symbol]
         placed = np.lexsort((symbol, parent))
         orders.append(
-            Order(
-                parent[placed], symbol[placed], order.log_prob[placed], order.backoff[placed]
-            )
+            Order(parent[placed], symbol[placed], order.log_prob[placed], order.backoff[placed])
         )
         row = np.empty(len(placed), np.int64)
         row[placed] = np.arange(len(placed))
@@ -360,9 +359,9 @@ def embed(source: Path, language_model: Path, output: Path) -> None:
         OSError: The file cannot be written.
     """
     recogniser, own = ModelFile(source), ModelFile(language_model)
-    header = own.header.get("lm")
-    if header is None:
+    if "lm" not in own.header:
         raise _no_language_model(language_model)
+    header = cast("dict[str, object]", own.header["lm"])
     count = len(cast("list[str]", recogniser.header.get("pieces", [])))
     if header["unit"] == "piece" and header["pieces"] != count:
         raise ModelFileError(

@@ -2,7 +2,8 @@
 
 A table is a trie: order k holds its n-grams sorted by the row of the n-gram without its last
 symbol, then by that symbol. Symbol 0 is an unknown word, 1 the beginning and the end of a
-sentence. Logarithms are natural. Knows nothing of what symbols stand for, of files, or of the engine.
+sentence. Logarithms are natural. Knows nothing of what symbols stand for, of files, or of the
+engine.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Order:
             below; zeros for single symbols.
         symbol: Shape (N,), ascending within a parent. Single symbols are 0..V-1.
         log_prob: Shape (N,), <= 0.
-        backoff: Shape (N,): logarithm of the weight of shorter contexts; zeros at the highest order.
+        backoff: Shape (N,): logarithm of the weight of shorter contexts; zeros at the highest
+            order.
     """
 
     parent: _I64

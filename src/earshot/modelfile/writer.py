@@ -180,7 +180,8 @@ def write_language_model(
         ModelFileError: The parts do not make a valid file.
         OSError: The file cannot be written.
     """
-    header = {"name": name, "graphs": {}, "lm": dict(lm), "metadata": dict(metadata or {})}
+    header: dict[str, object] = {"name": name, "graphs": {}, "lm": dict(lm)}
+    header["metadata"] = dict(metadata or {})
     _write(path, header, tensors)
 
 

@@ -21,6 +21,11 @@ from earshot.data.audio import AudioFile, Source, StreamingResampler, as_wavefor
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.biasing import HotwordCompiler, Hotwords
+from earshot.decode.language_model import (
+    LanguageModelConfig,
+    language_model_of,
+    open_language_model,
+)
 from earshot.decode.result import to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
@@ -276,6 +281,9 @@ class Recognizer:
         command_config: How commands are searched for and when one is believed.
         hotwords: Phrases that all streams are to hear more readily, see `create_stream`.
         hotwords_score: Nats a piece of phrases without a score of their own.
+        language_model: What free speech is likely to be, from `open_language_model`; None takes the
+            one that the model carries, if any.
+        language_model_config: How much it counts; None takes what its file recommends.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
@@ -291,8 +299,15 @@ class Recognizer:
         command_config: CommandConfig | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
+        language_model: tuple[_native.Ngram, LanguageModelConfig] | None = None,
+        language_model_config: LanguageModelConfig | None = None,
     ) -> None:
         self._model = model
+        found = language_model or language_model_of(model)
+        if language_model_config is None:
+            # Without a language model there is nothing to weigh.
+            language_model_config = found[1] if found else LanguageModelConfig(weight=0)
+        self.language_model_config = language_model_config
         self._hotwords_score = hotwords_score
         self._compiler: HotwordCompiler | None = None
         self.hotwords = None if hotwords is None else self.compile_hotwords(hotwords)
@@ -318,6 +333,10 @@ class Recognizer:
                 max_symbols_per_frame=search.max_symbols_per_frame,
                 blank_penalty=search.blank_penalty,
                 hotwords=None if self.hotwords is None else self.hotwords.native,
+                lm=found[0] if found else None,
+                lm_weight=language_model_config.weight,
+                internal_lm_weight=language_model_config.internal_weight,
+                lm_bonus=language_model_config.bonus,
                 **grammar_search,
             )
 
@@ -331,6 +350,10 @@ class Recognizer:
         pronunciations: str | Path | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
+        lm: str | Path | None = None,
+        lm_weight: float | None = None,
+        internal_lm_weight: float | None = None,
+        lm_bonus: float | None = None,
         method: str = "modified_beam_search",
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
@@ -351,6 +374,12 @@ class Recognizer:
                 a mapping to scores; see `create_stream`.
             hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
                 `decode.biasing.DEFAULT_SCORE`. 0 changes nothing, above 4 other words suffer.
+            lm: Language model of free speech, a file from `earshot lm`; None takes the one that the
+                model carries, if any.
+            lm_weight: How much it counts, 0..10; 0 leaves it out. None takes what its file
+                recommends, as for the next two.
+            internal_lm_weight: How much of the network's own language model is taken off, 0..10.
+            lm_bonus: Nats for each symbol of the language model, -100..100.
             method: "greedy_search" or "modified_beam_search".
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
@@ -364,7 +393,8 @@ class Recognizer:
             CommandsError: The templates cannot be used; it names every problem at once.
             PronunciationsError: The pronunciations cannot be used; likewise.
             HotwordsError: The hotwords cannot be used; likewise.
-            ConfigError: A search setting or the threshold is out of its range.
+            ConfigError: A weight without a language model, or a setting or the threshold is out of
+                its range.
         """
         search = SearchConfig(
             method=method,
@@ -373,13 +403,36 @@ class Recognizer:
             blank_penalty=blank_penalty,
         )
         file = embedded_model_path() if path is None else Path(path)
+
+        def biasing(model: _native.Model) -> dict[str, Any]:
+            found = language_model_of(model) if lm is None else open_language_model(Path(lm))
+            weights = {
+                "weight": lm_weight,
+                "internal_weight": internal_lm_weight,
+                "bonus": lm_bonus,
+            }
+            given = {name: value for name, value in weights.items() if value is not None}
+            if found is None and set(given) - {"internal_weight"}:
+                raise ConfigError(
+                    f"lm_weight or lm_bonus is given; {model.name} carries no language model. "
+                    "Give `lm` too, or leave them out."
+                )
+            base = found[1] if found else LanguageModelConfig(weight=0)
+            return {
+                "hotwords": hotwords,
+                "hotwords_score": hotwords_score,
+                "language_model": found,
+                "language_model_config": replace(base, **given),
+            }
+
         if commands is None:
             if command_threshold is not None:
                 raise ConfigError(
                     f"command_threshold is {command_threshold}; there are no commands to accept. "
                     "Give `commands` too, or leave it out."
                 )
-            return cls(open_model(file), search, hotwords=hotwords, hotwords_score=hotwords_score)
+            model = open_model(file)
+            return cls(model, search, **biasing(model))
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -401,8 +454,7 @@ class Recognizer:
             search,
             commands=graph,
             command_config=config,
-            hotwords=hotwords,
-            hotwords_score=hotwords_score,
+            **biasing(model),
         )
 
     @property
