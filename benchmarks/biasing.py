@@ -13,7 +13,8 @@ wrong. LibriSpeech's rare words are reported without an aim. `--dev` measures ot
 other sentences by training voices: scores are chosen there.
 
 Names are those of LibriSpeech's readers, parted between --dev and the test by a hash, recombined
-where more are needed. Intervals: bootstrap over utterances, paired. The last line is one JSON object.
+where more are needed. Intervals: bootstrap over utterances, paired. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def unseen(names: Sequence[str], training_text: Path) -> list[str]:
 
 
 def distractors(names: Sequence[str], count: int) -> list[str]:
-    """Names, then first names with other surnames, all different; those that came first stay first."""
+    """Names, then first names with other surnames; a smaller count gives the first of a larger."""
     rng = random.Random(f"{SEED}:distractors")
     out = list(names)
     rng.shuffle(out)
@@ -201,7 +202,7 @@ def spoken_names(folder: Path, names: Sequence[str], *, split: str, count: int) 
         rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
         clips = [Clip(r["id"], r["text"], r["speaker"], _reader(folder / r["audio"])) for r in rows]
         return [Said(clip, (row["name"],)) for clip, row in zip(clips, rows, strict=True)]
-    voices = {voice.id: voice for voice in synthesis.training_voices({v: 1.0 for v in _ENGINES})}
+    voices = {voice.id: voice for voice in synthesis.training_voices(dict.fromkeys(_ENGINES, 1.0))}
     missing = [voice for voice in DEV_VOICES if voice not in voices]
     if missing:
         raise SetMissing(f"the voices {', '.join(missing)} are not installed")
@@ -221,9 +222,7 @@ def spoken_names(folder: Path, names: Sequence[str], *, split: str, count: int) 
     for sample, clip, samples_of in zip(samples, planned, synthesis.speak(planned), strict=True):
         if samples_of is not None:
             read = _Kept(np.asarray(samples_of, np.float32))
-            said.append(
-                Said(Clip(clip.key, clip.text, clip.voice.id, read), (sample["name"],))
-            )
+            said.append(Said(Clip(clip.key, clip.text, clip.voice.id, read), (sample["name"],)))
     return said
 
 
@@ -350,7 +349,8 @@ def shown(estimate: dict[str, Any] | None) -> str:
     """For the table."""
     if estimate is None:
         return "-"
-    return f"{100 * estimate['value']:.1f} [{100 * estimate['low']:.1f}, {100 * estimate['high']:.1f}]"
+    value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:
