@@ -246,3 +246,34 @@ def test_hotwords_within_a_grammar(
     assert changed
     scores = [path["score"] for path in biased.values()]
     assert scores == sorted(scores, reverse=True)
+
+
+def test_hotwords_among_sentences_found_by_phones(
+    load: Callable[[eb.Ear], _native.Model],
+) -> None:
+    """Words that sound alike are told apart by what the list says of them."""
+    model = load(named(eb.recogniser(seed=3, pieces=PIECES, phones=3, blank_bias=0.5)))
+    network = sentences_of((3,), (4,), (5, 7))
+    network.sounds = [((1, 2),), ((1, 2),), ((3,),)]
+    hotwords = _native.Hotwords.of_pieces([[4]], [2.5], STARTS)
+    found = []
+    for listed in (None, hotwords):
+        stream = run(
+            model,
+            noise(6000, seed=1),
+            word_graph=network.native(PIECES, phones=3),
+            transducer_weight=0.3,
+            hotwords=listed,
+        )
+        result = stream.command_result()
+        assert result is not None
+        found.append({tuple(path["pieces"]): path for path in result["paths"]})
+        scores = [path["score"] for path in result["paths"]]
+        assert scores == sorted(scores, reverse=True)
+    plain, biased = found
+    common = set(plain) & set(biased)
+    assert any(4 in pieces for pieces in common)
+    for pieces in common:
+        worth = 2.5 * pieces.count(4)
+        assert biased[pieces]["prior"] == pytest.approx(plain[pieces]["prior"] + worth)
+        assert biased[pieces]["score"] == pytest.approx(plain[pieces]["score"] + worth)

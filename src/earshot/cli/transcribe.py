@@ -209,7 +209,7 @@ def transcribe(
         typer.Option(
             min=1,
             max=64,
-            help="Width of the beam; default 4, and 8 with hotwords or a language model.",
+            help="Width of the beam; default 4, 8 with a language model, 16 with hotwords.",
             show_default=False,
         ),
     ] = None,

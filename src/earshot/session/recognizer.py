@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     )
 
 EMBEDDED_MODEL = "assistant-en.ear"
-UNBIASED_PATHS, BIASED_PATHS = 4, 8  # of the beam; chosen by benchmarks/biasing.py --dev
+# Of the beam: what is heard alone; beside a language model; beside hotwords. Chosen on development
+# data, see docs/log.md.
+PLAIN_PATHS, LANGUAGE_MODEL_PATHS, HOTWORD_PATHS = 4, 8, 16
 
 
 def embedded_model_path() -> Path:
@@ -382,8 +384,8 @@ class Recognizer:
             internal_lm_weight: How much of the network's own language model is taken off, 0..10.
             lm_bonus: Nats for each symbol of the language model, -100..100.
             method: "greedy_search" or "modified_beam_search".
-            max_active_paths: Histories that the beam keeps, 1..64. None keeps 4, and 8 with
-                hotwords or a language model, which need other words to choose among.
+            max_active_paths: Histories that the beam keeps, 1..64. None keeps 4, with a language
+                model 8 and with hotwords 16: they need other words to choose among.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
             blank_penalty: Nats taken off the blank's score.
 
@@ -416,7 +418,8 @@ class Recognizer:
             base = found[1] if found else LanguageModelConfig(weight=0)
             paths = max_active_paths
             if paths is None:
-                paths = BIASED_PATHS if hotwords is not None or found else UNBIASED_PATHS
+                paths = LANGUAGE_MODEL_PATHS if found else PLAIN_PATHS
+                paths = HOTWORD_PATHS if hotwords is not None else paths
             return {
                 "search": SearchConfig(
                     method=method,
