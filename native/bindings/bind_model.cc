@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "biasing.h"
 #include "executor.h"
 #include "model.h"
 #include "model_file.h"
@@ -326,7 +327,8 @@ class PyRecognizer {
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
                float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight, size_t lattice_paths,
-               float lattice_beam, size_t lattice_arcs, size_t lattice_context) {
+               float lattice_beam, size_t lattice_arcs, size_t lattice_context, const PyHotwords* hotwords, const PyNgram* lm,
+               float lm_weight, float internal_lm_weight, float lm_bonus) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -354,7 +356,9 @@ class PyRecognizer {
     phones.transducer_weight = transducer_weight;
     phones.piece_ctc_weight = piece_ctc_weight;
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
-                                              word_graph != nullptr ? word_graph->shared() : nullptr);
+                                              word_graph != nullptr ? word_graph->shared() : nullptr,
+                                              {hotwords != nullptr ? hotwords->shared : nullptr, lm != nullptr ? lm->shared : nullptr,
+                                               {lm_weight, internal_lm_weight, lm_bonus}});
   }
   PyStream* CreateStream(const PyWordGraph* word_graph, bool lattice) const {
     return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared(), lattice)
@@ -513,6 +517,7 @@ nb::dict Result(const PyStream& self) {
     return self.stream().Result();
   };
   const earshot::Transcript transcript = read();
+  const earshot::PriorState prior = self.stream().PriorScore();
   const std::vector<std::string>& names = self.stream().recognizer().model().pieces();
   nb::list pieces;
   for (const int32_t token : transcript.path.tokens) pieces.append(Text(names[static_cast<size_t>(token)]));
@@ -526,6 +531,30 @@ nb::dict Result(const PyStream& self) {
   out["num_frames"] = transcript.num_frames;
   out["score"] = transcript.score;
   out["settled_words"] = transcript.settled_words;
+  out["hotwords"] = prior.hotwords;
+  out["language"] = prior.language;
+  return out;
+}
+
+nb::list Candidates(const PyStream& self) {
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Candidates();
+  };
+  nb::list out;
+  for (const earshot::Stream::Candidate& candidate : read()) {
+    nb::dict item;
+    item["tokens"] = ToList(candidate.path.tokens);
+    item["frames"] = ToList(candidate.path.frames);
+    item["score"] = candidate.score;
+    item["hotwords"] = candidate.prior.hotwords;
+    item["language"] = candidate.prior.language;
+    item["hotword_node"] = candidate.prior.node;
+    nb::list nodes;
+    for (const uint32_t node : candidate.prior.context.nodes) nodes.append(node);
+    item["language_state"] = nodes;
+    out.append(item);
+  }
   return out;
 }
 
@@ -552,6 +581,8 @@ nb::object GrammarEnd(const PyStream& self) {
 }
 
 }  // namespace
+
+std::shared_ptr<const earshot::Model> NativeModel(nb::handle model) { return nb::cast<const PyModel&>(model).shared(); }
 
 void bind_model(nb::module_& m) {
   model_file_error = PyErr_NewExceptionWithDoc(
@@ -674,6 +705,9 @@ void bind_model(nb::module_& m) {
         const nb::gil_scoped_release release;
         self.stream().InputFinished();
       })
+      .def("set_hotwords", [](PyStream& self, const PyHotwords* hotwords) {
+        self.stream().SetHotwords(hotwords != nullptr ? hotwords->shared : nullptr);
+      }, "hotwords"_a.none())
       .def("is_ready", [](PyStream& self) {
         const nb::gil_scoped_release release;
         return self.stream().IsReady();
@@ -693,6 +727,7 @@ void bind_model(nb::module_& m) {
       .def("grammar_end", &GrammarEnd)
       .def("alternatives", &Alternatives)
       .def("result", &Result)
+      .def("candidates", &Candidates)
       .def("command_result", &CommandResult)
       .def("lattice", &Lattice);
 
@@ -708,13 +743,15 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float, size_t, float, float, float, float, size_t, float, size_t, size_t>(),
+                    float, float, float, size_t, float, float, float, float, size_t, float, size_t, size_t, const PyHotwords*, const PyNgram*,
+                    float, float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
            "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "lattice_paths"_a = 16, "lattice_beam"_a = 16.0f,
-           "lattice_arcs"_a = 20000, "lattice_context"_a = 0)
+           "lattice_arcs"_a = 20000, "lattice_context"_a = 0, "hotwords"_a.none() = nb::none(), "lm"_a.none() = nb::none(),
+           "lm_weight"_a = 0.0f, "internal_lm_weight"_a = 0.0f, "lm_bonus"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(), "lattice"_a = false,
            nb::rv_policy::take_ownership)
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a)

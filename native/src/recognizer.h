@@ -18,6 +18,7 @@
 #include "grammar_search.h"
 #include "model.h"
 #include "phone_search.h"
+#include "prior.h"
 #include "scorer.h"
 #include "search.h"
 #include "transcript.h"
@@ -138,6 +139,18 @@ class Stream {
   // The acoustic state starts clean, from the first frame that is held, or behind those that are.
   // Returns how many frames come again.
   size_t RestartEncoder(bool from_held);
+  // What the best path is made of beside `Transcript::score`: hotwords and language model.
+  PriorState PriorScore() const;
+  // Every hypothesis of the beam, best first by score and prior together.
+  struct Candidate {
+    TokenPath path;
+    double score = 0;  // log-probability, without the prior
+    PriorState prior;
+  };
+  std::vector<Candidate> Candidates() const;
+  // Other hotwords, or none, from the next recording on: at once if nothing was decoded since the last
+  // reset. Throws std::invalid_argument if they are of other pieces.
+  void SetHotwords(std::shared_ptr<const Hotwords> hotwords);
   // As good as new: neither text nor acoustic state of the recording stays.
   void Reset();
   const Recognizer& recognizer() const { return *recognizer_; }
@@ -150,6 +163,7 @@ class Stream {
   CommandResult PieceCommands() const;
   CommandResult PhoneCommands() const;
   void Rescore(CommandResult* result) const;
+  void UseHotwords();
 
   std::shared_ptr<const Recognizer> recognizer_;
   mutable std::mutex mutex_;
@@ -164,6 +178,7 @@ class Stream {
   GrammarSearchState commands_;  // of a graph of pieces
   PhoneSearchState phones_;      // of a graph of phones
   mutable ForcedState forced_;   // likewise: remembers what results asked for
+  std::shared_ptr<const earshot::Prior> next_prior_;  // of the next recording
   bool finished_ = false;
   bool flushed_ = false;
 };
@@ -171,10 +186,12 @@ class Stream {
 class Recognizer : public std::enable_shared_from_this<Recognizer> {
  public:
   // Throws ModelFileError if the file is no recogniser, std::invalid_argument for
-  // a setting out of range or a graph of other pieces. `graph` may be null.
+  // a setting out of range or a graph, hotwords or language model of other pieces. `graph` may be null. The language
+  // model is for the free search; hotwords are for all searches.
   static std::shared_ptr<const Recognizer> Create(std::shared_ptr<const Model> model, const SearchConfig& config,
                                                   const GrammarConfig& grammar = {}, const PhoneConfig& phones = {},
-                                                  std::shared_ptr<const WordGraph> graph = nullptr);
+                                                  std::shared_ptr<const WordGraph> graph = nullptr,
+                                                  const PriorParts& prior = {});
 
   std::unique_ptr<Stream> CreateStream(bool lattice = false) const { return CreateStream(graph_, lattice); }
   // For a graph of its own; throws std::invalid_argument if it is of other pieces.
@@ -210,7 +227,7 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   };
 
   Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
-             const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph);
+             const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph, const PriorParts& prior);
   void CheckGraph(const WordGraph& graph) const;
   std::vector<std::unique_lock<std::mutex>> Lock(Stream* const* streams, size_t count) const;
   bool DecodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const;
@@ -233,6 +250,8 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   ForcedScorer forced_scorer_;
   float language_weight_;
   std::shared_ptr<const WordGraph> graph_;
+  PriorParts prior_parts_;
+  std::shared_ptr<const Prior> prior_;  // of streams that ask for nothing else; null: none
   mutable std::mutex pool_mutex_;
   mutable std::vector<ScratchPointer> pool_;
 };

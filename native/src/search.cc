@@ -16,6 +16,14 @@ namespace {
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 constexpr int32_t kNewNode = -2;
 
+// What tells two states of a prior apart that are not continued alike.
+uint64_t HashOf(const PriorState& state) {
+  uint64_t hash = ExtendHash(0, state.node);
+  for (const uint32_t node : state.context.nodes) hash = ExtendHash(hash, static_cast<int32_t>(node));
+  hash = ExtendHash(hash, static_cast<int32_t>(state.word));
+  return ExtendHash(hash, static_cast<int32_t>(state.word_pieces));
+}
+
 }  // namespace
 
 double Sane(double score) { return std::isnan(score) ? kMinusInfinity : score; }
@@ -71,6 +79,7 @@ void Search::BeginFrame(SearchState* state) const {
   if (state->paths.empty()) {
     state->paths.emplace_back();
     state->paths.back().context = scorer_->Start();
+    if (state->prior != nullptr) state->paths.back().prior = state->prior->Start();
     if (state->lattice != nullptr) {
       LatticePath& path = state->paths.back().lattice;
       path.entries.emplace_back();
@@ -85,6 +94,31 @@ void Search::Request(SearchState* state, const float* encoder_row, ScorerScratch
   for (Hypothesis& path : state->paths) {
     if (!path.left) scorer->Request(&path.context, encoder_row);
   }
+}
+
+void Search::RankPieces(const SearchState& state, const Hypothesis& path, const float* row, double floor, size_t most,
+                        SearchScratch* scratch) const {
+  const Prior& prior = *state.prior;
+  const Prediction& network = *path.context.out;
+  const double before = path.prior.total(), rank = state.Rank(path);
+  const double most_gain = prior.MostGain(path.prior);
+  auto& ranked = scratch->ranked_;
+  ranked.clear();
+  for (size_t v = 0; v < scorer_->vocabulary(); ++v) {
+    if (v == static_cast<size_t>(settings_.blank_id) || v == static_cast<size_t>(settings_.unk_id)) continue;
+    if (std::isnan(row[v])) continue;
+    const auto token = static_cast<int32_t>(v);
+    const double bound = row[v] - prior.Internal(token, network) + most_gain;
+    if (rank + bound < floor || (ranked.size() == most && !(bound > ranked.back().rank))) continue;
+    SearchScratch::Piece piece{0, token, prior.Extend(path.prior, token, network)};
+    piece.rank = row[v] + (piece.prior.total() - before);
+    if (ranked.size() == most && !(piece.rank > ranked.back().rank)) continue;
+    if (ranked.size() == most) ranked.pop_back();
+    auto at = ranked.end();
+    while (at != ranked.begin() && piece.rank > std::prev(at)->rank) --at;
+    ranked.insert(at, piece);
+  }
+  for (const SearchScratch::Piece& piece : ranked) scratch->best_.emplace_back(row[piece.token], piece.token);
 }
 
 // Every path still in the frame takes blank or a piece; if there is none, nothing changes.
@@ -111,10 +145,19 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
       log_prob = bounded(scratch->rows_[p][settings_.blank_id]);
       score = Sane(score + log_prob);
     }
-    candidates.push_back({score, score, p, -1, log_prob, true});
+    SearchScratch::Candidate candidate{score, score, recording ? 0 : paths[p].prior.total(), p, -1, log_prob, true};
+    if (recording) candidate.state = HashOf(paths[p].prior);
+    candidates.push_back(candidate);
   }
   if (num_rows == 0) return 0;
   const size_t kept = candidates.size();
+  const Prior* prior = state->prior.get();
+  // These fill the beam: what ranks below all of them cannot get in.
+  double floor = kMinusInfinity;
+  if (prior != nullptr && kept == most) {
+    floor = -kMinusInfinity;
+    for (const auto& c : candidates) floor = std::min(floor, c.score + c.prior);
+  }
 
   for (size_t p = 0; p < paths.size(); ++p) {
     if (paths[p].left) continue;
@@ -122,7 +165,8 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
     // The best `most` pieces, best first, lower ids first among equals.
     auto& best = scratch->best_;
     best.clear();
-    for (size_t v = 0; v < vocabulary; ++v) {
+    if (prior != nullptr) RankPieces(*state, paths[p], row, floor, most, scratch);
+    for (size_t v = 0; prior == nullptr && v < vocabulary; ++v) {
       if (v == static_cast<size_t>(settings_.blank_id) || v == static_cast<size_t>(settings_.unk_id)) continue;
       if (best.size() == most && !(row[v] > best.back().first)) continue;
       if (std::isnan(row[v])) continue;
@@ -146,8 +190,16 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
     }
     for (const auto& [raw, token] : best) {
       const float log_prob = bounded(raw);
-      const double score = Sane(paths[p].score + log_prob);
-      candidates.push_back({score, score, p, token, log_prob, last});
+      SearchScratch::Candidate candidate{0, 0, 0, p, token, log_prob, last};
+      if (prior != nullptr) {
+        const PriorState after = prior->Extend(paths[p].prior, token, *paths[p].context.out);
+        candidate.gain = after.total() - paths[p].prior.total();
+        if (recording) candidate.state = HashOf(after);
+        if (!recording) candidate.prior = after.total();
+      }
+      candidate.score = Sane(paths[p].score + log_prob + (recording ? candidate.gain : 0));
+      candidate.part = candidate.score;
+      candidates.push_back(candidate);
     }
   }
 
@@ -158,7 +210,8 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
   }
   candidates.erase(std::remove_if(candidates.begin(), candidates.end(), [](const auto& c) { return c.path == SIZE_MAX; }),
                    candidates.end());
-  std::stable_sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
+  std::stable_sort(candidates.begin(), candidates.end(), 
+                   [](const auto& a, const auto& b) { return a.score + a.prior > b.score + b.prior; });
   if (candidates.size() > most) candidates.resize(most);
 
   scratch->next_.clear();
@@ -192,7 +245,7 @@ void Search::MergeEqual(const SearchState& state, size_t kept, SearchScratch* sc
     if (!b.left) continue;
     for (size_t j = 0; j < std::min(i, kept); ++j) {
       SearchScratch::Candidate& a = candidates[j];
-      if (a.path == SIZE_MAX || !equal({0, 0, j, -1, 0, true}, b)) continue;
+      if (a.path == SIZE_MAX || !equal({0, 0, 0, j, -1, 0, true}, b)) continue;
       const double sum = LogAdd(a.score, b.score);
       if (b.part > a.part) {  // the likelier of the two says when the pieces came
         a.path = b.path;
@@ -208,7 +261,7 @@ void Search::MergeEqual(const SearchState& state, size_t kept, SearchScratch* sc
 }
 
 uint64_t Search::Key(const LatticePath& path) const {
-  // A state beside the predictor's (of a bias, a language model) goes in here and in KeyWith.
+  // The prior's state is told apart by the candidates, see Recombine.
   uint64_t key = 0;
   for (size_t i = kMaxContext - config_.lattice.context_size; i < kMaxContext; ++i) key = ExtendHash(key, path.recent[i]);
   for (const int32_t piece : path.word) key = ExtendHash(key, piece);
@@ -238,13 +291,13 @@ SearchScratch::Merged* Search::MergedOf(const SearchState& state, SearchScratch:
   if (c.token >= 0 && StartsWordAfter(from, c.token)) {
     const int32_t node = scratch->reusable_[c.path];
     merged.entries.push_back({node >= 0 ? node : kNewNode - static_cast<int32_t>(c.path), c.score, c.score,
-                              from.entries.front().prior, c.path, 0, c.token, c.log_prob});
-    merged.departures.push_back({c.path, c.log_prob});
+                              from.entries.front().prior + c.gain, c.path, 0, c.token, c.log_prob});
+    merged.departures.push_back({c.path, c.log_prob + c.gain});
     return &merged;
   }
   for (size_t e = 0; e < from.entries.size(); ++e) {
-    const double score = from.entries[e].score + c.log_prob;
-    merged.entries.push_back({from.entries[e].node, score, score, from.entries[e].prior, c.path, e, c.token, c.log_prob});
+    const double score = from.entries[e].score + c.log_prob + c.gain;
+    merged.entries.push_back({from.entries[e].node, score, score, from.entries[e].prior + c.gain, c.path, e, c.token, c.log_prob});
   }
   if (c.token < 0) merged.stays = c.path;
   return &merged;
@@ -264,7 +317,9 @@ void Search::Recombine(const SearchState& state, SearchScratch* scratch) const {
     const SearchScratch::Candidate& c = candidates[i];
     const LatticePath& path = paths[c.path].lattice;
     const uint64_t key = c.token < 0 ? path.key : KeyWith(path, c.token);
-    keys.push_back({ExtendHash(key, c.left ? 1 : 0), i});
+    // Two words of the state's hash: what the predictor sees must agree, and what the prior goes on from.
+    const uint64_t state_key = ExtendHash(ExtendHash(key, static_cast<int32_t>(c.state)), static_cast<int32_t>(c.state >> 32));
+    keys.push_back({ExtendHash(state_key, c.left ? 1 : 0), i});
   }
   std::sort(keys.begin(), keys.end());
   for (size_t k = 1, first = 0; k < keys.size(); ++k) {
@@ -311,6 +366,7 @@ void Search::Follow(SearchState* state, SearchScratch* scratch) const {
       state->tree.Ref(path.history);
       continue;
     }
+    if (state->prior != nullptr) path.prior = state->prior->Extend(from.prior, c.token, *from.context.out);
     path.history = state->tree.Extend(from.history, c.token, static_cast<int32_t>(state->num_frames), c.log_prob);
     scorer_->Extend(&path.context, c.token);
   }
@@ -323,10 +379,10 @@ void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
   std::vector<int32_t>& nodes = scratch->reusable_;
   scratch->departed_.assign(paths.size(), false);
   for (SearchScratch::Candidate& c : scratch->candidates_) {
-    for (const auto& [p, log_prob] : MergedOf(*state, &c, scratch)->departures) {
+    for (const auto& [p, gain] : MergedOf(*state, &c, scratch)->departures) {
       if (scratch->departed_[p]) continue;
       scratch->departed_[p] = true;
-      nodes[p] = state->lattice->Depart(&paths[p].lattice, nodes[p], log_prob);
+      nodes[p] = state->lattice->Depart(&paths[p].lattice, nodes[p], gain);
     }
   }
   const auto frame = static_cast<int32_t>(state->num_frames);
@@ -344,10 +400,12 @@ void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
     path.score = best.score;
     path.left = c.left;
     path.context = from.context;
+    path.prior = from.prior;
     path.lattice.word = from.lattice.word;
     path.lattice.recent = from.lattice.recent;
     path.lattice.key = from.lattice.key;
     if (best.token >= 0) {
+      if (state->prior != nullptr) path.prior = state->prior->Extend(from.prior, best.token, *from.context.out);
       scorer_->Extend(&path.context, best.token);
       if (StartsWordAfter(from.lattice, best.token)) path.lattice.word.clear();
       path.lattice.word.push_back(best.token);
@@ -371,6 +429,8 @@ void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
       }
       path.lattice.entries.push_back(entry);
     }
+    // Ways that were merged may have had other words before, and so another prior up to here.
+    path.prior.language += best.prior - path.prior.total();
     path.history = path.lattice.entries.front().history;
     state->tree.Ref(path.history);
   }
@@ -390,19 +450,48 @@ void Search::Settle(SearchState* state, SearchScratch* scratch) const {
   state->tree.SettleShared(scratch->histories_.data(), scratch->histories_.size(), &state->settled);
 }
 
-TokenPath Search::Best(const SearchState& state, double* score) const {
+TokenPath Search::Best(const SearchState& state, bool end, double* score, PriorState* prior) const {
   TokenPath path = state.settled;
   *score = 0;
-  if (!state.paths.empty()) {
-    state.tree.Append(state.paths[0].history, &path);
-    *score = state.paths[0].score;
+  *prior = {};
+  if (state.paths.empty()) return path;
+  const Hypothesis* best = &state.paths[0];
+  *prior = best->prior;
+  if (end && state.prior != nullptr) {
+    double highest = kMinusInfinity;
+    for (const Hypothesis& other : state.paths) {
+      const PriorState whole = state.prior->End(other.prior);
+      const double rank = state.Acoustic(other) + whole.total();
+      if (&other != &state.paths[0] && !(rank > highest)) continue;
+      highest = rank;
+      best = &other;
+      *prior = whole;
+    }
   }
+  state.tree.Append(best->history, &path);
+  *score = state.Acoustic(*best);
   return path;
 }
 
-LatticeArcs Search::Lattice(const SearchState& state) const {
+LatticeArcs Search::Lattice(const SearchState& state, bool end) const {
+  std::vector<LatticePath> ended;
   std::vector<const LatticePath*> paths;
-  for (const Hypothesis& path : state.paths) paths.push_back(&path.lattice);
+  if (end && state.prior != nullptr) {
+    for (const Hypothesis& path : state.paths) {
+      const double gain = state.prior->End(path.prior).total() - path.prior.total();
+      ended.push_back(path.lattice);
+      for (WordEntry& entry : ended.back().entries) {
+        entry.score += gain;
+        entry.prior += gain;
+      }
+    }
+    std::stable_sort(ended.begin(), ended.end(), [](const LatticePath& a, const LatticePath& b) {
+      return a.entries.front().score > b.entries.front().score;
+    });
+    for (const LatticePath& path : ended) paths.push_back(&path);
+  } else {
+    for (const Hypothesis& path : state.paths) paths.push_back(&path.lattice);
+  }
   return state.lattice->Arcs(paths);
 }
 

@@ -10,7 +10,8 @@
 // `max_symbols_per_frame` allows: such a piece leaves the frame by itself). This
 // repeats until all kept paths have left. Paths that have left and carry equal
 // pieces become one whose probability is their sum. With one active path this
-// is greedy search; with one symbol per frame it is frame-synchronous.
+// is greedy search; with one symbol per frame it is frame-synchronous. Where there is a prior
+// (prior.h), paths are ranked by their probability and the prior of their pieces together.
 //
 // A search that records a lattice (SearchState::lattice) makes more paths one: those that the
 // predictor cannot tell apart and that are within the same word. The likelier goes on, the other
@@ -25,6 +26,7 @@
 
 #include "lattice_recorder.h"
 #include "model.h"
+#include "prior.h"
 #include "scorer.h"
 #include "token_tree.h"
 
@@ -39,7 +41,8 @@ struct SearchConfig {
 };
 
 struct Hypothesis {
-  double score = 0;             // log of the summed probability
+  double score = 0;             // log of the summed probability; of a search that records, the prior is in it
+  PriorState prior;             // follows from the history alone
   History history;
   PredictorContext context;
   bool left = true;             // has left the current frame
@@ -52,7 +55,12 @@ struct SearchState {
   TokenPath settled;              // what all paths share and nothing can change
   size_t num_frames = 0;
   std::unique_ptr<LatticeRecorder> lattice;  // null: none is recorded
-  void Reset();
+  std::shared_ptr<const Prior> prior;        // null: none
+  void Reset();                              // the prior stays
+  // What paths are ranked by: log-probability and prior together.
+  double Rank(const Hypothesis& path) const { return lattice != nullptr ? path.score : path.score + path.prior.total(); }
+  // The log-probability alone.
+  double Acoustic(const Hypothesis& path) const { return Rank(path) - path.prior.total(); }
 };
 
 // Buffers of one call at a time.
@@ -61,17 +69,20 @@ class SearchScratch {
   struct Candidate {
     double score;
     double part;       // the larger of two merged scores: it decides which history stays
+    double prior;      // beside the score; 0 in a search that records
     size_t path;
     int32_t token;     // -1: none
     float log_prob;
     bool left;
+    double gain = 0;         // what the piece adds to the prior
+    uint64_t state = 0;      // hash of the prior's state after it, in a search that records
     size_t merged = SIZE_MAX;  // index into merged_; none: it comes from `path` alone
   };
   // One entry of a path to be, and where it comes from. A node below kNewNode is still to be made, by
   // path kNewNode - node.
   struct Arriving {
     int32_t node;
-    double score, part, prior;
+    double score, part, prior;  // the prior is in the score
     size_t path, entry;
     int32_t token;
     float log_prob;
@@ -79,12 +90,19 @@ class SearchScratch {
   // Candidates that have become one, in a search that records a lattice.
   struct Merged {
     std::vector<Arriving> entries;
-    std::vector<std::pair<size_t, float>> departures;  // paths that a word follows, and its piece
+    std::vector<std::pair<size_t, double>> departures;  // paths that a word follows, and what its piece scores
     size_t stays = SIZE_MAX;                           // path that takes blank, if one does
+  };
+  // A piece that a path may take, by its log-probability and what it adds to the prior.
+  struct Piece {
+    double rank;
+    int32_t token;
+    PriorState prior;
   };
   std::vector<const float*> rows_;  // one per path; null if it has left
   std::vector<Candidate> candidates_;
   std::vector<std::pair<float, int32_t>> best_;
+  std::vector<Piece> ranked_;
   std::vector<Hypothesis> next_;
   std::vector<const History*> histories_;
   std::vector<Merged> merged_;
@@ -111,10 +129,12 @@ class Search {
   // To be called now and then: keeps the tree small.
   void Settle(SearchState* state, SearchScratch* scratch) const;
 
-  // The best path so far. `score` is its log-probability, summed over alignments.
-  TokenPath Best(const SearchState& state, double* score) const;
-  // What has been recorded, as if the paths ended here; `state` must record.
-  LatticeArcs Lattice(const SearchState& state) const;
+  // The best path so far. `score` is its log-probability, summed over alignments. At the `end` of
+  // the recording the prior is that of a whole text.
+  TokenPath Best(const SearchState& state, bool end, double* score, PriorState* prior) const;
+  // What has been recorded, as if the paths ended here; `state` must record. At the `end` the prior is that
+  // of whole texts.
+  LatticeArcs Lattice(const SearchState& state, bool end) const;
   // The recorder of a new stream.
   std::unique_ptr<LatticeRecorder> MakeRecorder() const;
 
@@ -139,6 +159,10 @@ class Search {
   // The paths of the next round, from candidates that are left.
   void Follow(SearchState* state, SearchScratch* scratch) const;
   void FollowRecording(SearchState* state, SearchScratch* scratch) const;
+  // The best pieces that a path may take, where there is a prior: the `most` best, best first, into
+  // scratch->best_. Those that cannot reach `floor` with all else are left out.
+  void RankPieces(const SearchState& state, const Hypothesis& path, const float* row, double floor, size_t most,
+                  SearchScratch* scratch) const;
 
   const Scorer* scorer_;
   SearchConfig config_;

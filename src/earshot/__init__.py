@@ -11,6 +11,8 @@ from earshot.core.errors import (
     CommandsError,
     ConfigError,
     EarshotError,
+    HotwordsError,
+    LanguageModelError,
     ManifestError,
     ModelFileError,
 )
@@ -28,6 +30,8 @@ __all__ = [
     "CommandsError",
     "ConfigError",
     "EarshotError",
+    "HotwordsError",
+    "LanguageModelError",
     "ManifestError",
     "ModelFileError",
     "Recognizer",

@@ -14,8 +14,10 @@ from earshot.cli import (
     audit,
     endpoint,
     export,
+    hotwords,
     lattice,
     listen,
+    lm,
     mitigate,
     model,
     rescore,
@@ -51,6 +53,8 @@ app.add_typer(understand.app, name="understand")
 serve.app.command("rescore")(rescore.rescore)
 app.add_typer(serve.app, name="serve")
 app.add_typer(audit.app, name="audit")
+app.add_typer(hotwords.app, name="hotwords")
+app.add_typer(lm.app, name="lm")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value

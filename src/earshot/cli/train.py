@@ -13,6 +13,9 @@ import typer
 
 from earshot.cli.console import StageBars, complain, reported, say
 
+if TYPE_CHECKING:
+    from earshot.train.recipe import Recipe
+
 app = typer.Typer(help="Train models from recipes; needs the extra 'train'.", no_args_is_help=True)
 
 RecipeArgument = Annotated[

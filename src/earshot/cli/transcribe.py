@@ -6,6 +6,7 @@ the others are still done. Knows nothing of how audio is read or words are found
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 PARTIAL_CHUNK_S = 0.1  # how often --stream looks for new words, in seconds of audio
 WORDS_PER_LOOK_S = 10_000  # so many words delay the next look by a second
+SHOWN_PROBLEMS = 20  # `earshot hotwords check` shows all
 SLOW_TO_COMPILE_S = 1.0  # commands that take longer say so
 
 
@@ -95,6 +97,60 @@ CommandThresholdOption = Annotated[
 ]
 
 
+HotwordsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Phrases to hear more readily, one a line, each perhaps with ` :SCORE`.",
+        show_default=False,
+    ),
+]
+HotwordsScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=20.0,
+        help="Nats a word piece for phrases without a score; 0 changes nothing.",
+        show_default=False,
+    ),
+]
+LmOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Language model from `earshot lm`; default: the one inside the model, if any.",
+        show_default=False,
+    ),
+]
+LmWeightOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=10.0,
+        help="How much the language model counts; 0 leaves it out. Default: as its file says.",
+        show_default=False,
+    ),
+]
+InternalLmWeightOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=10.0,
+        help="How much of the network's own language model is taken off.",
+        show_default=False,
+    ),
+]
+LmBonusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=-100.0,
+        max=100.0,
+        help="Nats for each symbol of the language model.",
+        show_default=False,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One stretch of sound to transcribe.
@@ -144,6 +200,12 @@ def transcribe(
     commands: CommandsOption = None,
     command_threshold: CommandThresholdOption = None,
     pronunciations: PronunciationsOption = None,
+    hotwords: HotwordsOption = None,
+    hotwords_score: HotwordsScoreOption = None,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
+    internal_lm_weight: InternalLmWeightOption = None,
+    lm_bonus: LmBonusOption = None,
     written: Annotated[
         bool, typer.Option("--written", help="Write numbers, times and amounts in figures.")
     ] = False,
@@ -153,7 +215,15 @@ def transcribe(
     method: Annotated[
         Method, typer.Option(help="How to search; the beam is slower and a little better.")
     ] = Method.BEAM,
-    max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
+    max_active_paths: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Width of the beam; default 4, 8 with a language model, 16 with hotwords.",
+            show_default=False,
+        ),
+    ] = None,
     nbest: Annotated[
         int | None,
         typer.Option(min=1, max=1000, help="Also say the N likeliest hypotheses (text, json)."),
@@ -207,6 +277,7 @@ def transcribe(
     check_command_options(commands, command_threshold, pronunciations)
     if rescorer is None and rescorer_token_file is not None:
         raise usage_error("--rescorer-token-file: needs --rescorer, which the token is for.")
+    check_hotwords_options(hotwords, hotwords_score)
     if files and files.count(STDIN) > 1:
         raise usage_error("transcribe: - stands for standard input and can be given only once.")
     if form is None:
@@ -237,6 +308,12 @@ def transcribe(
             commands=commands,
             command_threshold=command_threshold,
             pronunciations=pronunciations,
+            hotwords=hotwords,
+            hotwords_score=hotwords_score,
+            lm=lm,
+            lm_weight=lm_weight,
+            internal_lm_weight=internal_lm_weight,
+            lm_bonus=lm_bonus,
             method=method.value,
             max_active_paths=max_active_paths,
             lattice_paths=lattice_paths,
@@ -311,6 +388,16 @@ def check_command_options(
         raise usage_error("--pronunciations: needs --commands, whose words they are of.")
 
 
+def check_hotwords_options(hotwords: Path | None, score: float | None) -> None:
+    """Refuse a score of nothing.
+
+    Raises:
+        typer.Exit: With code 2, after a line on stderr.
+    """
+    if score is not None and hotwords is None:
+        raise usage_error("--hotwords-score: needs --hotwords, which it is the score of.")
+
+
 def loaded(
     model: Path | None,
     *,
@@ -330,8 +417,12 @@ def loaded(
     """
     from earshot.session.recognizer import Recognizer
 
+    # What it would say of each phrase is said below, once.
+    logging.getLogger("earshot.decode.biasing").disabled = True
     if not commands:
-        return Recognizer.load(model, **search)
+        recognizer = Recognizer.load(model, **search)
+        _say_hotwords(recognizer)
+        return recognizer
     from earshot.understand.templates import load_commands
 
     started = time.perf_counter()
@@ -349,7 +440,20 @@ def loaded(
     ready = f", ready after {seconds:.1f} s" if seconds > SLOW_TO_COMPILE_S else ""
     count = templates.count_sentences()
     note(f"commands: {count:,} sentence{'' if count == 1 else 's'}{ready}")
+    _say_hotwords(recognizer)
     return recognizer
+
+
+def _say_hotwords(recognizer: Recognizer) -> None:
+    hotwords = recognizer.hotwords
+    if hotwords is None:
+        return
+    for problem in hotwords.problems[:SHOWN_PROBLEMS]:
+        note(f"warning: {problem}")
+    more = len(hotwords.problems) - SHOWN_PROBLEMS
+    if more > 0:
+        note(f"warning: {more:,} more; `earshot hotwords check` names them all")
+    note(f"hotwords: {len(hotwords):,} phrase{'' if len(hotwords) == 1 else 's'}")
 
 
 def _failed(tally: _Tally, total: int) -> typer.Exit:

@@ -144,7 +144,8 @@ def _without_strays(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     weights are zero one by one, training has made them so, and they stay.
     """
     block = (ROW_BLOCK, 1)
-    empty = expanded(block_norms(torch.from_numpy(value), block) == 0, block, value.shape).numpy()
+    weights = torch.from_numpy(value)
+    empty = expanded(block_norms(weights, block) == 0, block, weights.shape).numpy()
     stray = (value == 0) & ~empty
     if stray.mean() > _MOST_STRAYS:
         return value

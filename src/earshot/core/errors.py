@@ -10,6 +10,8 @@
     ├── PronunciationsError      lines of pronunciations that cannot be used, all problems at once
     ├── LatticeError             a lattice that is damaged, contradicts itself, or is too large
     ├── ResultsError             rows of a recogniser's results that cannot be used, all at once
+    ├── HotwordsError            a list of hotwords that cannot be used, all problems at once
+    ├── LanguageModelError       an ARPA file, or text for a language model, that cannot be used
     ├── ConfigError              a setting, option or recipe value out of its range
     ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
@@ -130,6 +132,14 @@ ResultsProblem = CommandsProblem  # one row that cannot be used
 
 class ResultsError(_ProblemsError):
     """Results of a recogniser cannot be audited as they are."""
+
+
+class HotwordsError(_ProblemsError):
+    """A list of hotwords cannot be used."""
+
+
+class LanguageModelError(_LocatedError):
+    """A language model cannot be read or made; `where` is `file` or `file:line`."""
 
 
 class ConfigError(EarshotError):

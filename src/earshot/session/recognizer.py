@@ -8,7 +8,7 @@ chunks. Knows nothing of servers, of what commands mean, or of files of results.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,12 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
+from earshot.decode.biasing import HotwordCompiler, Hotwords
+from earshot.decode.language_model import (
+    LanguageModelConfig,
+    language_model_of,
+    open_language_model,
+)
 from earshot.decode.result import rescored_transcript, to_lattice, to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
@@ -29,6 +35,7 @@ from earshot.runtime.session import open_model
 if TYPE_CHECKING:
     from earshot.core.events import Event
     from earshot.core.understanding import Understanding
+    from earshot.decode.biasing import Hotword
     from earshot.decode.endpoint import EndpointConfig
     from earshot.decode.lattice import Lattice
     from earshot.decode.rescoring import Rescorer
@@ -39,8 +46,14 @@ if TYPE_CHECKING:
     from earshot.understand.templates import Commands
 
     CommandSource = str | Path | Sequence[str | Path] | Commands
+    HotwordSource = (
+        str | Path | Hotwords | Mapping[str, float] | Iterable[str | Hotword | tuple[str, float]]
+    )
 
 EMBEDDED_MODEL = "assistant-en.ear"
+# Of the beam: what is heard alone; beside a language model; beside hotwords. Chosen on development
+# data, see docs/log.md.
+PLAIN_PATHS, LANGUAGE_MODEL_PATHS, HOTWORD_PATHS = 4, 8, 16
 
 
 def embedded_model_path() -> Path:
@@ -126,12 +139,14 @@ class Stream:
         engine: _native.Recognizer,
         grammar: tuple[CommandGraph, CommandConfig] | None,
         *,
+        compile_hotwords: Callable[[Any, float | None], Hotwords],
         lattice: bool = False,
         rescorer: Rescorer | None = None,
     ) -> None:
         self._engine = engine
         self._native = engine.create_stream(lattice=lattice or rescorer is not None)
         self._grammar = grammar
+        self._compile_hotwords = compile_hotwords
         self._rescorer = rescorer
         self._rescored: tuple[int, Transcript] | None = None  # and how many frames it rests on
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
@@ -249,6 +264,29 @@ class Stream:
             self._decided = (basis, decision)
         return self._decided[1]
 
+    def set_hotwords(
+        self, hotwords: HotwordSource | None, *, score: float | None = None
+    ) -> Hotwords | None:
+        """Replace the hotwords, from the next utterance on.
+
+        They count at once if nothing was decoded since the stream began or was reset, else after
+        the next `reset`. They stay until they are replaced.
+
+        Args:
+            hotwords: As for `Recognizer.create_stream`; None listens for none.
+            score: Nats a piece of phrases without a score of their own.
+
+        Returns:
+            What was made of them, with `problems`; it can be used for other streams.
+
+        Raises:
+            HotwordsError: The list cannot be used; it names every problem at once.
+            ConfigError: The score is out of its range, or the model cannot spell.
+        """
+        compiled = None if hotwords is None else self._compile_hotwords(hotwords, score)
+        self._native.set_hotwords(None if compiled is None else compiled.native)
+        return compiled
+
     @property
     def duration_s(self) -> float:
         """Audio that came in since the last reset, seconds."""
@@ -276,6 +314,7 @@ class Recognizer:
     | follow many signals | `decode_streams(streams)` |
     | cut a signal into utterances, with events | `create_event_stream()` |
     | hear commands | `load(commands="commands.yaml")`, then `Stream.understanding()` |
+    | hear some names more readily | `load(hotwords=...)`, `create_stream(hotwords=...)` |
 
     Args:
         model: From `runtime.session.open_model`.
@@ -283,10 +322,16 @@ class Recognizer:
         commands: What may be asked for, compiled for this model's word pieces, and with a lexicon
             if it hears phones; None recognises free speech only.
         command_config: How commands are searched for and when one is believed.
+        hotwords: Phrases that all streams are to hear more readily, see `create_stream`.
+        hotwords_score: Nats a piece of phrases without a score of their own.
+        language_model: What free speech is likely to be, from `open_language_model`; None takes the
+            one that the model carries, if any.
+        language_model_config: How much it counts; None takes what its file recommends.
         rescorer: Ranks the lattice of free speech once more; None leaves it at the first pass.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
+        HotwordsError: The hotwords cannot be used; it names every problem at once.
     """
 
     def __init__(
@@ -296,11 +341,23 @@ class Recognizer:
         *,
         commands: CommandGraph | None = None,
         command_config: CommandConfig | None = None,
+        hotwords: HotwordSource | None = None,
+        hotwords_score: float | None = None,
+        language_model: tuple[_native.Ngram, LanguageModelConfig] | None = None,
+        language_model_config: LanguageModelConfig | None = None,
         rescorer: Rescorer | None = None,
     ) -> None:
         self._model = model
         self._rescorer = rescorer
         self._endpoint: EndpointConfig | None = None
+        found = language_model or language_model_of(model)
+        if language_model_config is None:
+            # Without a language model there is nothing to weigh.
+            language_model_config = found[1] if found else LanguageModelConfig(weight=0)
+        self.language_model_config = language_model_config
+        self._hotwords_score = hotwords_score
+        self._compiler: HotwordCompiler | None = None
+        self.hotwords = None if hotwords is None else self.compile_hotwords(hotwords)
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
         grammar_search: dict[str, Any] = {}
         if commands is not None:
@@ -326,6 +383,11 @@ class Recognizer:
                 lattice_beam=search.lattice_beam,
                 lattice_arcs=search.lattice_arcs,
                 lattice_context=search.lattice_context,
+                hotwords=None if self.hotwords is None else self.hotwords.native,
+                lm=found[0] if found else None,
+                lm_weight=language_model_config.weight,
+                internal_lm_weight=language_model_config.internal_weight,
+                lm_bonus=language_model_config.bonus,
                 **grammar_search,
             )
 
@@ -337,8 +399,14 @@ class Recognizer:
         commands: CommandSource | None = None,
         command_threshold: float | None = None,
         pronunciations: str | Path | None = None,
+        hotwords: HotwordSource | None = None,
+        hotwords_score: float | None = None,
+        lm: str | Path | None = None,
+        lm_weight: float | None = None,
+        internal_lm_weight: float | None = None,
+        lm_bonus: float | None = None,
         method: str = "modified_beam_search",
-        max_active_paths: int = 4,
+        max_active_paths: int | None = None,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
         lattice_paths: int = 16,
@@ -357,8 +425,19 @@ class Recognizer:
                 that was chosen for the embedded model on development data.
             pronunciations: File of your own pronunciations of words in the commands, lines such
                 as `roomba  R UW1 M B AH0`; a model that hears no phones makes no use of it.
+            hotwords: Phrases that all streams are to hear more readily: a file of them, a list, or
+                a mapping to scores; see `create_stream`.
+            hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
+                `decode.biasing.DEFAULT_SCORE`. 0 changes nothing, above 4 other words suffer.
+            lm: Language model of free speech, a file from `earshot lm`; None takes the one that the
+                model carries, if any.
+            lm_weight: How much it counts, 0..10; 0 leaves it out. None takes what its file
+                recommends, as for the next two.
+            internal_lm_weight: How much of the network's own language model is taken off, 0..10.
+            lm_bonus: Nats for each symbol of the language model, -100..100.
             method: "greedy_search" or "modified_beam_search".
-            max_active_paths: Histories that the beam keeps, 1..64.
+            max_active_paths: Histories that the beam keeps, 1..64. None keeps 4, with a language
+                model 8 and with hotwords 16: they need other words to choose among.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
             blank_penalty: Nats taken off the blank's score.
             lattice_paths: Histories that a stream keeps which records a lattice, 1..64.
@@ -375,8 +454,9 @@ class Recognizer:
             ModelFileError: The model is absent, broken, or not a recogniser's.
             CommandsError: The templates cannot be used; it names every problem at once.
             PronunciationsError: The pronunciations cannot be used; likewise.
-            ConfigError: A search setting or the threshold is out of its range, or the rescorer's
-                address or token cannot be used.
+            HotwordsError: The hotwords cannot be used; likewise.
+            ConfigError: A weight without a language model, or a setting or the threshold is out of
+                its range, or the rescorer's address or token cannot be used.
         """
         if isinstance(rescorer, str):
             from earshot.decode.rescoring_client import RescoringClient
@@ -387,22 +467,49 @@ class Recognizer:
                 "rescorer_token: there is no URL to send it to. Give `rescorer` as one, or leave "
                 "it out."
             )
-        search = SearchConfig(
-            method=method,
-            max_active_paths=max_active_paths,
-            max_symbols_per_frame=max_symbols_per_frame,
-            blank_penalty=blank_penalty,
-            lattice_paths=lattice_paths,
-            lattice_beam=lattice_beam,
-        )
         file = embedded_model_path() if path is None else Path(path)
+
+        def parts(model: _native.Model) -> dict[str, Any]:
+            found = language_model_of(model) if lm is None else open_language_model(Path(lm))
+            weights = {
+                "weight": lm_weight,
+                "internal_weight": internal_lm_weight,
+                "bonus": lm_bonus,
+            }
+            given = {name: value for name, value in weights.items() if value is not None}
+            if found is None and set(given) - {"internal_weight"}:
+                raise ConfigError(
+                    f"lm_weight or lm_bonus is given; {model.name} carries no language model. "
+                    "Give `lm` too, or leave them out."
+                )
+            base = found[1] if found else LanguageModelConfig(weight=0)
+            paths = max_active_paths
+            if paths is None:
+                paths = LANGUAGE_MODEL_PATHS if found else PLAIN_PATHS
+                paths = HOTWORD_PATHS if hotwords is not None else paths
+            return {
+                "search": SearchConfig(
+                    method=method,
+                    max_active_paths=paths,
+                    max_symbols_per_frame=max_symbols_per_frame,
+                    blank_penalty=blank_penalty,
+                    lattice_paths=lattice_paths,
+                    lattice_beam=lattice_beam,
+                ),
+                "hotwords": hotwords,
+                "hotwords_score": hotwords_score,
+                "language_model": found,
+                "language_model_config": replace(base, **given),
+            }
+
         if commands is None:
             if command_threshold is not None:
                 raise ConfigError(
                     f"command_threshold is {command_threshold}; there are no commands to accept. "
                     "Give `commands` too, or leave it out."
                 )
-            return cls(open_model(file), search, rescorer=rescorer)
+            model = open_model(file)
+            return cls(model, rescorer=rescorer, **parts(model))
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -419,7 +526,13 @@ class Recognizer:
             file, pronunciations=None if pronunciations is None else Path(pronunciations)
         )
         graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon)
-        return cls(model, search, commands=graph, command_config=config, rescorer=rescorer)
+        return cls(
+            model,
+            commands=graph,
+            command_config=config,
+            rescorer=rescorer,
+            **parts(model),
+        )
 
     @property
     def name(self) -> str:
@@ -436,19 +549,68 @@ class Recognizer:
         """The phones that the model hears for commands; none if it goes by pieces only."""
         return tuple(self._model.phones)
 
-    @property
-    def hears_commands(self) -> bool:
-        """Whether it was loaded with commands."""
-        return self._grammar is not None
+    def compile_hotwords(self, hotwords: HotwordSource, *, score: float | None = None) -> Hotwords:
+        """Make phrases ready once for many streams.
 
-    def create_stream(self, *, lattice: bool = False) -> Stream:
+        Args:
+            hotwords: As for `create_stream`.
+            score: Nats a piece of phrases without a score of their own; None takes the
+                recogniser's default.
+
+        Returns:
+            What streams take; `problems` names phrases that the model cannot spell.
+
+        Raises:
+            HotwordsError: The list cannot be used; it names every problem at once.
+            ConfigError: The score is out of its range, or the model cannot spell.
+        """
+        if isinstance(hotwords, Hotwords):
+            return hotwords
+        if self._compiler is None:
+            self._compiler = HotwordCompiler(self._model)
+        return self._compiler.compile(
+            hotwords, default_score=self._hotwords_score if score is None else score
+        )
+
+    def create_stream(
+        self,
+        *,
+        lattice: bool = False,
+        hotwords: HotwordSource | None = None,
+        hotwords_score: float | None = None,
+    ) -> Stream:
         """A new stream, independent of all others.
 
         Args:
             lattice: Record what `Stream.lattice` returns. The search then goes by
                 `lattice_paths`, whatever the method, and takes longer.
+            hotwords: Phrases to hear more readily, instead of the recogniser's own: a file as
+                sherpa-onnx defines it, a list of phrases or of pairs with scores, a mapping to
+                scores, or what `compile_hotwords` made. None keeps the recogniser's.
+            hotwords_score: Nats a piece of phrases without a score of their own.
+
+        Returns:
+            The stream.
+
+        Raises:
+            HotwordsError: The list cannot be used; it names every problem at once.
+            ConfigError: The score is out of its range, or the model cannot spell.
         """
-        return Stream(self._engine, self._grammar, lattice=lattice, rescorer=self._rescorer)
+        stream = Stream(
+            self._engine,
+            self._grammar,
+            compile_hotwords=lambda source, score: self.compile_hotwords(source, score=score),
+            lattice=lattice,
+            rescorer=self._rescorer,
+        )
+        if hotwords is not None:
+            stream.set_hotwords(hotwords, score=hotwords_score)
+        return stream
+
+    @property
+    def hears_commands(self) -> bool:
+        """Whether it was loaded with commands."""
+        return self._grammar is not None
 
     def create_event_stream(
         self,
