@@ -421,7 +421,8 @@ def loaded(
     logging.getLogger("earshot.decode.biasing").disabled = True
     if not commands:
         recognizer = Recognizer.load(model, **search)
-        _say_hotwords(recognizer)
+        if search.get("hotwords") is not None:
+            _say_hotwords(recognizer)
         return recognizer
     from earshot.understand.templates import load_commands
 
@@ -440,7 +441,8 @@ def loaded(
     ready = f", ready after {seconds:.1f} s" if seconds > SLOW_TO_COMPILE_S else ""
     count = templates.count_sentences()
     note(f"commands: {count:,} sentence{'' if count == 1 else 's'}{ready}")
-    _say_hotwords(recognizer)
+    if search.get("hotwords") is not None:
+        _say_hotwords(recognizer)
     return recognizer
 
 
