@@ -185,24 +185,31 @@ def recombining_oracle(
                 if token in order[:paths] or key((*some, token)) in keys:
                     add({(*h, token): score + row[token] for h, score in hypothesis.items()})
         ranked = sorted(pool.values(), key=lambda histories: -max(histories.values()))
-        active = ranked[:paths]
+        # What is 8 nats behind within its hypothesis decides nothing and would be most of the work.
+        active = [
+            {h: score for h, score in histories.items() if score > max(histories.values()) - 8}
+            for histories in ranked[:paths]
+        ]
     return active
 
 
 @pytest.mark.parametrize("context", [1, 2])
-@pytest.mark.parametrize("paths", [2, 4, 8])
+@pytest.mark.parametrize("paths", [4, 8])
 def test_recombination_against_a_plain_rewrite(load: Load, paths: int, context: int) -> None:
-    for seed in range(2):
-        ear = eb.recogniser(seed=seed, pieces=11, context_size=context, blank_bias=1.5)
+    for seed in range(3):
+        ear = eb.recogniser(seed=seed, pieces=11, context_size=context, blank_bias=2.0)
         model = load(ear)
-        samples = noise(9000, seed=seed)
+        samples = noise(6000, seed=seed)
         frames = encode(model, samples)
         pieces = ear.header["pieces"]
         want = recombining_oracle(Joint(ear), frames, paths=paths, context=context, pieces=pieces)
         lattice, result = record(model, samples, lattice_paths=paths, lattice_beam=1000.0)
         best = max((score, history) for histories in want for history, score in histories.items())
-        # Nodes that had to be made anew leave maxima where the oracle adds up.
-        assert best[0] - 1.5 < result["score"] < best[0] + 0.01
+        # A word said again ends where it began ("no no"): such nodes are made anew, frame by frame,
+        # and leave maxima where the oracle adds up. All else is exact.
+        words = words_of(pieces, best[1])
+        again = any(a == b for a, b in itertools.pairwise(words))
+        assert best[0] - (1.5 if again else 1e-3) < result["score"] < best[0] + 1e-3
         # The likeliest that the oracle still holds, the lattice says too.
         held = sorted(
             ((score, history) for histories in want for history, score in histories.items()),
@@ -212,10 +219,10 @@ def test_recombination_against_a_plain_rewrite(load: Load, paths: int, context: 
         sentences = [(words_of(pieces, history), score) for score, history in held]
         missing = [words for words, _ in sentences if oracle(lattice, words).errors]
         assert len(missing) <= len(held) // 5
-        assert not oracle(lattice, words_of(pieces, best[1])).errors
+        assert not oracle(lattice, words).errors
         errors = [abs(said[words] - score) for words, score in sentences if words in said]
         assert len(errors) >= len(held) // 2
-        assert np.mean(errors) < 1.5
+        assert np.mean(errors) < (2.0 if again else 0.2)
 
 
 @pytest.mark.parametrize(
