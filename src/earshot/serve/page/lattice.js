@@ -76,13 +76,20 @@ function wordsOf(bytes = new Uint8Array()) {
   return words;
 }
 
+async function inflated(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
 /**
  * @param {Uint8Array} bytes
- * @returns {{states: number, step: number,
- *   arcs: {src: number, dst: number, word: string, loss: number}[]}}
+ * @returns {Promise<{states: number, step: number,
+ *   arcs: {src: number, dst: number, word: string, loss: number}[]}>}
  */
-export function parseLattice(bytes) {
-  const fields = fieldsOf(bytes);
+export async function parseLattice(bytes) {
+  let fields = fieldsOf(bytes);
+  if (fields.get(1) !== 1) throw new Error(`lattice: version ${fields.get(1)} is not known`);
+  if (fields.get(15)?.length) fields = fieldsOf(await inflated(fields.get(15)));
   const words = wordsOf(fields.get(2));
   const leaving = packed(fields.get(3));
   const ahead = packed(fields.get(4));
