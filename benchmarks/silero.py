@@ -84,7 +84,6 @@ def first_end_s(speech: npt.NDArray[np.float64], *, silence_s: float) -> float |
             spoken, quiet_since = True, None
         elif spoken and quiet_since is None and probability < ENDS:
             quiet_since = n
-        now_s = (n + 1) * WINDOW / RATE_HZ
-        if quiet_since is not None and now_s - quiet_since * WINDOW / RATE_HZ >= silence_s:
-            return now_s
+        if quiet_since is not None and (n + 1 - quiet_since) * WINDOW >= silence_s * RATE_HZ - 1e-6:
+            return (n + 1) * WINDOW / RATE_HZ
     return None

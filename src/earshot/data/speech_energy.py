@@ -18,6 +18,7 @@ HOP_SAMPLES = 160
 _RANGE_DB = 36.0  # speech lies within so much of a clip's loud frames,
 _ABOVE_FLOOR_DB = 6.0  # and so far above its quiet ones,
 _FLOOR_DB = 28.0  # if these are so quiet that they cannot be speech
+_NOTHING_DB = -85.0  # of full scale
 _BRIDGED = 12  # hops: shorter silences belong to speech, such as that before a plosive
 _SHORTEST = 4  # hops: less is a click
 
@@ -43,7 +44,7 @@ def speech_mask(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     threshold = loud - _FLOOR_DB
     if quiet < threshold:
         threshold = max(loud - _RANGE_DB, quiet + _ABOVE_FLOOR_DB)
-    mask = np.asarray(level > threshold)
+    mask = np.asarray(level > max(threshold, _NOTHING_DB))
     for value, shortest in ((False, _BRIDGED), (True, _SHORTEST)):
         edges = np.flatnonzero(np.diff(mask.astype(np.int8))) + 1
         bounds = [0, *edges.tolist(), count]

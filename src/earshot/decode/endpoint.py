@@ -535,9 +535,15 @@ def as_metadata(config: EndpointConfig) -> dict[str, str]:
         config: To be kept.
 
     Returns:
-        One entry for the file's metadata.
+        One entry for the file's metadata: both operating points, and what is not as by default.
     """
-    return {METADATA_KEY: json.dumps(asdict(config))}
+    usual = asdict(EndpointConfig())
+    kept = {
+        name: value
+        for name, value in asdict(config).items()
+        if name in ("speculative", "final") or value != usual[name]
+    }
+    return {METADATA_KEY: json.dumps(kept, separators=(",", ":"))}
 
 
 def stored_endpoint_config(header: Mapping[str, object], *, where: str) -> EndpointConfig | None:

@@ -24,18 +24,18 @@ CLASSES = ("speech", "before", "pause", "after")
 
 
 class EndpointHead(nn.Module):
-    """A layer, an LSTM and four scores.
+    """A layer, an LSTM and four scores; or the scores alone.
 
     Args:
         width: Of the encoder's `hidden`.
-        size: Of layer and LSTM; a multiple of 16.
+        size: Of layer and LSTM, a multiple of 16; 0 scores each frame by itself.
     """
 
-    def __init__(self, width: int, size: int = 32) -> None:
+    def __init__(self, width: int, size: int = 16) -> None:
         super().__init__()
-        self.first = nn.Linear(width, size)
-        self.lstm = nn.LSTM(size, size, batch_first=True)
-        self.last = nn.Linear(size, len(CLASSES))
+        self.first = nn.Linear(width, size) if size else None
+        self.lstm = nn.LSTM(size, size, batch_first=True) if size else None
+        self.last = nn.Linear(size or width, len(CLASSES))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Score frames.
@@ -46,7 +46,9 @@ class EndpointHead(nn.Module):
         Returns:
             (B, T, 4) log-probabilities.
         """
-        x, _ = self.lstm(torch.tanh(self.first(hidden)))
+        x = hidden
+        if self.first is not None and self.lstm is not None:
+            x, _ = self.lstm(torch.tanh(self.first(hidden)))
         return self.last(x).log_softmax(dim=-1)
 
     def describe(self) -> GraphBuilder:
@@ -56,7 +58,9 @@ class EndpointHead(nn.Module):
             The graph; its output is `log_probs`.
         """
         graph = GraphBuilder("endpoint", ["hidden"])
-        x = graph.node("tanh", [graph.linear("hidden", self.first)])
-        x = describe_lstm(graph, x, self.lstm)
+        x = "hidden"
+        if self.first is not None and self.lstm is not None:
+            x = graph.node("tanh", [graph.linear("hidden", self.first)])
+            x = describe_lstm(graph, x, self.lstm)
         graph.node("log_softmax", [graph.linear(x, self.last)], out="log_probs")
         return graph

@@ -180,9 +180,11 @@ class EndpointHeadConfig:
     clips: int = 0  # to train on, about 4 s each; 0 gives the model no head
     dev_clips: int = 160  # of other voices, that the head's own figures are of
     tuning_clips: int = 320  # of other voices, that both end-pointers' thresholds are chosen on
-    size: int = 32  # of its two layers, a multiple of 16
+    size: int = 16  # of its two layers, a multiple of 16; 0 has none and scores each frame alone
     epochs: int = 24  # passes over the clips
     learning_rate: float = 4e-3  # it falls to 0
+    max_cut_off: float = 0.07  # share of the tuning clips, which are harder than life
+    max_withdrawn: float = 0.05  # share of the speculations on them
     pause_weight: float = 2.0  # of frames in pauses: taken for the end, they cut somebody off
 
     def __post_init__(self) -> None:
@@ -190,10 +192,12 @@ class EndpointHeadConfig:
             ("clips", 0, 100_000),
             ("dev_clips", 16, 10_000),
             ("tuning_clips", 32, 10_000),
-            ("size", 16, 256),
+            ("size", 0, 256),
             ("epochs", 1, 1000),
             ("learning_rate", 1e-6, 1.0),
             ("pause_weight", 0.01, 100.0),
+            ("max_cut_off", 0.0, 1.0),
+            ("max_withdrawn", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
