@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -215,6 +216,31 @@ def test_partials_that_nobody_reads_are_left_out_and_finals_are_not() -> None:
     partials = [event for event in events if isinstance(event, Partial)]
     assert len(partials) < 50
     assert [event.text for event in events if isinstance(event, Final)] == ["6000"]
+
+
+def test_a_client_that_does_not_take_its_events_is_given_up() -> None:
+    async def work(engine: Engine) -> None:
+        async def client() -> None:
+            async with engine.open("a", protocol="p") as session:
+                session.sending_since = time.monotonic() - 1.0  # a message is stuck for so long
+                await asyncio.sleep(WAIT_S)
+
+        stuck = asyncio.create_task(client())
+        with pytest.raises(asyncio.CancelledError):
+            await stuck
+        assert engine.num_sessions == 0
+
+    run(work, stall_timeout_s=0.5)
+
+
+def test_a_client_that_sends_nothing_is_told_so() -> None:
+    async def work(engine: Engine) -> list[Any]:
+        async with engine.open("a", protocol="p") as session:
+            return await all_of(session)
+
+    *_, problem, done = run(work, idle_timeout_s=0.2)
+    assert problem.code == "idle"
+    assert isinstance(done, Done)
 
 
 def test_limits_of_streams_are_per_client_and_given_back() -> None:

@@ -24,6 +24,8 @@ from tests.serve.conftest import (
     int16_of,
 )
 
+# A long command: a fake microphone on a busy machine may drop a piece of sound.
+TIMER, TIMER_TEXT = EXAMPLES / "set-a-timer-for-five-minutes.flac", "set a timer for five minutes"
 PAGE = EXAMPLES.parent / "src" / "earshot" / "serve" / "page"
 WAIT_MS = 30_000
 
@@ -61,7 +63,7 @@ def test_files_have_a_strict_policy_and_names_no_paths(server: RunningServer) ->
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the fake microphone plays: quiet, the command, and quiet enough for the final end."""
     path = tmp_path_factory.mktemp("page") / "clip.wav"
-    speech = int16_of(LIGHTS, silence_s=5.0, rate_hz=48_000)
+    speech = int16_of(TIMER, silence_s=5.0, rate_hz=48_000)
     noise = np.random.default_rng(1).normal(0, 8, len(speech) + 24_000)
     samples = np.concatenate([np.zeros(24_000, np.int16), speech]) + noise
     with wave.open(str(path), "wb") as file:
@@ -136,16 +138,14 @@ def test_press_and_speak(command_server: RunningServer, open_page: Callable[...,
         )
         page.keyboard.press("Space")
         page.wait_for_selector('#talk[aria-pressed="true"]', timeout=WAIT_MS)
-        assert said(page) == LIGHTS_TEXT
-        assert page.inner_text("#intent-name") == "TurnOn"
+        assert len(set(said(page).split()) & set(TIMER_TEXT.split())) >= 4
         assert page.get_attribute(".intent", "data-state") == "sure"
-        assert "light" in page.inner_text("#slots")
         assert page.inner_text("#figure-won").endswith("ms")
         assert page.inner_text("#figure-words").endswith("ms")
         label = page.get_attribute("#timeline", "aria-label")
         assert "won" in label
         assert "1 final ends" in label
-        assert any("turn" in text for text in partials.json_value())
+        assert any("timer" in text for text in partials.json_value())
         page.keyboard.press("Space")
         page.wait_for_selector('#talk[aria-pressed="false"]:enabled', timeout=WAIT_MS)
         assert page.inner_text("#state") == "ready"
@@ -170,8 +170,8 @@ def test_a_file_instead_of_a_microphone(
         assert "notes.txt" in page.inner_text("#problem")
 
 
-def test_a_dropped_file(server: RunningServer, open_page: Callable[..., Any]) -> None:
-    with open_page(server) as page:
+def test_a_dropped_file(command_server: RunningServer, open_page: Callable[..., Any]) -> None:
+    with open_page(command_server) as page:
         page.evaluate(
             """async (bytes) => {
                 const file = new File([new Uint8Array(bytes)], "clip.flac");
@@ -182,6 +182,8 @@ def test_a_dropped_file(server: RunningServer, open_page: Callable[..., Any]) ->
             list(LIGHTS.read_bytes()),
         )
         assert said(page) == LIGHTS_TEXT
+        assert page.inner_text("#intent-name") == "TurnOn"
+        assert "light" in page.inner_text("#slots")
 
 
 def test_a_token_is_asked_for_and_leaves_the_address(

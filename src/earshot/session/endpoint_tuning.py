@@ -465,13 +465,25 @@ def tune(
         )
 
     def speculative_cost(setting: EndpointConfig) -> float:
-        figures = evaluate(heard, setting)
+        figures = evaluate(until_final, setting)
         over = max(0.0, figures.withdrawn - max_withdrawn)
         return figures.speculative_s + 40 * over - 1e-4 * setting.speculative.pause_s
 
     quiet = replace(config, speculation=False, use_rules_only=False)
     tuned = descend(quiet, "final", final_cost)
+    # What comes behind the final decides nothing more.
+    until_final = [_until(trace, at) for trace, at in zip(heard, table.final_s(tuned), strict=True)]
     return descend(replace(tuned, speculation=True), "speculative", speculative_cost)
+
+
+def _until(trace: Trace, final_s: float) -> Trace:
+    count = sum(not t_s > final_s for t_s in trace.times_s)
+    return replace(
+        trace,
+        times_s=trace.times_s[:count],
+        frames=trace.frames[:count],
+        texts=trace.texts[:count],
+    )
 
 
 def trade_off(

@@ -183,7 +183,7 @@ def train_endpoint(
     # What is measured is what was written: four bits and all.
     accuracy, taken, found = _measure(output, dev_rows)
     clips = tuning_maker.make(config.tuning_clips, rng)
-    tuned, figures, noise_per_hour = _tune(output, clips)
+    tuned, figures, noise_per_hour = _tune(output, clips, config)
     write_with_metadata(ModelFile(output), output, as_metadata(tuned))
     progress(total, total)
     report = EndpointReport(
@@ -194,7 +194,7 @@ def train_endpoint(
 
 
 def _tune(
-    model: Path, clips: Sequence[LabelledClip]
+    model: Path, clips: Sequence[LabelledClip], config: EndpointHeadConfig
 ) -> tuple[EndpointConfig, EndpointFigures, float]:
     """Thresholds for a model with a head, what they cost, and what they find in noise."""
     recognizer = Recognizer.load(model)
@@ -205,7 +205,12 @@ def _tune(
     ]
     traces = record_traces(recognizer, spoken, config=EndpointConfig())
     try:
-        tuned = tune(traces, EndpointConfig())
+        tuned = tune(
+            traces,
+            EndpointConfig(),
+            max_cut_off=config.max_cut_off,
+            max_withdrawn=config.max_withdrawn,
+        )
     except ConfigError as err:  # the head is good all the same
         logger.warning("%s The thresholds are those of any model.", err)
         tuned = EndpointConfig()

@@ -187,6 +187,8 @@ class EndpointHeadConfig:
     size: int = 16  # of its two layers, a multiple of 16; 0 has none and scores each frame alone
     epochs: int = 24  # passes over the clips
     learning_rate: float = 4e-3  # it falls to 0
+    max_cut_off: float = 0.07  # share of the tuning clips, which are harder than life
+    max_withdrawn: float = 0.05  # share of the speculations on them
     pause_weight: float = 2.0  # of frames in pauses: taken for the end, they cut somebody off
 
     def __post_init__(self) -> None:
@@ -198,6 +200,8 @@ class EndpointHeadConfig:
             ("epochs", 1, 1000),
             ("learning_rate", 1e-6, 1.0),
             ("pause_weight", 0.01, 100.0),
+            ("max_cut_off", 0.0, 1.0),
+            ("max_withdrawn", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if not low <= value <= high:

@@ -159,9 +159,9 @@ function onEvent(stream, event) {
   showFigures();
 }
 
-function showLattice(text) {
+async function showLattice(text) {
   try {
-    drawLattice($("lattice"), parseLattice(fromBase64(text)));
+    drawLattice($("lattice"), await parseLattice(fromBase64(text)));
     $("lattice-card").hidden = false;
   } catch (error) {
     complain(String(error.message ?? error));

@@ -1,7 +1,7 @@
 // Word lattices as they come over the wire (docs/formats/lattice.md), and a picture of them.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MAX_ARCS = 400; // more than anybody can look at
+const MAX_ARCS = 24; // more than that nobody can read
 
 /** The fields of a protobuf message: number -> values, undecoded. */
 function fieldsOf(bytes) {
@@ -76,13 +76,20 @@ function wordsOf(bytes = new Uint8Array()) {
   return words;
 }
 
+async function inflated(bytes) {
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
 /**
  * @param {Uint8Array} bytes
- * @returns {{states: number, step: number,
- *   arcs: {src: number, dst: number, word: string, loss: number}[]}}
+ * @returns {Promise<{states: number, step: number,
+ *   arcs: {src: number, dst: number, word: string, loss: number}[]}>}
  */
-export function parseLattice(bytes) {
-  const fields = fieldsOf(bytes);
+export async function parseLattice(bytes) {
+  let fields = fieldsOf(bytes);
+  if (fields.get(1) !== 1) throw new Error(`lattice: version ${fields.get(1)} is not known`);
+  if (fields.get(15)?.length) fields = fieldsOf(await inflated(fields.get(15)));
   const words = wordsOf(fields.get(2));
   const leaving = packed(fields.get(3));
   const ahead = packed(fields.get(4));
@@ -104,14 +111,32 @@ export function fromBase64(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
+/**
+ * The arcs on the best paths. With an arc all arcs of the best path through it are kept, because
+ * none of them is on a worse one; so what is shown holds together.
+ */
+function likeliest(states, arcs) {
+  const behind = new Array(states).fill(Infinity);
+  behind[0] = 0;
+  const ofPath = arcs.map(({ src, dst, loss }) => {
+    const own = behind[src] + loss;
+    behind[dst] = Math.min(behind[dst], own);
+    return own;
+  });
+  const limit = [...ofPath].sort((a, b) => a - b)[Math.min(MAX_ARCS, arcs.length) - 1];
+  return arcs.filter((_, n) => ofPath[n] <= limit);
+}
+
 /** Draw states in a row and arcs as bows; the best path straight and dark. */
 export function drawLattice(svg, { states, arcs }) {
-  const shown = arcs.slice(0, MAX_ARCS);
+  const shown = likeliest(states, arcs);
+  const isShown = new Set(shown.flatMap(({ src, dst }) => [src, dst]));
   // The longest path to a state is its column, so that arcs always go right.
   const column = new Array(states).fill(0);
   for (const { src, dst } of shown) column[dst] = Math.max(column[dst], column[src] + 1);
   const rows = new Map();
-  const row = column.map((c) => {
+  const row = column.map((c, state) => {
+    if (!isShown.has(state)) return 0;
     const n = rows.get(c) ?? 0;
     rows.set(c, n + 1);
     return n;
@@ -161,10 +186,10 @@ export function drawLattice(svg, { states, arcs }) {
     });
     make("text", { x: middle[0], y: middle[1] - 6, class: isBest ? "best" : "other" }, arc.word || "ε");
   }
-  for (let state = 0; state < states; state += 1) {
+  for (const state of isShown) {
     const [cx, cy] = at(state);
     make("circle", { cx, cy, r: 5 });
   }
   const path = [...best].map(({ word }) => word).filter(Boolean).join(" ");
-  svg.setAttribute("aria-label", `${arcs.length} arcs over ${states} states; best path: ${path}`);
+  svg.setAttribute("aria-label", `The ${shown.length} likeliest of ${arcs.length} arcs over ${states} states; best path: ${path}`);
 }
