@@ -321,9 +321,10 @@ def _plot(path: Path, title: str, found: Figures) -> None:
     curves = []
     for system, rows in found["curves"].items():
         points = tuple(
-            (row["cut_off"], row["latency_s"]) for row in rows if np.isfinite(row["latency_s"])
+            (row["cut_off"], row["latency_s"]) for row in rows if row["latency_s"] is not None
         )
-        at = (here["cut_off"], here["latency_s"]) if system == "everything" else None
+        ours = system == "everything" and here["latency_s"] is not None
+        at = (here["cut_off"], here["latency_s"]) if ours else None
         curves.append(Curve(system, points, at))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_file(path) as file:

@@ -134,7 +134,9 @@ def test_figures_of_known_traces():
     assert figures.cut_off == pytest.approx(1 / 3)
     assert figures.missed == pytest.approx(1 / 3)
     assert figures.latency_s == pytest.approx(1.24 - 0.5)
-    assert json.dumps(figures.as_dict())
+    assert json.loads(json.dumps(figures.as_dict(), allow_nan=False))["clips"] == 3
+    nobody = evaluate([nothing], rules).as_dict()
+    assert (nobody["clips"], nobody["latency_s"]) == (0, None)
 
 
 def recorded_silence(end_s: float) -> Trace:

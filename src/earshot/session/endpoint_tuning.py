@@ -138,10 +138,12 @@ class EndpointFigures:
     lead_s: float
     withdrawn: float
 
-    def as_dict(self) -> dict[str, float | int]:
-        """JSON-ready, rounded to a tenth of a millisecond or percent."""
+    def as_dict(self) -> dict[str, float | int | None]:
+        """JSON-ready, rounded to four places; what there is nothing to measure of is None."""
         return {
-            name: value if isinstance(value, int) else round(value, 4)
+            name: value
+            if isinstance(value, int)
+            else (round(value, 4) if np.isfinite(value) else None)
             for name, value in (
                 (name, getattr(self, name)) for name in EndpointFigures.__dataclass_fields__
             )
