@@ -254,6 +254,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         host, _, port = server.url.removeprefix("http://").partition(":")
         listener = Listener((host, int(port)))
         stack.callback(listener.close)
+        noise = np.random.default_rng(1).bytes(64)
         faulty = {
             "slow": Faulty(lambda s: time.sleep(3)),
             "garbage": Faulty(
