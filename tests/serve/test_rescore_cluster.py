@@ -58,8 +58,29 @@ def replicas() -> list[int]:
     return found
 
 
+# Ray gives its processes 5 s to come up, which a busy machine does not manage.
+PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
+    "RAY_AUTH_MODE": "disabled",  # on this machine only, and gone after the test
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def patient() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in PATIENCE}
+    os.environ.update(PATIENCE)
+    yield
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="module")
+def cluster(patient: None) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with warnings.catch_warnings():
