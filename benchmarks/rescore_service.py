@@ -257,11 +257,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         noise = np.random.default_rng(1).bytes(64)
         faulty = {
             "slow": Faulty(lambda s: time.sleep(3)),
-            "garbage": Faulty(
-                lambda s: s.sendall(
-                    OK + b"Content-Length: 64\r\n\r\n" + np.random.default_rng(1).bytes(64)
-                )
-            ),
+            "garbage": Faulty(lambda s: s.sendall(OK + b"Content-Length: 64\r\n\r\n" + noise)),
             "too much": Faulty(lambda s: s.sendall(OK + b"Content-Length: 999999999\r\n\r\n")),
         }
         for service in faulty.values():
