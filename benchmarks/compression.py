@@ -39,7 +39,6 @@ from earshot.modelfile.reader import ModelFile
 from earshot.runtime.session import open_model
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ("cuts", "noise", "rooms", "tokenizer.model", "statistics.npz")
 STEPS = 1000
 SEEDS = (1, 2, 3)
 TIMED_FRAMES = 1500
@@ -142,6 +141,7 @@ class Bench:
         settings = [
             f'name="{cell.name}"',
             f'folder="{self.path(cell.name)}"',
+            f'data.prepared="{options.shared}"',
             f'train.start_from="{options.parent}"',
             "train.max_minutes=0",
             f"train.max_steps={options.steps}",
@@ -167,9 +167,6 @@ class Bench:
         recipe = self.recipe(cell)
         folder = self.path(cell.name)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in SHARED:
-            if not (folder / name).exists():
-                (folder / name).symlink_to((self._options.shared / name).resolve())
         began = time.perf_counter(), time.process_time()
         if cell.rounded_from:
             source = self.path(cell.rounded_from) / "checkpoints" / "last.ckpt"

@@ -40,8 +40,10 @@ def node(op: str, inputs: str, out: str, attributes: Any = None, **tensors: str)
     return made | {"tensors": tensors} if tensors else made
 
 
-def tiny_parts(*, seed: int = 6, codec: Matrix = "f32_r16") -> dict[str, Any]:
-    """The arguments of `write_model` for a tiny recogniser."""
+def tiny_parts(
+    *, seed: int = 6, codec: Matrix = "f32_r16", endpoint: bool = False
+) -> dict[str, Any]:
+    """The arguments of `write_model` for a tiny recogniser, with an end-of-query head if wanted."""
     rng = np.random.default_rng(seed)
     tensors: dict[str, EncodedTensor] = {}
 
@@ -116,6 +118,22 @@ def tiny_parts(*, seed: int = 6, codec: Matrix = "f32_r16") -> dict[str, Any]:
         node("log_softmax", "o", "log_probs"),
     ]
     tensors["tokenizer"] = encode_u8(b"not a real tokenizer")
+    more: dict[str, Any] = {}
+    if endpoint:
+        head = [
+            node(
+                "lstm",
+                "hidden",
+                "m",
+                {"hidden": 16},
+                weight_x=matrix("lstm_head_x", 64, HIDDEN, 2),
+                weight_h=matrix("lstm_head_h", 64, 16),
+                bias=vector("lstm_head_b", lstm_unit_blocks(rng.normal(0, 1, 64))),
+            ),
+            node("linear", "m", "o", weight=matrix("head", 4, 16, 6)),
+            node("log_softmax", "o", "log_probs"),
+        ]
+        more["endpoint"] = {"inputs": ["hidden"], "outputs": ["log_probs"], "nodes": head}
     return {
         "name": "tiny",
         "graphs": {
@@ -127,6 +145,7 @@ def tiny_parts(*, seed: int = 6, codec: Matrix = "f32_r16") -> dict[str, Any]:
                 "nodes": joiner,
             },
             "ctc": {"inputs": ["hidden"], "outputs": ["log_probs"], "nodes": ctc},
+            **more,
         },
         "tensors": tensors,
         "pieces": PIECES,
@@ -136,7 +155,9 @@ def tiny_parts(*, seed: int = 6, codec: Matrix = "f32_r16") -> dict[str, Any]:
     }
 
 
-def write_tiny_model(path: Path, *, seed: int = 6, codec: Matrix = "f32_r16") -> Path:
+def write_tiny_model(
+    path: Path, *, seed: int = 6, codec: Matrix = "f32_r16", endpoint: bool = False
+) -> Path:
     """Write a tiny recogniser and return its path."""
-    write_model(path, **tiny_parts(seed=seed, codec=codec))
+    write_model(path, **tiny_parts(seed=seed, codec=codec, endpoint=endpoint))
     return path

@@ -686,6 +686,10 @@ void bind_model(nb::module_& m) {
         const nb::gil_scoped_release release;
         self.stream().ResetSearch();
       })
+      .def("restart_encoder", [](PyStream& self, bool from_held) {
+        const nb::gil_scoped_release release;
+        return self.stream().RestartEncoder(from_held);
+      }, nb::kw_only(), "from_held"_a)
       .def("grammar_end", &GrammarEnd)
       .def("alternatives", &Alternatives)
       .def("result", &Result)

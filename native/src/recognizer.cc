@@ -23,10 +23,10 @@ FrameQueue::Rows FrameQueue::at(size_t frame) const {
   const size_t row = first_ + frame;
   const auto of = [row](const std::vector<float>& rows, size_t width) { return rows.empty() ? nullptr : rows.data() + row * width; };
   return {of(encoded_, widths_.encoded), of(hidden_, widths_.hidden), of(ctc_, widths_.ctc), of(phones_, widths_.phones),
-          of(level_, 1)};
+          of(level_, 1), of(features_, widths_.features)};
 }
 
-void FrameQueue::Append(const Rows& rows, size_t frames, const Widths& widths) {
+void FrameQueue::Append(const Rows& rows, size_t frames, size_t num_features, const Widths& widths) {
   widths_ = widths;
   const auto append = [&](std::vector<float>* to, const float* from, size_t width) {
     to->erase(to->begin(), to->begin() + static_cast<std::ptrdiff_t>(std::min(first_ * width, to->size())));
@@ -37,13 +37,28 @@ void FrameQueue::Append(const Rows& rows, size_t frames, const Widths& widths) {
   append(&ctc_, rows.ctc, widths.ctc);
   append(&phones_, rows.phones, widths.phones);
   append(&level_, rows.level, 1);
+  append(&features_, nullptr, widths.features);
+  features_.insert(features_.end(), rows.features, rows.features + num_features);
   first_ = 0;
 }
 
 void FrameQueue::Drop(size_t frames) { first_ += std::min(frames, size()); }
 
+void FrameQueue::GiveBack(size_t frame, std::vector<float>* features) {
+  if (frame >= size()) return;
+  const size_t row = first_ + frame;
+  features->insert(features->begin(), features_.begin() + static_cast<std::ptrdiff_t>(row * widths_.features), features_.end());
+  const auto cut = [row](std::vector<float>* rows, size_t width) { rows->resize(std::min(rows->size(), row * width)); };
+  cut(&encoded_, widths_.encoded);
+  cut(&hidden_, widths_.hidden);
+  cut(&ctc_, widths_.ctc);
+  cut(&phones_, widths_.phones);
+  cut(&level_, 1);
+  cut(&features_, widths_.features);
+}
+
 void FrameQueue::Clear() {
-  for (std::vector<float>* rows : {&encoded_, &hidden_, &ctc_, &phones_, &level_}) rows->clear();
+  for (std::vector<float>* rows : {&encoded_, &hidden_, &ctc_, &phones_, &level_, &features_}) rows->clear();
   first_ = 0;
 }
 
@@ -61,6 +76,8 @@ struct Recognizer::Scratch {
     const float* phones;
     const float* hidden;    // as `ctc`
     const float* level;     // one number per frame
+    const float* features;  // that the frames came from: so many numbers
+    size_t num_features;
     size_t frames;
     size_t first_row;       // in the current round
   };
@@ -113,7 +130,17 @@ void Stream::InputFinished() {
 }
 
 bool Stream::Ready() const {
-  return queue_.size() > held_ || fbank_.NumFramesReady() >= Model::kSubsampling || (finished_ && !flushed_);
+  return queue_.size() > held_ || NumFeaturesReady() >= Model::kSubsampling || (finished_ && !flushed_);
+}
+
+size_t Stream::NumFeaturesReady() const { return again_.size() / fbank_.num_bins() + fbank_.NumFramesReady(); }
+
+size_t Stream::TakeFeatures(float* out, size_t max_frames) {
+  const size_t bins = fbank_.num_bins();
+  const size_t first = std::min(max_frames, again_.size() / bins);
+  std::copy(again_.begin(), again_.begin() + static_cast<std::ptrdiff_t>(first * bins), out);
+  again_.erase(again_.begin(), again_.begin() + static_cast<std::ptrdiff_t>(first * bins));
+  return first + fbank_.TakeFrames(out + first * bins, max_frames - first);
 }
 
 bool Stream::IsReady() const {
@@ -262,12 +289,25 @@ void Stream::ResetSearch() {
   best_hash_ = 0;
 }
 
+size_t Stream::RestartEncoder(bool from_held) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const size_t stay = from_held ? 0 : held_;
+  const size_t come_again = held_ - stay;
+  if (queue_.size() > stay) flushed_ = false;
+  queue_.GiveBack(stay, &again_);
+  held_ = stay;
+  encoder_state_.Reset();
+  if (endpoint_state_ != nullptr) endpoint_state_->Reset();
+  return come_again;
+}
+
 void Stream::Reset() {
   const std::lock_guard<std::mutex> lock(mutex_);
   fbank_.Reset();
   encoder_state_.Reset();
   if (endpoint_state_ != nullptr) endpoint_state_->Reset();
   queue_.Clear();
+  again_.clear();
   held_ = 0;
   best_hash_ = 0;
   search_.Reset();
@@ -302,6 +342,7 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
   phones_ = find("phones");
   endpoint_ = find("endpoint");
   widths_.encoded = scorer_.width();
+  widths_.features = Model::kSubsampling * model_->num_bins();
   if (ctc_.graph != nullptr) widths_.ctc = model_->pieces().size();
   if (phones_.graph != nullptr) widths_.phones = model_->phones().size() + 1;
   if (endpoint_.graph != nullptr) widths_.hidden = encoder_->value(encoder_->outputs()[hidden_]).width;
@@ -389,7 +430,7 @@ bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scra
     const FrameQueue& queue = streams[i]->queue_;
     if (queue.size() == 0) continue;
     const FrameQueue::Rows rows = queue.at(0);
-    scratch->parts.push_back({streams[i], rows.encoded, rows.ctc, rows.phones, rows.hidden, rows.level, queue.size(), 0});
+    scratch->parts.push_back({streams[i], rows.encoded, rows.ctc, rows.phones, rows.hidden, rows.level, nullptr, 0, queue.size(), 0});
   }
   if (!scratch->parts.empty()) {
     SearchBlock(scratch);
@@ -421,20 +462,20 @@ bool Recognizer::EncodeBlock(Stream* const* streams, size_t count, Scratch* scra
     Executor::Item item;
     // Whole encoder frames only, until the end: nothing then waits inside the
     // encoder, and IsReady can tell from the features alone.
-    const size_t ready = stream.fbank_.NumFramesReady();
-    item.frames = stream.fbank_.TakeFrames(
+    const size_t ready = stream.NumFeaturesReady();
+    item.frames = stream.TakeFeatures(
         features, std::min(kBlockFrames, stream.finished_ ? ready : ready / Model::kSubsampling * Model::kSubsampling));
-    if (stream.finished_ && stream.fbank_.NumFramesReady() == 0) item.flush = stream.flushed_ = true;
+    if (stream.finished_ && stream.NumFeaturesReady() == 0) item.flush = stream.flushed_ = true;
     s.inputs[i] = {features};
     item.inputs = s.inputs[i].data();
     item.state = &stream.encoder_state_;
     s.items.push_back(item);
     for (size_t from = 0; from < item.frames; from += Model::kSubsampling) {
-      const size_t numbers = std::min(Model::kSubsampling, item.frames - from) * bins;
+      const size_t numbers = std::min<size_t>(Model::kSubsampling, item.frames - from) * bins;
       const float* first = features + from * bins;
       levels[from / Model::kSubsampling] = std::accumulate(first, first + numbers, 0.0f) / static_cast<float>(numbers);
     }
-    s.parts.push_back({&stream, nullptr, nullptr, nullptr, nullptr, levels, 0, 0});
+    s.parts.push_back({&stream, nullptr, nullptr, nullptr, nullptr, levels, features, item.frames * bins, 0, 0});
   }
   if (s.items.empty()) return false;
   s.encoder.Step(s.items.data(), s.items.size());
@@ -455,7 +496,8 @@ void Recognizer::FillQueues(Stream* const* streams, size_t count, Scratch* scrat
   }
   if (scratch->hungry.empty() || !EncodeBlock(scratch->hungry.data(), scratch->hungry.size(), scratch)) return;
   for (const Scratch::Part& part : scratch->parts) {
-    part.stream->queue_.Append({part.encoded, part.hidden, part.ctc, part.phones, part.level}, part.frames, widths_);
+    part.stream->queue_.Append({part.encoded, part.hidden, part.ctc, part.phones, part.level, part.features}, part.frames,
+                               part.num_features, widths_);
   }
 }
 
@@ -483,7 +525,7 @@ void Recognizer::StepFrames(Stream* const* streams, const size_t* hold, size_t c
     if (hold[i] == 0) {
       const FrameQueue::Rows rows = stream.queue_.at(0);
       evidence[i].searched = stream.held_ + 1;
-      s.parts.push_back({&stream, rows.encoded, rows.ctc, rows.phones, rows.hidden, rows.level, stream.held_ + 1, 0});
+      s.parts.push_back({&stream, rows.encoded, rows.ctc, rows.phones, rows.hidden, rows.level, nullptr, 0, stream.held_ + 1, 0});
     } else if (++stream.held_ > hold[i]) {
       stream.queue_.Drop(stream.held_ - hold[i]);
       stream.held_ = hold[i];

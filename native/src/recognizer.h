@@ -68,12 +68,13 @@ struct GrammarEnd {
   size_t symbols = 0;         // of that path: pieces or phones
 };
 
-// Encoder frames that were computed and not yet searched: the search can stop at any of them.
+// Encoder frames that were computed and not yet searched, and the features that they came from: the
+// search can stop at any of them, and the encoder can start anew from any of them.
 class FrameQueue {
  public:
   // Numbers per frame; 0 where the model has no such rows.
   struct Widths {
-    size_t encoded = 0, hidden = 0, ctc = 0, phones = 0;
+    size_t encoded = 0, hidden = 0, ctc = 0, phones = 0, features = 0;
   };
   struct Rows {
     const float* encoded = nullptr;
@@ -81,18 +82,22 @@ class FrameQueue {
     const float* ctc = nullptr;
     const float* phones = nullptr;
     const float* level = nullptr;
+    const float* features = nullptr;
   };
   size_t size() const { return level_.size() - first_; }
   Rows at(size_t frame) const;
   // `ctc` and `phones` may be null; frames of one queue all have them or all lack them.
-  void Append(const Rows& rows, size_t frames, const Widths& widths);
+  // The features of the last frame may be fewer than of others: `num_features` are there in all.
+  void Append(const Rows& rows, size_t frames, size_t num_features, const Widths& widths);
   void Drop(size_t frames);
+  // Puts the features of the frames from `frame` on in front of `features`, and forgets these frames.
+  void GiveBack(size_t frame, std::vector<float>* features);
   void Clear();
 
  private:
   Widths widths_;
   size_t first_ = 0;
-  std::vector<float> encoded_, hidden_, ctc_, phones_, level_;
+  std::vector<float> encoded_, hidden_, ctc_, phones_, level_, features_;
 };
 
 // One recording in progress. Calls on one stream take turns by a lock, so a
@@ -130,6 +135,9 @@ class Stream {
   GrammarEnd End() const;
   // The text starts clean; the acoustic state goes on, and frames not yet searched stay.
   void ResetSearch();
+  // The acoustic state starts clean, from the first frame that is held, or behind those that are.
+  // Returns how many frames come again.
+  size_t RestartEncoder(bool from_held);
   // As good as new: neither text nor acoustic state of the recording stays.
   void Reset();
   const Recognizer& recognizer() const { return *recognizer_; }
@@ -137,6 +145,8 @@ class Stream {
  private:
   friend class Recognizer;
   bool Ready() const;
+  size_t NumFeaturesReady() const;
+  size_t TakeFeatures(float* out, size_t max_frames);
   CommandResult PieceCommands() const;
   CommandResult PhoneCommands() const;
   void Rescore(CommandResult* result) const;
@@ -147,6 +157,7 @@ class Stream {
   GraphState encoder_state_;
   std::unique_ptr<GraphState> endpoint_state_;  // null: the model has no such graph
   FrameQueue queue_;
+  std::vector<float> again_;     // features that come before those of `fbank_`
   size_t held_ = 0;              // frames at the front of the queue that wait for speech to begin
   uint64_t best_hash_ = 0;       // of the best path when evidence was last asked for
   SearchState search_;

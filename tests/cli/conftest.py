@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner, Result
 
+from earshot.core.events import Event, Final, FinalReason, Partial, SpeechStarted
 from earshot.core.transcript import Transcript, Word
 from earshot.core.understanding import Understanding
 from earshot.session import recognizer as session
@@ -62,6 +63,55 @@ class CountingStream:
         self.__init__()  # type: ignore[misc]
 
 
+@dataclass
+class CountingEvents(CountingStream):
+    """The same as events: an utterance ends after a second of silence."""
+
+    told: int = 0  # stretches of half a second that were looked at
+    words: list[Word] = field(default_factory=list)
+    utterances: int = 0
+
+    def decode(self) -> list[Event]:  # type: ignore[override]
+        super().decode()
+        events: list[Event] = []
+        found = {word.start_s: word for word in self.result().words}
+        name = f"u{self.utterances}"
+        while (self.told + 1) * WORD_S <= self.decoded_s:
+            start_s = self.told * WORD_S
+            self.told += 1
+            if start_s in found:
+                if not self.words:
+                    self.utterances += 1
+                    name = f"u{self.utterances}"
+                    events.append(SpeechStarted(utterance=name, t_s=start_s, start_s=start_s))
+                self.words.append(found[start_s])
+                text = " ".join(word.word for word in self.words)
+                events.append(Partial(utterance=name, t_s=start_s, text=text, stable_chars=0))
+            elif self.words and start_s + WORD_S - self.words[-1].end_s >= 1.0:
+                events.append(self.final(name, start_s + WORD_S, "endpoint"))
+        if self.is_finished and self.words:
+            events.append(self.final(name, self.decoded_s, "end"))
+        return events
+
+    def final(self, name: str, t_s: float, reason: FinalReason) -> Final:
+        meaning = self.understanding() or Understanding(None, {}, 0.75)
+        words, self.words = tuple(self.words), []
+        return Final(
+            utterance=name,
+            t_s=t_s,
+            spec_id=None,
+            matched=False,
+            text=" ".join(word.word for word in words),
+            words=words,
+            confidence=meaning.confidence,
+            intent=meaning.intent,
+            slots=meaning.slots,
+            start_s=words[0].start_s,
+            end_s=words[-1].end_s,
+            reason=reason,
+        )
+
+
 class CountingRecognizer:
     name = "counting"
     phones = ()
@@ -69,8 +119,15 @@ class CountingRecognizer:
     def __init__(self, **settings: object) -> None:
         self.settings = settings
 
+    @property
+    def hears_commands(self) -> bool:
+        return self.settings.get("commands") is not None
+
     def create_stream(self) -> CountingStream:
         return CountingStream()
+
+    def create_event_stream(self) -> CountingEvents:
+        return CountingEvents()
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_json_events_carry_stream_times(earshot: Earshot, plug_in: Callable[...,
     plug_in(microphone(blocks((1.0, 0.1), (2.0, 0.0), (1.0, 0.1)), devices=DEVICES))
     result = earshot("listen", "--json", "--seconds", 4)
     events = [json.loads(line) for line in result.stdout.splitlines()]
-    assert {event["type"] for event in events} == {"partial", "final"}
+    assert {event["type"] for event in events} == {"speech_started", "partial", "final"}
     times = [event["t_s"] for event in events]
     assert times == sorted(times)
     first, last = (event for event in events if event["type"] == "final")

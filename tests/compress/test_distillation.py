@@ -1,5 +1,6 @@
 """Distillation: the path that is compared, and that a student nears its teacher."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ pytest.importorskip("lightning")
 from earshot.compress.config import CompressConfig, DistilConfig
 from earshot.compress.distillation import Distiller, ctc_path
 from earshot.core.errors import ConfigError
+from tests.compress import tiny_training
 from tests.compress.tiny_training import Run, batch, network, write
 
 
@@ -51,19 +53,18 @@ def test_an_utterance_too_short_for_its_labels_has_no_path() -> None:
     assert aligned.tolist() == [False, True]
 
 
-def gap(run: Run) -> float:
-    """What a distiller of weight 1 finds between the student and its teacher."""
+def gap(run: Run, *, with_transducer: bool = True) -> float:
+    """What a distiller finds between the student and its teacher, in a batch of either kind."""
     (distiller,) = (m for m in run.methods if isinstance(m, Distiller))
     data = batch()
-    module = run.module.train()
-    module.training_step = None  # not used
-    module.transducer(
+    run.module.train().transducer(
         data.features,
         data.feature_lengths,
         data.labels,
         data.label_lengths,
         phones=data.phones,
         phone_lengths=data.phone_lengths,
+        with_transducer=with_transducer,
     )
     return float(distiller.loss(data).detach())
 
@@ -78,6 +79,30 @@ def test_a_student_nears_its_teacher_and_a_copy_of_it_is_there(tmp_path: Path) -
     for steps in (1, 40):
         gaps[steps] = gap(Run(config, steps=steps, start=network(6)).until(steps))
     assert gaps[40] < 0.5 * gaps[1]
+
+
+def test_the_joiner_is_taught_in_the_batches_that_the_transducer_is_in(tmp_path: Path) -> None:
+    path = write(network(5), tmp_path / "teacher.ear", codec="f32_r16")
+    student = network(5)
+    with torch.no_grad():
+        student.joiner.bias += torch.randn_like(student.joiner.bias)  # nothing else differs
+    config = CompressConfig(distil=DistilConfig(teacher=str(path)))
+    run = Run(config, steps=1, start=student, rate=0.0).until(1)
+    assert gap(run, with_transducer=False) == pytest.approx(0, abs=1e-4)
+    assert gap(run, with_transducer=True) > 0.01
+
+
+def test_the_phone_head_is_taught(tmp_path: Path, monkeypatch: Any) -> None:
+    shape = dataclasses.replace(tiny_training.SHAPE, phones=True)
+    monkeypatch.setattr(tiny_training, "SHAPE", shape)
+    path = write(network(5), tmp_path / "teacher.ear", codec="f32_r16")
+    student = network(5)
+    assert student.phones is not None
+    with torch.no_grad():
+        student.phones.bias += torch.randn_like(student.phones.bias)
+    config = CompressConfig(distil=DistilConfig(teacher=str(path)))
+    run = Run(config, steps=1, start=student, rate=0.0).until(1)
+    assert gap(run, with_transducer=False) > 0.01
 
 
 def test_the_teacher_does_not_learn(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ import sentencepiece
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
+from earshot.compress.config import QuantiseConfig
 from earshot.compress.export import export_transducer, read_transducer
+from earshot.compress.quantisation import fit_grids
 from earshot.core.errors import CommandsError, ConfigError, ModelFileError
 from earshot.core.understanding import SlotValue, Understanding
 from earshot.data.audio import read_audio
@@ -122,6 +124,20 @@ def test_the_network_has_the_shape_of_the_model_started_from(
     read_transducer(start, recipe.model)  # raises where the shape is another
     embedded = adaptation_recipe(_request(templates))
     read_transducer(embedded_model_path(), embedded.model)
+
+
+def test_a_sparse_model_stays_sparse(templates: Path, tmp_path: Path) -> None:
+    dense, sparse = tmp_path / "dense.ear", tmp_path / "sparse.ear"
+    model = Transducer(_small_model(dense))
+    for name, weights in model.named_parameters():
+        if weights.dim() == 2 and "embedding" not in name:
+            weights.data[:, ::2] = 0
+    names = [f"p{i}" for i in range(60)]
+    config = QuantiseConfig(bits=8)
+    grids = fit_grids(model, config)
+    export_transducer(model, sparse, name="s", pieces=names, tokenizer=b"-", grids=grids)
+    assert not adaptation_recipe(_request(templates, model=dense)).compress.keep_mask
+    assert adaptation_recipe(_request(templates, model=sparse)).compress.keep_mask
 
 
 def test_a_file_that_is_no_transducer_is_refused(templates: Path, tmp_path: Path) -> None:

@@ -115,6 +115,24 @@ def test_a_tiny_recipe_trains_exports_and_goes_on(repository: Path, tmp_path: Pa
     assert again.returncode == 0, output[-3000:]
     assert checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 30
 
+    other = tmp_path / "other"
+    prepared = [*TINY, "train.max_steps=4", f"data.prepared={tmp_path}"]
+    third = start(repository, other, prepared, EARSHOT_DATA=nowhere)
+    output, _ = third.communicate(timeout=400)
+    assert third.returncode == 0, output[-3000:]
+    assert not (other / "cuts").exists() and not (other / "noise").exists()
+    assert (other / "tokenizer.model").read_bytes() == (tmp_path / "tokenizer.model").read_bytes()
+    assert checkpoint(other / "checkpoints" / "last.ckpt")["global_step"] == 4
+
+
+@speaks
+def test_what_another_run_prepared_must_be_there(repository: Path, tmp_path: Path) -> None:
+    run = start(repository, tmp_path / "new", [*TINY, f"data.prepared={tmp_path}"])
+    output, _ = run.communicate(timeout=400)
+    assert run.returncode == 2
+    assert "holds no speech to train on" in output
+    assert not (tmp_path / "new").exists()
+
 
 def checkpoint(path: Path) -> dict[str, object]:
     from earshot.train.loop import read_checkpoint

@@ -11,11 +11,13 @@ import typer
 import earshot
 from earshot.cli import (
     adapt,
+    endpoint,
     export,
     lattice,
     listen,
     model,
     rescore,
+    serve,
     train,
     transcribe,
     understand,
@@ -37,10 +39,12 @@ model.app.command("export")(export.export)
 app.add_typer(model.app, name="model")
 app.add_typer(train.app, name="train")
 app.add_typer(lattice.app, name="lattice")
+app.add_typer(endpoint.app, name="endpoint")
 understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)
 understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
+rescore.app.callback(invoke_without_command=True)(serve.serve)
 app.add_typer(rescore.app, name="serve")
 
 

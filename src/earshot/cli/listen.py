@@ -1,7 +1,7 @@
 """`earshot listen`: the microphone in, words as they are spoken.
 
-Knows how a microphone is opened (package sounddevice, extra [mic]) and where words are shown;
-knows nothing of how they are found.
+Knows how a microphone is opened (package sounddevice, extra [mic]) and where events are shown;
+knows nothing of how words and ends are found.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from earshot.session.recognizer import Recognizer, Stream
+    from earshot.core.events import Event
+    from earshot.session.recognizer import Recognizer
 
     Block = npt.NDArray[np.float32]
 
-BLOCK_S = 0.1
-TRAILING_SILENCE_S = 1.0  # after so much silence a line is finished
+BLOCK_S = 0.04  # an encoder frame: longer blocks would delay the end-points
+_PROBABLY_OVER = "\u2026"  # shown behind a line that is probably finished
 
 
 def listen(
@@ -49,7 +50,7 @@ def listen(
         bool, typer.Option("--list-devices", help="Print the input devices and exit.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object for every partial and final text.")
+        bool, typer.Option("--json", help="Print one JSON object for every event.")
     ] = False,
     commands: CommandsOption = None,
     command_threshold: CommandThresholdOption = None,
@@ -86,68 +87,40 @@ def _show(
     as_json: bool,
     seconds: float | None,
 ) -> None:
-    """Print finished lines on stdout and the line in the making on stderr."""
+    """Print finished lines, or all events, on stdout, and the line in the making on stderr."""
     live = LiveLine()
-    stream = recognizer.create_stream()
-    shown = ""
-    fed = begun = 0  # samples since listening and since this line began
+    stream = recognizer.create_event_stream()
+    fed = 0
     try:
         for block in blocks:
             stream.accept_waveform(rate_hz, block)
-            stream.decode()
+            _tell(stream.decode(), live, as_json=as_json, with_intents=recognizer.hears_commands)
             fed += len(block)
-            transcript = stream.result()
-            if transcript.text != shown:
-                shown = transcript.text
-                if as_json:
-                    _say_event("partial", fed / rate_hz, text=shown)
-                else:
-                    live.show(shown)
-            silence_s = (fed - begun) / rate_hz
-            if transcript.words:
-                silence_s -= transcript.words[-1].end_s
-            if transcript.words and silence_s >= TRAILING_SILENCE_S:
-                _finish(stream, live, begun / rate_hz, as_json=as_json)
-                stream.reset()
-                begun, shown = fed, ""
             if seconds is not None and fed >= seconds * rate_hz:
                 break
     except KeyboardInterrupt:
         pass
-    _finish(stream, live, begun / rate_hz, as_json=as_json)
-
-
-def _finish(stream: Stream, live: LiveLine, begun_s: float, *, as_json: bool) -> None:
     stream.input_finished()
-    stream.decode()
-    transcript, understanding = stream.result(), stream.understanding()
-    live.clear()
-    if not transcript.words:
-        return
-    if not as_json:
-        from earshot.cli.formats import text_line
-
-        say(text_line(transcript.text, understanding).rstrip("\n"))
-        return
-    words = [
-        {
-            "word": word.word,
-            "start_s": round(begun_s + word.start_s, 3),
-            "end_s": round(begun_s + word.end_s, 3),
-            "confidence": round(word.confidence, 4),
-        }
-        for word in transcript.words
-    ]
-    meaning = {} if understanding is None else understanding.as_dict()
-    _say_event(
-        "final", begun_s + transcript.duration_s, text=transcript.text, words=words, **meaning
-    )
+    _tell(stream.decode(), live, as_json=as_json, with_intents=recognizer.hears_commands)
 
 
-def _say_event(kind: str, t_s: float, **fields: Any) -> None:
-    from earshot.cli.formats import json_line
+def _tell(events: list[Event], live: LiveLine, *, as_json: bool, with_intents: bool) -> None:
+    from earshot.cli.formats import json_line, text_line
+    from earshot.core.events import Final, Partial, SpeculativeEndpoint
+    from earshot.core.understanding import Understanding
 
-    say(json_line({"type": kind, "t_s": round(t_s, 3), **fields}).rstrip())
+    for event in events:
+        if as_json:
+            say(json_line(event.to_json()).rstrip())
+        elif isinstance(event, Partial):
+            live.show(event.text)
+        elif isinstance(event, SpeculativeEndpoint):
+            live.show(f"{event.text} {_PROBABLY_OVER}")
+        elif isinstance(event, Final):
+            live.clear()
+            meaning = Understanding(event.intent, event.slots, event.confidence)
+            if event.text:
+                say(text_line(event.text, meaning if with_intents else None).rstrip("\n"))
 
 
 def _sounddevice() -> Any:

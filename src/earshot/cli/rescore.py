@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from earshot.decode.language import LanguageScorer
     from earshot.decode.rescoring import RescoringConfig
 
-app = typer.Typer(help="Servers.", no_args_is_help=True)
+app = typer.Typer()  # `earshot serve` itself is its callback, see `app`
 
 
 @app.command("rescore")

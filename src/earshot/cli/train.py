@@ -5,12 +5,16 @@ Knows how to name the missing extra; knows nothing of what the stages do.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from earshot.cli.console import StageBars, complain, reported, say
+
+if TYPE_CHECKING:
+    from earshot.train.recipe import Recipe
 
 app = typer.Typer(help="Train models from recipes; needs the extra 'train'.", no_args_is_help=True)
 
@@ -42,6 +46,70 @@ def run(
 def export(recipe: RecipeArgument, overrides: SetOption = None) -> None:
     """Write the .ear file of a recipe's newest checkpoint."""
     _run(recipe, overrides, stages=["export"], resume=True)
+
+
+@app.command()
+def endpoint(
+    recipe: RecipeArgument,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Model to listen with; default: the recipe's output."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write; default: --model.")
+    ] = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="Training clips; default: the recipe's, or 1500.")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Give a model an end-of-query head and tune its end-points, in minutes; all else stays."""
+    import json
+
+    with reported():
+        load_recipe, train_endpoint = _endpoint_parts()
+        loaded: Recipe = load_recipe(recipe, overrides or [])
+        config = replace(loaded.endpoint, clips=clips or loaded.endpoint.clips or 1500)
+        folder = Path(loaded.folder)
+        path = model or folder / loaded.export.output
+        bars = StageBars()
+        try:
+            report = train_endpoint(
+                path,
+                output or path,
+                folder=folder,
+                config=config,
+                seed=loaded.train.seed,
+                progress=lambda done, total: bars("endpoint", done, total),
+            )
+        finally:
+            bars.close()
+    if as_json:
+        say(json.dumps(report.as_dict()))
+        return
+    tuned = report.tuned
+    say(
+        f"{output or path}: {tuned.cut_off:.1%} cut off, final {1000 * tuned.latency_s:.0f} ms "
+        f"after speech, speculation {1000 * tuned.speculative_s:.0f} ms, {tuned.withdrawn:.1%} "
+        f"withdrawn, on {tuned.clips} clips of held-out voices; "
+        f"{report.noise_utterances_per_hour:.0f} utterances an hour in noise"
+    )
+
+
+def _endpoint_parts() -> tuple[Any, Any]:
+    from earshot.core.errors import MissingExtraError
+
+    try:
+        from earshot.train.endpoint import train_endpoint
+        from earshot.train.recipe import load_recipe
+    except ModuleNotFoundError as err:
+        if err.name is None or err.name.startswith("earshot"):
+            raise
+        raise MissingExtraError(
+            "earshot train endpoint", package=err.name.partition(".")[0], extra="train"
+        ) from None
+    return load_recipe, train_endpoint
 
 
 def _run(

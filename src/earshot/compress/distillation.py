@@ -27,6 +27,7 @@ from earshot.models.transducer import BLANK_ID, Transducer
 
 __all__ = ["Distiller", "ctc_path"]
 
+_HEADS = ("ctc", "phones")  # of CTC, frame by frame; `phones` may be missing
 _NEVER = -1e30  # log probability; finite, so that differences exist
 
 
@@ -95,9 +96,10 @@ class Distiller(Callback):
         """Join the loss, and listen to the student's parts: nothing is computed twice."""
         module = cast("Compressible", pl_module)
         self._student = module.transducer
-        for name in ("encoder_out", "predictor", "ctc"):
-            part = module.transducer.get_submodule(name)
-            part.register_forward_hook(partial(self._listen, name))
+        for name in ("encoder_out", "predictor", *_HEADS):
+            part = getattr(module.transducer, name)
+            if part is not None:
+                part.register_forward_hook(partial(self._listen, name))
         module.extra_losses.append(self.loss)
 
     def on_fit_start(
@@ -111,32 +113,51 @@ class Distiller(Callback):
             self._seen[name] = output
 
     def loss(self, batch: BatchTensors) -> Tensor:
-        """Divergence from the teacher to the student, in nats per piece."""
+        """Divergence from the teacher to the student, in nats per piece.
+
+        The part along the joiner's alignment sits out the batches that the transducer's own loss
+        sits out.
+        """
         student = self._student
         if student is None:
             return torch.zeros(())
+        seen, self._seen = self._seen, {}
         stack = student.config.encoder.stack
         frames = (batch.feature_lengths + stack - 1) // stack
+        inside = torch.arange(seen["ctc"].shape[1], device=frames.device) < frames[:, None]
         with torch.no_grad():
             hidden = self._teacher.encoder(batch.features)
-            teacher_ctc = functional.log_softmax(self._teacher.ctc(hidden).float(), dim=-1)
-            before, aligned = ctc_path(teacher_ctc, frames, batch.labels, batch.label_lengths)
-            inside = torch.arange(before.shape[1], device=frames.device) < frames[:, None]
+        total = torch.zeros((), device=frames.device)
+        for name in _HEADS:
+            teacher_head = getattr(self._teacher, name)
+            if name in seen and teacher_head is not None:
+                with torch.no_grad():
+                    taught = functional.log_softmax(teacher_head(hidden)[inside].float(), dim=-1)
+                learnt = functional.log_softmax(seen[name][inside].float(), dim=-1)
+                total = total + self._config.ctc_weight * _divergence(taught, learnt)
+        if "encoder_out" in seen:
+            total = total + self._path_part(student, seen, batch, hidden, frames, inside)
+        return self._config.weight * total / batch.label_lengths.sum().clamp_min(1)
+
+    def _path_part(
+        self,
+        student: Transducer,
+        seen: dict[str, Tensor],
+        batch: BatchTensors,
+        hidden: Tensor,
+        frames: Tensor,
+        inside: Tensor,
+    ) -> Tensor:
+        """Summed divergence in the nodes of the teacher's best alignment."""
+        teacher = self._teacher
+        with torch.no_grad():
+            ctc = functional.log_softmax(teacher.ctc(hidden).float(), dim=-1)
+            before, aligned = ctc_path(ctc, frames, batch.labels, batch.label_lengths)
             onpath = inside & aligned[:, None]
-            teacher_joint = _along_path(
-                self._teacher,
-                self._teacher.encoder_out(hidden),
-                self._teacher.predictor(batch.labels),
-                before,
-                onpath,
-            )
-        seen, self._seen = self._seen, {}
-        joint = _along_path(student, seen["encoder_out"], seen["predictor"], before, onpath)
-        ctc = functional.log_softmax(seen["ctc"].float(), dim=-1)
-        pieces = batch.label_lengths.sum().clamp_min(1)
-        path_part = _divergence(teacher_joint, joint) / pieces
-        ctc_part = _divergence(teacher_ctc[inside], ctc[inside]) / pieces
-        return self._config.weight * (path_part + self._config.ctc_weight * ctc_part)
+            encoded, predicted = teacher.encoder_out(hidden), teacher.predictor(batch.labels)
+            taught = _along_path(teacher, encoded, predicted, before, onpath)
+        learnt = _along_path(student, seen["encoder_out"], seen["predictor"], before, onpath)
+        return _divergence(taught, learnt)
 
 
 def _along_path(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FRAME_S",
     "METADATA_KEY",
+    "TINY_S",
     "EndpointConfig",
     "EndpointDetector",
     "EndpointRule",
@@ -45,6 +46,7 @@ __all__ = [
 FRAME_S = ENCODER_CLOCK.start_s(1)
 METADATA_KEY = "endpoint"  # of a model file's metadata
 
+TINY_S = 1e-6  # sums of frames are not exact
 _FLOOR_FRAMES = 75  # 3 s: the quietest frame of so many is the noise floor
 _SMOOTH_FRAMES = 3
 _QUIETEST = -15.0  # nats; digital silence lies at log(FLT_EPSILON) = -15.9
@@ -148,6 +150,9 @@ class EndpointConfig:
         min_speech_s: So much speech makes an utterance, beside a word.
         pre_roll_s: Frames from before the search woke that it starts with.
         idle_s: The search goes to sleep after so long without speech or words.
+        refresh_s: While nobody speaks, the encoder begins anew after so long: networks that were
+            trained on utterances hear worse and worse in the silence of hours.
+        keep_acoustic_state: Whether it never does, nor when the search wakes.
     """
 
     rule1: EndpointRule = EndpointRule(
@@ -189,6 +194,8 @@ class EndpointConfig:
     min_speech_s: float = 0.12
     pre_roll_s: float = 0.48
     idle_s: float = 1.0
+    refresh_s: float = 3.0
+    keep_acoustic_state: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -200,6 +207,7 @@ class EndpointConfig:
             ("min_speech_s", 0.0, 10.0),
             ("pre_roll_s", 0.04, 10.0),
             ("idle_s", 0.04, 60.0),
+            ("refresh_s", 0.04, 3600.0),
         ):
             _check_range("endpoint", name, getattr(self, name), low, high)
         if self.rule3.min_utterance_s < FRAME_S:
@@ -264,7 +272,8 @@ class Evidence:
 
     Args:
         trailing_s: Blank frames of the best path since its last piece, seconds.
-        pause_s: The same expected over all paths, at most the time since speech was last heard.
+        expected_s: The same expected over all paths of the beam.
+        silence_s: Time since the head last heard speech; None where there is no head.
         utterance_s: Length so far, seconds.
         nonsilence: Whether the best path has a piece.
         changed: Whether it has other pieces than a frame before.
@@ -275,7 +284,8 @@ class Evidence:
     """
 
     trailing_s: float
-    pause_s: float
+    expected_s: float
+    silence_s: float | None
     utterance_s: float
     nonsilence: bool
     changed: bool
@@ -283,6 +293,24 @@ class Evidence:
     sentence: Sentence = Sentence.NONE
     numeric: bool = False
     end_probability: float | None = None
+
+    @property
+    def pause_s(self) -> float:
+        """How long the speaker has paused: the expected blanks, if nothing sounds like speech."""
+        if self.silence_s is None or self.expected_s < self.silence_s:
+            return self.expected_s
+        return self.silence_s
+
+    @property
+    def rule_s(self) -> float:
+        """Trailing silence as the rules count it: blanks count a third while there is speech.
+
+        A word that the search does not know makes no piece; nor does babble, which must not keep
+        an utterance open for ever.
+        """
+        if self.silence_s is None:
+            return self.trailing_s
+        return min(self.trailing_s, max(self.silence_s, self.trailing_s / 3))
 
 
 def is_over(evidence: Evidence, point: OperatingPoint) -> bool:
@@ -295,23 +323,20 @@ def is_over(evidence: Evidence, point: OperatingPoint) -> bool:
     Returns:
         True if so; longer pauses and higher probabilities never turn it into False.
     """
-    pause = evidence.pause_s
-    if evidence.sentence is Sentence.OPEN:
+    pause = evidence.pause_s + TINY_S
+    sentence = evidence.sentence
+    if sentence is Sentence.OPEN:
         return pause >= point.open_pause_s
-    if evidence.sentence is Sentence.CLOSED and pause >= point.closed_pause_s:
-        return True
-    if (
-        evidence.numeric
-        and evidence.sentence is not Sentence.CLOSED
-        and pause < point.number_pause_s
-    ):
+    if sentence is Sentence.CLOSED:
+        if pause >= point.closed_pause_s:
+            return True
+    elif evidence.numeric and pause < point.number_pause_s:
         return False
-    if evidence.sentence is Sentence.COMPLETE and pause >= point.complete_pause_s:
+    if sentence is Sentence.COMPLETE and pause >= point.complete_pause_s:
         return True
-    sure = evidence.end_probability is not None and (
-        evidence.end_probability >= point.end_probability
-    )
-    return pause >= point.pause_s or (sure and pause >= point.min_pause_s)
+    end = evidence.end_probability
+    sure = end is not None and end >= point.end_probability and pause >= point.min_pause_s
+    return sure or pause >= point.pause_s
 
 
 _NUMBERS = (
@@ -380,6 +405,14 @@ class EndpointDetector:
         self._open = False
         self._rested = True
 
+    @staticmethod
+    def _over_by_rules(rule: EndpointRule, evidence: Evidence) -> bool:
+        return rule.holds(
+            trailing_s=evidence.rule_s + TINY_S,
+            utterance_s=evidence.utterance_s + TINY_S,
+            nonsilence=evidence.nonsilence,
+        )
+
     def update(self, evidence: Evidence) -> Verdict:
         """Take one more frame.
 
@@ -401,21 +434,21 @@ class EndpointDetector:
             self._paused = self._paused or not evidence.speech
             self._speech_frames = self._speech_frames + 1 if evidence.speech and self._paused else 0
 
-        def holds(rule: EndpointRule) -> bool:
-            return rule.holds(
-                trailing_s=evidence.trailing_s,
-                utterance_s=evidence.utterance_s,
-                nonsilence=evidence.nonsilence,
-            )
-
-        if holds(config.rule3):
+        if not config.use_head and evidence.silence_s is not None:
+            evidence = replace(evidence, silence_s=None, end_probability=None)
+        if not config.use_grammar and evidence.sentence is not Sentence.NONE:
+            evidence = replace(evidence, sentence=Sentence.NONE)
+        if self._over_by_rules(config.rule3, evidence):
             return Verdict.TOO_LONG
         waits = (
-            not config.use_rules_only
-            and evidence.sentence is Sentence.OPEN
-            and evidence.trailing_s < config.final.open_pause_s
+            evidence.sentence is Sentence.OPEN
+            and not config.use_rules_only
+            and evidence.rule_s < config.final.open_pause_s
         )
-        if not waits and (holds(config.rule1) or holds(config.rule2)):
+        if not waits and (
+            self._over_by_rules(config.rule1, evidence)
+            or self._over_by_rules(config.rule2, evidence)
+        ):
             return Verdict.END
         if config.use_rules_only:
             return Verdict.GO_ON
@@ -479,6 +512,16 @@ class SpeechSignal:
         fresh = len(self._levels) < _SMOOTH_FRAMES
         return above >= self.config.speech_margin, fresh or above >= self.config.speech_margin / 2
 
+    def unheard(self, frames: int) -> None:
+        """So many of the last frames will come again.
+
+        Args:
+            frames: At most those that came.
+        """
+        for _ in range(min(frames, len(self._levels))):
+            self._levels.pop()
+        self._smooth.clear()
+
     def reset(self) -> None:
         """Forget the noise floor."""
         self._smooth.clear()
@@ -492,9 +535,15 @@ def as_metadata(config: EndpointConfig) -> dict[str, str]:
         config: To be kept.
 
     Returns:
-        One entry for the file's metadata.
+        One entry for the file's metadata: both operating points, and what is not as by default.
     """
-    return {METADATA_KEY: json.dumps(asdict(config))}
+    usual = asdict(EndpointConfig())
+    kept = {
+        name: value
+        for name, value in asdict(config).items()
+        if name in ("speculative", "final") or value != usual[name]
+    }
+    return {METADATA_KEY: json.dumps(kept, separators=(",", ":"))}
 
 
 def stored_endpoint_config(header: Mapping[str, object], *, where: str) -> EndpointConfig | None:
@@ -536,6 +585,8 @@ def config_of(values: Mapping[str, Any]) -> EndpointConfig:
     Raises:
         ConfigError: A name is unknown, or a value of a wrong kind or out of its range.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError("endpoint: the settings are no object; they must have names and values.")
     start = EndpointConfig()
     changes: dict[str, Any] = {}
     known = {each.name for each in fields(EndpointConfig)}

@@ -60,7 +60,8 @@ def _rounded_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _is_sparse(codec: Codec) -> bool:
+def is_sparse(codec: Codec) -> bool:
+    """Whether blocks of zeros are left out of the file."""
     return codec in ("i8_b16x1", "i8_b16x4", "i4_b16x1", "i4_b16x4")
 
 
@@ -85,14 +86,14 @@ def _packed_head(codec: Codec, shape: tuple[int, ...]) -> tuple[int, int, int]:
     padded_rows = _rounded_up(shape[0], ROW_BLOCK)
     masks = LEVELS if codec.startswith("i4") else 0
     scales = masks
-    if _is_sparse(codec):
+    if is_sparse(codec):
         scales += 8 * _mask_words(codec, shape[1]) * (padded_rows // ROW_BLOCK)
     return masks, scales, _rounded_up(scales + 2 * padded_rows, VECTOR_BYTES)
 
 
 def _stored_vectors(codec: Codec, shape: tuple[int, ...], data: bytes) -> int:
     """How many 64-byte vectors of values the masks of a sparse section ask for; else 0."""
-    if not _is_sparse(codec) or len(shape) != 2 or len(data) < _packed_head(codec, shape)[2]:
+    if not is_sparse(codec) or len(shape) != 2 or len(data) < _packed_head(codec, shape)[2]:
         return 0
     columns = _block_columns(codec) * _masks(codec, shape, data).sum(axis=1, dtype=np.int64)
     return int((-(-columns // _columns_per_vector(codec))).sum())
@@ -539,7 +540,7 @@ def _decode_packed(tensor: EncodedTensor) -> npt.NDArray[np.float32]:
     _, scales_at, values_at = _packed_head(codec, tensor.shape)
     blocks = _rounded_up(rows, ROW_BLOCK) // ROW_BLOCK
     padded_columns = _rounded_up(columns, COLUMN_PAD)
-    if _is_sparse(codec):
+    if is_sparse(codec):
         present = np.repeat(_masks(codec, tensor.shape, data), _block_columns(codec), axis=1)
         present = present[:, :padded_columns].astype(bool)
     else:

@@ -160,6 +160,36 @@ def write_with_metadata(
     _write(path, header, {**kept, **(tensors or {})})
 
 
+def write_with_graph(
+    source: ModelFile,
+    path: Path,
+    name: str,
+    graph: Mapping[str, object],
+    tensors: Mapping[str, EncodedTensor],
+) -> None:
+    """Write a model again with one graph more, or with another in the place of one.
+
+    Args:
+        source: The model.
+        path: The file to make or replace; may be that of `source`.
+        name: Of the graph.
+        graph: As in section 4 of the specification.
+        tensors: All that it reads, named `<name>.…`; those of a graph that was there go.
+
+    Raises:
+        ModelFileError: The parts do not make a valid file.
+        OSError: The file cannot be written.
+    """
+    header = {key: value for key, value in source.header.items() if key != "tensors"}
+    header["graphs"] = {**cast("dict[str, object]", header["graphs"]), name: graph}
+    kept = {
+        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
+        for tensor in source.tensors
+        if not tensor.name.startswith(f"{name}.")
+    }
+    _write(path, header, {**kept, **tensors})
+
+
 def _version(header: dict[str, object], tensors: Mapping[str, EncodedTensor]) -> int:
     """The oldest version that has all that is used, so that older readers open what they can."""
     graphs = cast("Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]", header["graphs"])

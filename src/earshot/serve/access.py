@@ -166,9 +166,13 @@ def token_of(scope: Scope, headers: dict[str, str]) -> str | None:
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and value.strip():
         return value.strip()
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=64)
-    if query.get("token"):
-        return query["token"][0]
+    raw: bytes = scope.get("query_string", b"")
+    try:
+        query = parse_qs(raw.decode("latin-1"), max_num_fields=64)
+    except ValueError:  # more fields than anybody needs
+        query = {}
+    if found := query.get("token"):
+        return found[0]
     for protocol in _SPLIT.split(headers.get("sec-websocket-protocol", "")):
         if protocol.startswith(_KEY_PROTOCOL):
             return protocol.removeprefix(_KEY_PROTOCOL)

@@ -164,6 +164,7 @@ class Session:
     _backlog_s: float = 0.0
     _stream: EventStreamLike | None = None
     _outbox: deque[Event | Problem | Done] = field(default_factory=deque)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)  # no more sound is taken
     _arrival: asyncio.Event = field(default_factory=asyncio.Event)
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _problem: Problem | None = None
@@ -230,6 +231,7 @@ class Session:
             self._is_ended = True
             self.touched = time.monotonic()
             self._room.set()
+            self.ended.set()
             self.engine._put(self, _End())
 
     def fail(self, problem: Problem) -> None:
@@ -262,6 +264,7 @@ class Session:
         if not self._is_closed:
             self._is_closed = self._is_ended = True
             self._room.set()
+            self.ended.set()
             self.engine._forget(self)
 
     async def __aenter__(self) -> Session:
@@ -547,7 +550,7 @@ class Engine:
                     session._stream, left_out = self._create(session.options)
                     events[session] += left_out
                 for item in items:
-                    _apply(session._stream, item)
+                    events[session] += _apply(session._stream, item)
                     if isinstance(item, _End):
                         ended.add(session)
             except (EarshotError, ValueError, RuntimeError) as err:
@@ -569,18 +572,20 @@ class Engine:
 
     def _create(self, options: Mapping[str, Any]) -> tuple[EventStreamLike, list[Event]]:
         """A stream with as many of the options as it can have, and what is said of the others."""
-        wanted, left_out = dict(options), []
+        wanted = dict(options)
+        left_out: list[Event] = []
         while True:
             try:
                 return self.recognizer.create_event_stream(**wanted), left_out
             except (ConfigError, NotImplementedError) as err:
-                # The message begins with the name of the option.
+                message = str(err)
                 blamed = [name for name in OPTIONAL if name in wanted]
-                blamed.sort(key=lambda name: not str(err).startswith(name))
                 if not blamed:
                     raise
-                del wanted[blamed[0]]
-                left_out.append(StreamError(code="unsupported", message=str(err), fatal=False))
+            # The message begins with the name of the option.
+            named = [name for name in blamed if message.startswith(name)]
+            del wanted[(named or blamed)[0]]
+            left_out.append(StreamError(code="unsupported", message=message, fatal=False))
 
     def _decode(
         self,
@@ -613,6 +618,7 @@ class Engine:
                 session._problem = session._problem or problem
                 session._is_ended = True
                 session._room.set()
+                session.ended.set()
                 with self._condition:
                     session._inbox.clear()
                     self._work.pop(session, None)
@@ -621,15 +627,30 @@ class Engine:
                 session._deliver(events, used_s, is_done=is_done)
 
 
-def _apply(stream: EventStreamLike, item: _Audio | _Flush | _Change | _End) -> None:
+def _apply(stream: EventStreamLike, item: _Audio | _Flush | _Change | _End) -> list[Event]:
+    """Give a stream what was in the inbox; what is said of it where it cannot be had."""
     if isinstance(item, _Audio):
         stream.accept_waveform(item.sample_rate_hz, item.samples)
     elif isinstance(item, _Flush):
         stream.flush()
     elif isinstance(item, _Change):
-        getattr(stream, item.method)(**item.arguments)
+        return _changed(stream, item)
     else:
         stream.input_finished()
+    return []
+
+
+def _changed(stream: EventStreamLike, change: _Change) -> list[Event]:
+    method = getattr(stream, change.method, None)
+    what = ", ".join(change.arguments)
+    if method is None:
+        message = f"{what}: not available in this version. Leave it out."
+        return [StreamError(code="unsupported", message=message, fatal=False)]
+    try:
+        method(**change.arguments)
+    except ConfigError as err:  # the stream is as it was before
+        return [StreamError(code="bad_setting", message=str(err), fatal=False)]
+    return []
 
 
 def _accepted_options(create: Callable[..., Any]) -> frozenset[str]:

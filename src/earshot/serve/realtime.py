@@ -45,7 +45,7 @@ LOGPROBS = "item.input_audio_transcription.logprobs"
 # Pauses relative to the tuned ones, and how long each waits at most, seconds; auto is medium.
 EAGERNESS = {"low": (2.0, 8.0), "medium": (1.0, 4.0), "high": (0.75, 2.0), "auto": (1.0, 4.0)}
 PADDING_MS, SILENCE_MS, THRESHOLD = 300, 500, 0.5
-_BETA_FORMATS = {
+_BETA_FORMATS: dict[str, dict[str, Any]] = {
     "pcm16": {"type": "audio/pcm", "rate": PCM_RATE_HZ},
     "g711_ulaw": {"type": "audio/pcmu"},
     "g711_alaw": {"type": "audio/pcma"},
@@ -138,7 +138,7 @@ class RealtimeConnection:
 
     def _session(self) -> dict[str, Any]:
         if self._is_beta:
-            names = {value["type"]: name for name, value in _BETA_FORMATS.items()}
+            names = {str(value["type"]): name for name, value in _BETA_FORMATS.items()}
             return {
                 "id": self._id,
                 "object": "realtime.transcription_session",
@@ -407,13 +407,14 @@ class _Turn:
             self.session.close()
 
     async def _follow(self, event: Event) -> None:
-        handler: Callable[[Any], Any] | None = {
+        handlers: dict[type[Any], Callable[[Any], Any]] = {
             SpeechStarted: self._started,
             Partial: self._grew,
             SpeculativeEndpoint: self._speculated,
             SpeculationCancelled: self._speculated,
             Final: self._ended,
-        }.get(type(event))  # type: ignore[arg-type]
+        }
+        handler = handlers.get(type(event))
         if handler is not None:
             await handler(event)
 

@@ -150,33 +150,54 @@ class _VoskState:
 async def _serve_vosk(socket: WebSocket, session: Session, first: str | bytes | None) -> None:
     """One task, as every message has one answer: what is known by then."""
     state = _VoskState()
-    async for message in _messages(socket, first):
+    message = first
+    while True:
+        if message is None:
+            message = await _message_unless_ended(socket, session)
+        if message is None:
+            break
         if isinstance(message, bytes):
             await session.send(state.rate_hz, samples_of(message, "s16le"))
             # Give the engine the time of a round: the answer is about this sound, not older.
             await _settle(session)
             await _take(session, state)
             await sockets.send(socket, to_json(_vosk_answer(state)), session)
-            continue
-        request = json_object(message)
-        if request.get("eof"):
-            session.finish()
-            async for event in session.events():
-                _vosk_note(state, event)
-            whole = _vosk_final(state, state.finals)
-            await sockets.send(socket, to_json(whole), session)
-            await sockets.close(socket)
-            return
-        if isinstance(config := request.get("config"), dict):
-            rate = config.get("sample_rate", state.rate_hz)
-            if not isinstance(rate, int | float) or not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
-                raise MessageError("bad_message", f"sample_rate: it is {str(rate)[:40]}.")
-            state.rate_hz = int(rate)
-            state.words = bool(config.get("words", True))
-            alternatives = config.get("max_alternatives", 0)
-            state.max_alternatives = alternatives if isinstance(alternatives, int) else 0
-        if request.get("reset"):
-            session.flush()
+        elif _vosk_configure(state, json_object(message), session):
+            break
+        message = None
+    session.finish()
+    async for event in session.events():
+        _vosk_note(state, event)
+    await sockets.send(socket, to_json(_vosk_final(state, state.finals)), session)
+    await sockets.close(socket)
+
+
+async def _message_unless_ended(socket: WebSocket, session: Session) -> str | bytes | None:
+    """The next message; None where the server ends the stream first."""
+    receiving = asyncio.ensure_future(sockets.receive(socket))
+    ended = asyncio.ensure_future(session.ended.wait())
+    try:
+        await asyncio.wait((receiving, ended), return_when=asyncio.FIRST_COMPLETED)
+        return receiving.result() if receiving.done() else None
+    finally:
+        for task in (receiving, ended):
+            task.cancel()
+        await asyncio.gather(receiving, ended, return_exceptions=True)
+
+
+def _vosk_configure(state: _VoskState, request: dict[str, Any], session: Session) -> bool:
+    """Do what a text message says; True if it ends the stream."""
+    if isinstance(config := request.get("config"), dict):
+        rate = config.get("sample_rate", state.rate_hz)
+        if not isinstance(rate, int | float) or not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
+            raise MessageError("bad_message", f"sample_rate: it is {str(rate)[:40]}.")
+        state.rate_hz = int(rate)
+        state.words = bool(config.get("words", True))
+        alternatives = config.get("max_alternatives", 0)
+        state.max_alternatives = alternatives if isinstance(alternatives, int) else 0
+    if request.get("reset"):
+        session.flush()
+    return bool(request.get("eof"))
 
 
 async def _settle(session: Session) -> None:
@@ -188,7 +209,11 @@ async def _settle(session: Session) -> None:
 
 async def _take(session: Session, state: _VoskState) -> None:
     while session._outbox:
-        _vosk_note(state, await session.next_event())
+        event = await session.next_event()
+        if isinstance(event, Done):  # the end is not here
+            session._outbox.append(event)
+            return
+        _vosk_note(state, event)
 
 
 def _vosk_note(state: _VoskState, event: Event | Problem | Done) -> None:

@@ -20,7 +20,7 @@ from earshot.serve.engine import Samples, Session
 
 NORMAL, POLICY, INTERNAL, TRY_LATER = 1000, 1008, 1011, 1013
 MAX_DEPTH = 32  # of JSON from clients
-DTYPES = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 
 
 class MessageError(EarshotError):
@@ -120,7 +120,8 @@ def samples_of(data: bytes, encoding: str) -> Samples:
             f"audio: the message has {len(data)} bytes; {encoding} takes {dtype.itemsize} a "
             "sample. Send whole samples.",
         )
-    return np.frombuffer(data, dtype)
+    samples: Samples = np.frombuffer(data, dtype)
+    return samples
 
 
 def to_json(value: Any) -> str:

@@ -132,9 +132,7 @@ class WyomingServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _connected(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         limits = self._service.engine.limits
@@ -200,8 +198,12 @@ class _Conversation:
                     await self._answered()
                 return
             handler = _HANDLERS.get(frame.type)
-            if handler is not None:  # others are to be ignored
+            if handler is None:  # it is to be ignored
+                continue
+            try:
                 await handler(self, frame)
+            except FrameError as err:
+                await self.fail("bad_message", str(err))
 
     async def close(self) -> None:
         if self.turn is not None:
@@ -255,17 +257,13 @@ class _Conversation:
         self.request = frame.data
 
     async def audio_start(self, frame: Frame) -> None:
+        _format_of(frame)
         if self.turn is not None:
             await self._drop()
         await self._begin()
-        _format_of(frame)
 
     async def audio_chunk(self, frame: Frame) -> None:
-        try:
-            rate, samples = samples_of(frame)
-        except FrameError as err:
-            await self.fail("bad_audio", str(err))
-            return
+        rate, samples = samples_of(frame)
         if self.turn is None:
             await self._begin()
         if self.turn is not None and not self.turn.is_answered:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -152,6 +152,8 @@ class EventStream:
     _grammar: tuple[CommandGraph, CommandConfig] | None
     config: EndpointConfig
     _nbest: int = 1
+    # Told of every frame of an utterance: its number, the time, the evidence, the free words.
+    observer: Callable[[int, float, Evidence, str], None] | None = field(init=False, default=None)
     _stream: _native.Stream = field(init=False)
     _pending: deque[Samples | _Mark] = field(init=False, default_factory=deque)
     _resampler: StreamingResampler | None = field(init=False, default=None)
@@ -160,7 +162,9 @@ class EventStream:
     _closing: _Mark | None = field(init=False, default=None)
     _finished: bool = field(init=False, default=False)
     _segment: int = field(init=False, default=0)  # first sample of the input that frames count from
-    _frame: int = field(init=False, default=-1)  # the newest, counted from there
+    _frame: int = field(init=False, default=-1)  # the last that was looked at, counted from there
+    _newest: int = field(init=False, default=-1)  # pre-rolls are looked at again
+    _idle_frames: int = field(init=False, default=0)  # since the acoustic state began anew
     _awake: bool = field(init=False, default=False)
     _open: _Utterance | None = field(init=False, default=None)
     _utterances: int = field(init=False, default=0)
@@ -260,7 +264,8 @@ class EventStream:
         self._signal.reset()
         self._resampler = self._closing = self._open = None
         self._num_samples = self._segment = self._utterances = 0
-        self._frame = -1
+        self._frame = self._newest = -1
+        self._idle_frames = 0
         self._finished = self._awake = False
 
     # What follows is called by `decode_event_streams`, in this order, again and again.
@@ -290,10 +295,15 @@ class EventStream:
         """Take the evidence of the next frame."""
         searched, level, endpoint, pieces, settled, trailing, expected, changed = frame
         self._frame += 1
+        self._newest = max(self._newest, self._frame)
         self._heard_endpoint = endpoint is not None
         speech, maybe = self._signal.update(level, endpoint)
         if not searched:
-            self._awake = maybe
+            self._idle_frames += 1
+            if maybe:
+                self._wake()
+            elif self._idle_frames * FRAME_S >= self.config.refresh_s:
+                self._refresh()
             return
         if self._open is None:
             self._open = _Utterance(self._frame + 1 - searched, EndpointDetector(self.config))
@@ -315,6 +325,9 @@ class EventStream:
         evidence = self._evidence(
             said, trailing, expected, endpoint, changed=changed, speech=speech, pieces=pieces
         )
+        if self.observer is not None:
+            text = "" if said.found is None else _text(said.found)
+            self.observer(self._utterances, self._now_s(), evidence, text)
         if said.speculation is not None and changed:
             self._check_speculation(said, events)
         verdict = said.detector.update(evidence)
@@ -369,12 +382,11 @@ class EventStream:
         speech: bool,
         pieces: int,
     ) -> Evidence:
-        pause_s = expected * FRAME_S
-        end_probability = None
+        silence_s = end_probability = None
         if endpoint is not None and self.config.use_head:
             end_probability = math.exp(endpoint[3])
-            if said.last_speech is not None:
-                pause_s = min(pause_s, (self._frame - said.last_speech) * FRAME_S)
+            last = said.base_frame - 1 if said.last_speech is None else said.last_speech
+            silence_s = (self._frame - last) * FRAME_S
         sentence = Sentence.NONE
         # The beam is looked at in pauses only: nothing else can end.
         if self._grammar is not None and self.config.use_grammar and trailing >= 2:
@@ -382,7 +394,8 @@ class EventStream:
         words = said.found["words"] if said.found is not None else []
         return Evidence(
             trailing_s=trailing * FRAME_S,
-            pause_s=pause_s,
+            expected_s=expected * FRAME_S,
+            silence_s=silence_s,
             utterance_s=said.frames * FRAME_S,
             nonsilence=pieces > 0,
             changed=changed,
@@ -534,10 +547,24 @@ class EventStream:
         self._sleep()
 
     def _sleep(self) -> None:
-        """The text starts clean; the acoustic state goes on."""
+        """The text starts clean, and the acoustic state too unless it is to be kept."""
         self._stream.reset_search()
+        self._refresh()
         self._open = None
         self._awake = False
+
+    def _wake(self) -> None:
+        """Search from the pre-roll on; what is heard there again begins with a clean state."""
+        self._awake = True
+        if not self.config.keep_acoustic_state:
+            self._frame -= self._stream.restart_encoder(from_held=True)
+            self._signal.unheard(self._newest - self._frame)
+
+    def _refresh(self) -> None:
+        """Networks that were trained on utterances grow deaf over long silence: begin anew."""
+        self._idle_frames = 0
+        if not self.config.keep_acoustic_state:
+            self._stream.restart_encoder(from_held=False)
 
     def _close(self, mark: _Mark, events: list[Event]) -> None:
         """Carry out a flush or the end of the input: all frames up to it were searched."""
@@ -552,7 +579,8 @@ class EventStream:
         self._stream.reset()
         self._open = None
         self._awake = False
-        self._segment, self._frame = mark.samples, -1
+        self._segment, self._frame, self._newest = mark.samples, -1, -1
+        self._idle_frames = 0
 
     def _input_s(self, samples: int) -> float:
         return 0.0 if self._resampler is None else samples / self._resampler.sample_rate_hz
@@ -563,7 +591,7 @@ class EventStream:
 
     def _now_s(self) -> float:
         """Stream time of the newest sample that the newest frame rests on."""
-        samples = ENCODER_CLOCK.start_sample(self._frame) + _FIRST_FRAME_SAMPLES
+        samples = ENCODER_CLOCK.start_sample(self._newest) + _FIRST_FRAME_SAMPLES
         now_s = self._input_s(self._segment) + samples / SAMPLE_RATE_HZ
         # The last frames before a mark rest on mirrored samples.
         return now_s if self._closing is None else min(now_s, self._input_s(self._closing.samples))

@@ -436,6 +436,11 @@ class Recognizer:
         """The phones that the model hears for commands; none if it goes by pieces only."""
         return tuple(self._model.phones)
 
+    @property
+    def hears_commands(self) -> bool:
+        """Whether it was loaded with commands."""
+        return self._grammar is not None
+
     def create_stream(self, *, lattice: bool = False) -> Stream:
         """A new stream, independent of all others.
 

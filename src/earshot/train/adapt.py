@@ -21,6 +21,7 @@ from earshot.compress.export import read_transducer, transducer_config
 from earshot.core.errors import ConfigError, ModelFileError
 from earshot.data.atomic import replaced_file
 from earshot.data.pronunciation import Lexicon
+from earshot.modelfile.codecs import is_sparse
 from earshot.modelfile.reader import ModelFile
 from earshot.session.recognizer import Recognizer, embedded_model_path
 from earshot.train import run
@@ -92,8 +93,8 @@ class Adaptation:
 def adaptation_recipe(request: Adaptation) -> Recipe:
     """The recipe of an adaptation.
 
-    The network has the shape of the model that it starts from; what is spoken shrinks with a
-    budget smaller than the default one.
+    The network has the shape of the model that it starts from, and its zeros where it is sparse;
+    what is spoken shrinks with a budget smaller than the default one.
 
     Args:
         request: What is asked for.
@@ -119,6 +120,8 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         "export.description": "adapted to " + ", ".join(Path(c).name for c in request.commands),
         **_shape(ModelFile(start)),
     }
+    if any(is_sparse(tensor.codec) for tensor in ModelFile(start).tensors):
+        settings["compress.keep_mask"] = True  # a small model stays small
     own = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
     scale = min(1.0, request.minutes / DEFAULT_MINUTES)

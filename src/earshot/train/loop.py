@@ -203,6 +203,7 @@ def train(
     tokenizer: sentencepiece.SentencePieceProcessor,
     statistics: tuple[torch.Tensor, torch.Tensor] | None,
     *,
+    material: Path | None = None,
     resume: bool = True,
     progress: Callable[[float, float], None] | None = None,
 ) -> Path:
@@ -210,10 +211,11 @@ def train(
 
     Args:
         recipe: All settings.
-        folder: Holds `cuts/`; checkpoints go to `checkpoints/`, figures to `logs/`.
+        folder: Checkpoints go to `checkpoints/`, figures to `logs/`.
         tokenizer: Word pieces.
         statistics: Mean and standard deviation of the features, (num_bins,) each; None when
             `start_from` brings them.
+        material: Holds `cuts/`, `noise/` and `rooms/`; `folder` by default.
         resume: Go on from `checkpoints/last.ckpt` when there is one.
         progress: Called with minutes or steps (done, of all) now and then, instead of a bar on
             stderr.
@@ -289,8 +291,8 @@ def train(
     try:
         trainer.fit(
             module,
-            training_loader(recipe, folder, tokenizer, share, seed=loader_seed),
-            validation_loader(recipe, folder, tokenizer),
+            training_loader(recipe, material or folder, tokenizer, share, seed=loader_seed),
+            validation_loader(recipe, material or folder, tokenizer),
             ckpt_path=last if resumed else None,
             weights_only=False,
         )

@@ -38,6 +38,7 @@ class DataConfig:
     source: Literal["assistant", "librispeech", "commands"] = "assistant"  # what fills `cuts/`
     recordings: str = "../shared/data"  # folder; EARSHOT_DATA overrides, but not for `commands`
     pronunciations: str = ""  # file of words as the user says them, beside the dictionary
+    prepared: str = ""  # folder of another run; its speech, noise and rooms are taken
 
     @property
     def own_pronunciations(self) -> Path | None:
@@ -176,6 +177,39 @@ class ExportConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointHeadConfig:
+    """The end-of-query head, which is trained when the model is done."""
+
+    clips: int = 0  # to train on, about 4 s each; 0 gives the model no head
+    dev_clips: int = 160  # of other voices, that the head's own figures are of
+    tuning_clips: int = 320  # of other voices, that both end-pointers' thresholds are chosen on
+    size: int = 16  # of its two layers, a multiple of 16; 0 has none and scores each frame alone
+    epochs: int = 24  # passes over the clips
+    learning_rate: float = 4e-3  # it falls to 0
+    max_cut_off: float = 0.07  # share of the tuning clips, which are harder than life
+    max_withdrawn: float = 0.05  # share of the speculations on them
+    pause_weight: float = 2.0  # of frames in pauses: taken for the end, they cut somebody off
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("clips", 0, 100_000),
+            ("dev_clips", 16, 10_000),
+            ("tuning_clips", 32, 10_000),
+            ("size", 0, 256),
+            ("epochs", 1, 1000),
+            ("learning_rate", 1e-6, 1.0),
+            ("pause_weight", 0.01, 100.0),
+            ("max_cut_off", 0.0, 1.0),
+            ("max_withdrawn", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"endpoint.{name} is {value}; it must lie in {low}..{high}.")
+        if self.size % 16:
+            raise ConfigError(f"endpoint.size is {self.size}; it must be a multiple of 16.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides what a model becomes."""
 
@@ -196,6 +230,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    endpoint: EndpointHeadConfig = field(default_factory=EndpointHeadConfig)
 
     def __post_init__(self) -> None:
         if (self.train.max_minutes > 0) == (self.train.max_steps > 0):

@@ -40,6 +40,7 @@ STAGES = (
     "statistics",
     "train",
     "export",
+    "endpoint",
 )
 
 
@@ -65,11 +66,12 @@ def run(
         The exported model.
 
     Raises:
-        ConfigError: A stage that does not exist.
+        ConfigError: A stage that does not exist, or `data.prepared` names a folder without speech.
     """
     for stage in stages or ():
         if stage not in STAGES:
             raise ConfigError(f"stage '{stage}': is unknown; known are {', '.join(STAGES)}.")
+    material = _material(recipe)
     folder = Path(recipe.folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.data.source == "commands":
@@ -82,18 +84,50 @@ def run(
             "made without them",
             recordings,
         )
-    seed = recipe.train.seed
     steps: dict[str, Callable[[], object]] = {
         "tokenizer": lambda: _prepare_tokenizer(recipe, folder),
-        "statistics": lambda: _prepare_statistics(recipe, folder),
+        "statistics": lambda: _prepare_statistics(recipe, folder, material),
         "train": lambda: _train(
             recipe,
             folder,
+            material,
             resume=resume,
             progress=None if training_bar else partial(progress, "train"),
         ),
         "export": lambda: export(recipe),
+        "endpoint": lambda: _give_endpoint_head(recipe, folder, partial(progress, "endpoint")),
     }
+    if not recipe.data.prepared:
+        steps |= _preparing(recipe, folder, recordings, progress)
+    for stage in STAGES:
+        if stages is None or stage in stages:
+            logger.info("stage %s", stage)
+            steps.get(stage, _nothing)()
+    return folder / recipe.export.output
+
+
+def _material(recipe: Recipe) -> Path:
+    """The folder with what is trained on: the recipe's own, or that of `data.prepared`."""
+    if not recipe.data.prepared:
+        return Path(recipe.folder)
+    material = Path(recipe.data.prepared)
+    if not any((material / "cuts").glob("*_train*.jsonl.gz")):
+        raise ConfigError(
+            f"data.prepared is '{material}', which holds no speech to train on (no "
+            "cuts/*_train*.jsonl.gz). Run the recipe that prepares it first."
+        )
+    return material
+
+
+def _preparing(
+    recipe: Recipe,
+    folder: Path,
+    recordings: Path,
+    progress: Callable[[str, float, float], None],
+) -> dict[str, Callable[[], object]]:
+    """The stages before the tokenizer that this recipe's data has."""
+    seed = recipe.train.seed
+    steps: dict[str, Callable[[], object]] = {}
     steps["rooms"] = lambda: rooms.prepare(
         folder, seed=seed, config=recipe.rooms, progress=partial(progress, "rooms")
     )
@@ -116,11 +150,7 @@ def run(
         steps["synthesis"] = lambda: _prepare_synthesis(
             recipe, folder, progress=partial(progress, "synthesis")
         )
-    for stage in STAGES:
-        if stages is None or stage in stages:
-            logger.info("stage %s", stage)
-            steps.get(stage, _nothing)()
-    return folder / recipe.export.output
+    return steps
 
 
 def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
@@ -166,6 +196,24 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
     return path
 
 
+def _give_endpoint_head(
+    recipe: Recipe, folder: Path, progress: Callable[[float, float], None]
+) -> None:
+    if recipe.endpoint.clips == 0:
+        return
+    from earshot.train.endpoint import train_endpoint
+
+    path = folder / recipe.export.output
+    train_endpoint(
+        path,
+        path,
+        folder=folder,
+        config=recipe.endpoint,
+        seed=recipe.train.seed,
+        progress=progress,
+    )
+
+
 def _nothing() -> None:
     """A stage that this recipe's data does not have."""
 
@@ -205,6 +253,8 @@ def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
     if not path.exists():
         if recipe.train.start_from:
             pieces = ModelFile(Path(recipe.train.start_from)).tensor_bytes("tokenizer")
+        elif recipe.data.prepared:
+            pieces = (_material(recipe) / "tokenizer.model").read_bytes()
         else:
             sentences = [item.text for item in text.load_texts(folder / "text" / "train.jsonl")]
             pieces = train_pieces(sentences, recipe.tokenizer)
@@ -218,7 +268,7 @@ def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
+def _prepare_statistics(recipe: Recipe, folder: Path, material: Path) -> None:
     """Mean and deviation of log-mel over clips of every source; fixed from then on."""
     path = folder / "statistics.npz"
     if path.exists() or recipe.train.start_from:  # which brings its own
@@ -226,7 +276,7 @@ def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
     rng = np.random.default_rng(recipe.train.seed)
     num_bins = recipe.model.encoder.num_bins
     rows = []
-    for cuts in read_sources(folder / "cuts", recipe.sources).values():
+    for cuts in read_sources(material / "cuts", recipe.sources).values():
         for index in rng.integers(len(cuts), size=150):
             samples = load_audio(cuts[index])
             gain = 10 ** (rng.uniform(-25, -1) / 20) / (np.abs(samples).max() + 1e-6)
@@ -240,6 +290,7 @@ def _prepare_statistics(recipe: Recipe, folder: Path) -> None:
 def _train(
     recipe: Recipe,
     folder: Path,
+    material: Path,
     *,
     resume: bool,
     progress: Callable[[float, float], None] | None,
@@ -249,4 +300,12 @@ def _train(
         with np.load(folder / "statistics.npz") as saved:
             statistics = (torch.from_numpy(saved["mean"]), torch.from_numpy(saved["std"]))
     tokenizer = load_tokenizer(folder / "tokenizer.model")
-    loop.train(recipe, folder, tokenizer, statistics, resume=resume, progress=progress)
+    loop.train(
+        recipe,
+        folder,
+        tokenizer,
+        statistics,
+        material=material,
+        resume=resume,
+        progress=progress,
+    )
