@@ -254,13 +254,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         host, _, port = server.url.removeprefix("http://").partition(":")
         listener = Listener((host, int(port)))
         stack.callback(listener.close)
+        noise = np.random.default_rng(1).bytes(64)
         faulty = {
             "slow": Faulty(lambda s: time.sleep(3)),
-            "garbage": Faulty(
-                lambda s: s.sendall(
-                    OK + b"Content-Length: 64\r\n\r\n" + np.random.default_rng(1).bytes(64)
-                )
-            ),
+            "garbage": Faulty(lambda s: s.sendall(OK + b"Content-Length: 64\r\n\r\n" + noise)),
             "too much": Faulty(lambda s: s.sendall(OK + b"Content-Length: 999999999\r\n\r\n")),
         }
         for service in faulty.values():

@@ -2,6 +2,8 @@
 
     python benchmarks/rescoring.py --language-model exp/rescoring-lm/rescoring-lm.ear
     python benchmarks/rescoring.py --language-model LM --sets synthetic librispeech
+    python benchmarks/rescoring.py --language-model LM --part 1/2 --records 1.json  # and 2/2, then
+    python benchmarks/rescoring.py --language-model LM --merge 1.json 2.json
 
 Every utterance is decoded once, recording a lattice; what is rescored is the lattice as the client
 sends it, read back. Beside it the same language model with the same weights ranks the ten best of
@@ -17,7 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,20 @@ class Totals:
     audio_s: float = 0.0
     rescoring_s: float = 0.0
 
+    def as_json(self) -> dict[str, Any]:
+        """For `--records`."""
+        counts = {name: [asdict(c) for c in rows] for name, rows in self.counts.items()}
+        return {**asdict(self), "counts": counts}
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Another part of the same set, as `as_json` gave it."""
+        for name, rows in part["counts"].items():
+            self.counts[name] += [WordCounts(**row) for row in rows]
+        self.speakers += part["speakers"]
+        self.wire_bytes += part["wire_bytes"]
+        self.audio_s += part["audio_s"]
+        self.rescoring_s += part["rescoring_s"]
+
 
 def measure(
     speech: Speech,
@@ -57,10 +73,14 @@ def measure(
     scorer: EarScorer,
     config: RescoringConfig,
     client: ClientConfig,
+    *,
+    part: tuple[int, int] = (1, 1),
 ) -> Totals:
-    """Decode and rescore a set."""
+    """Decode and rescore a set, or every n-th utterance of it."""
     totals = Totals({name: [] for name in SYSTEMS}, [])
     for number, clip in enumerate(speech.clips):
+        if number % part[1] != part[0] - 1:
+            continue
         progress(f"{speech.name}: {number + 1} of {len(speech.clips)}")
         samples = clip.read()
         stream = recognizer.create_stream(lattice=True)
@@ -165,28 +185,59 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, default=None, help="first so many clips of each set")
     parser.add_argument("--order", type=int, default=None, help="words that merging looks at + 1")
+    parser.add_argument("--part", default="1/1", help="every N-th utterance: 1/N")
+    parser.add_argument("--records", type=Path, default=None, help="write what was counted here")
+    parser.add_argument("--merge", nargs="+", type=Path, help="one table of such files")
     parser.add_argument("--json", type=Path, default=None, help="write the report here, too")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    try:
+        part, parts = (int(field) for field in options.part.split("/"))
+    except ValueError:
+        part, parts = 0, 0
+    if not 1 <= part <= parts:
+        parser.error(f"--part is {options.part}; it must read such as 1/4")
+    options.part = (part, parts)
+    return options
+
+
+def all_totals(
+    options: argparse.Namespace, model: Path, config: RescoringConfig, skipped: dict[str, str]
+) -> dict[str, tuple[Speech, Totals]]:
+    """Of each set: measured now, or merged of what was."""
+    merged: dict[str, Totals] = {}
+    for path in options.merge or ():
+        for name, part in json.loads(path.read_text(encoding="utf-8")).items():
+            merged.setdefault(name, Totals({n: [] for n in SYSTEMS}, [])).add(part)
+    out = {}
+    for name in merged or options.sets:
+        try:
+            speech = load_set(name, data=data_folder(options.data), synthetic=options.synthetic)
+        except SetMissing as err:
+            skipped[name] = str(err)
+            continue
+        if not merged:
+            recognizer, scorer = Recognizer.load(model), EarScorer(options.language_model)
+            totals = measure(
+                first(speech, options.limit), recognizer, scorer, config, ClientConfig(),
+                part=options.part,
+            )  # fmt: skip
+        out[name] = (speech, merged[name] if merged else totals)
+    return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and report."""
     options = arguments(argv)
     model = options.model or default_model()
-    recognizer = Recognizer.load(model)
-    scorer = EarScorer(options.language_model)
     config = stored_config(options.language_model) or RescoringConfig()
     if options.order is not None:
         config = replace(config, order=options.order)
-    rows, skipped = [], {}
-    for name in options.sets:
-        try:
-            speech = load_set(name, data=data_folder(options.data), synthetic=options.synthetic)
-        except SetMissing as err:
-            skipped[name] = str(err)
-            continue
-        speech = first(speech, options.limit)
-        rows.append(row_of(speech, measure(speech, recognizer, scorer, config, ClientConfig())))
+    skipped: dict[str, str] = {}
+    found = all_totals(options, model, config, skipped)
+    if options.records is not None:
+        records = {name: totals.as_json() for name, (_, totals) in found.items()}
+        options.records.write_text(json.dumps(records), encoding="utf-8")
+    rows = [row_of(speech, totals) for speech, totals in found.values()]
     report = {
         "benchmark": "rescoring",
         **circumstances([model, options.language_model]),

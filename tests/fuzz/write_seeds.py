@@ -20,6 +20,7 @@ from earshot.modelfile.codecs import (
     decode_tensor,
     encode_f32,
     encode_int4,
+    encode_int8,
     encode_sparse,
     encode_u8,
 )
@@ -63,6 +64,36 @@ def write_base(path: Path) -> Path:
     return path
 
 
+def write_language(path: Path) -> Path:
+    """A language model of one layer of attention, in version 3."""
+    rng = np.random.default_rng(7)
+    graph = {
+        "inputs": ["y"],
+        "outputs": ["log_probs"],
+        "nodes": [
+            {"op": "embedding", "in": ["y"], "out": "e", "tensors": {"table": "table"}},
+            {"op": "linear", "in": ["e"], "out": "qkv", "tensors": {"weight": "qkv"}},
+            {
+                "op": "causal_attention",
+                "in": ["qkv"],
+                "out": "mixed",
+                "heads": 2,
+                "window": 4,
+                "tensors": {"distance": "distance"},
+            },
+            {"op": "linear", "in": ["mixed"], "out": "logits", "tensors": {"weight": "table"}},
+            {"op": "log_softmax", "in": ["logits"], "out": "log_probs"},
+        ],
+    }
+    tensors = {
+        "table": encode_int8(rng.standard_normal((10, 8))),
+        "qkv": encode_int8(rng.standard_normal((24, 8))),
+        "distance": encode_f32(rng.standard_normal((2, 4))),
+    }
+    write_model(path, name="language", graphs={"language": graph}, tensors=tensors)
+    return path
+
+
 def write_seeds(folder: Path) -> None:
     """All seeds, in folders that are made."""
     models, updates = folder / "models", folder / "updates"
@@ -72,6 +103,7 @@ def write_seeds(folder: Path) -> None:
     write_tiny_model(models / "int8.ear", codec="i8_r16x4")
     for name, encoded in PACKED.items():
         write_packed(models / f"{name}.ear", encoded)
+    write_language(models / "language.ear")
     base = write_base(models / "plain.ear")
     changed = {
         "same": {"w": encode_u8(bytes(range(200)) * 3)},

@@ -30,7 +30,12 @@ from earshot.decode.rescoring_client import ClientConfig, RescoringClient
 from earshot.serve.rescore_cluster import cluster_application, run_cluster, stop_cluster
 from earshot.serve.rescore_config import RescoreLimits, RescoreServeConfig
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Ray leaves files and processes to the garbage collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 LATTICE = make(
     [(0, 1, "turn", 0, 5, -1.0, 0.0), (0, 1, "torn", 0, 5, -1.3, 0.0),
@@ -58,8 +63,30 @@ def replicas() -> list[int]:
     return found
 
 
+# Ray gives its processes 5 s to come up, which a busy machine does not manage.
+PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_AUTH_MODE": "disabled",  # on this machine only, and gone after the test
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
+def patient() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in PATIENCE}
+    os.environ.update(PATIENCE)
+    yield
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="module")
+def cluster(patient: None) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A recogniser with a second pass: what leaves the socket, and that every utterance has a transcript."""
+"""A recogniser with a second pass: what leaves the socket, and a transcript whatever happens."""
 
 from __future__ import annotations
 

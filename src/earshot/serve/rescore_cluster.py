@@ -61,7 +61,7 @@ def cluster_application(
         ray_actor_options={"num_cpus": cpus},
         graceful_shutdown_timeout_s=config.limits.drain_timeout_s,
         health_check_period_s=2.0,
-        health_check_timeout_s=10.0,
+        health_check_timeout_s=30.0,
     )
     @serve.ingress(build)
     class Rescoring:
