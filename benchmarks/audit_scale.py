@@ -1,8 +1,8 @@
 """How long an audit of a million utterances takes, and how much memory.
 
-Writes planted results (text, positions, ZIP codes, five groups) and float16 embeddings once, then runs `earshot
-audit run` with all four discoveries in a process of its own and reads that process's wall time,
-CPU time and peak memory. Knows nothing of whether the figures in the report are right.
+Writes planted results (text, positions, ZIP codes, five groups) and float16 embeddings once, then
+runs `earshot audit run` with all four discoveries in a process of its own and reads that process's
+wall time, CPU time and peak memory. Knows nothing of whether the figures in the report are right.
 """
 
 from __future__ import annotations

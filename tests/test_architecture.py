@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 TORCH_WING = ("models", "compress", "train")
-HEAVY = ("torch", "lightning", "lhotse", "scipy", "pyroomacoustics", "onnxruntime")
+HEAVY = ("torch", "lightning", "lhotse", "scipy", "pyroomacoustics", "onnxruntime", "sklearn")
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ class Refused:
 sys.meta_path.insert(0, Refused())
 import earshot
 names = []
-for wing in ("core", "data", "modelfile", "runtime", "decode", "session"):
+for wing in ("audit", "core", "data", "modelfile", "runtime", "decode", "session"):
     package = importlib.import_module(f"earshot.{wing}")
     for module in pkgutil.walk_packages(package.__path__, f"earshot.{wing}."):
         importlib.import_module(module.name)

@@ -225,8 +225,8 @@ def measure(
             n_utterances=int(utterances[index]),
             n_words=int(found.words[index]),
             wer=float(found.rate[index]),
-            ci_low=_finite(low[index]),
-            ci_high=_finite(high[index]),
+            ci_low=finite(low[index]),
+            ci_high=finite(high[index]),
             substitutions=float(kinds[index, 1] / found.words[index]),
             deletions=float(kinds[index, 2] / found.words[index]),
             insertions=float(kinds[index, 3] / found.words[index]),
@@ -256,12 +256,13 @@ def _compare(cohort: Cohort, against: Ratio | None, level: float) -> None:
     if np.isfinite(against.log_ratio):
         cohort.ratio = float(np.exp(against.log_ratio))
         low, high = against.interval(level)
-        cohort.ratio_low, cohort.ratio_high = _finite(low), _finite(high)
+        cohort.ratio_low, cohort.ratio_high = finite(low), finite(high)
     elif against.log_ratio < 0:
         cohort.ratio = 0.0
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number, or None where it is infinite or none: JSON has no word for these."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -358,7 +359,7 @@ def gap_of(
     half = float(special.stdtrit(freedom, 0.5 + config.level / 2.0)) * variance**0.5
     p_value = 2.0 * float(special.stdtr(freedom, -abs(value) / variance**0.5))
     low, high = (relative_gap(value + sign * half, config.normaliser) for sign in (-1, 1))
-    return relative_gap(value, config.normaliser), _finite(low), _finite(high), p_value
+    return relative_gap(value, config.normaliser), finite(low), finite(high), p_value
 
 
 def extremes(

@@ -16,6 +16,7 @@ from earshot.audit.results import Cells, Results, cells
 from earshot.core.errors import ConfigError
 
 MAX_CROSSED_COLUMNS = 12  # 66 pairs: more would bury what there is to see
+MAX_CROSSED_VALUES = 40  # columns with more values leave nothing of a crossing but crumbs
 
 
 def discover_groups(results: Results, config: AuditConfig) -> Discovery | None:
@@ -53,10 +54,17 @@ def discover_groups(results: Results, config: AuditConfig) -> Discovery | None:
         )
         for at, (name, column) in enumerate(zip(names, columns, strict=True))
     ]
-    crossed = []
-    for depth in range(2, config.intersections + 1):
-        for chosen in itertools.combinations(range(min(len(names), MAX_CROSSED_COLUMNS)), depth):
-            crossed.append(_crossed(base, [given[at] for at in chosen]))
+    few = [part for part in given if len(part.names) <= MAX_CROSSED_VALUES][:MAX_CROSSED_COLUMNS]
+    crossed = [
+        _crossed(base, list(parts))
+        for depth in range(2, config.intersections + 1)
+        for parts in itertools.combinations(few, depth)
+    ]
+    not_crossed = (
+        [part.column for part in given if all(part is not other for other in few)]
+        if crossed
+        else []
+    )
     cohorts, small = [], []
     for at, partition in enumerate((*given, *crossed)):
         measured, too_small = measure(partition, config)
@@ -68,6 +76,8 @@ def discover_groups(results: Results, config: AuditConfig) -> Discovery | None:
     how = "Groups are the columns of the file" + (
         f" and their intersections of up to {config.intersections} columns." if crossed else "."
     )
+    if not_crossed:
+        how += f" Not crossed, for their many values or as one too many: {', '.join(not_crossed)}."
     return Discovery(
         method="groups",
         cohorts=cohorts,

@@ -7,13 +7,11 @@ be read stops the audit, or is counted with its line number where that is asked 
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
 import json
 import math
-import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +28,22 @@ from earshot.audit.results import (
     banded,
     exclusion,
 )
+from earshot.audit.rows import (
+    Row,
+    cannot_read,
+    csv_header,
+    csv_rows,
+    from_utterance,
+    head_of,
+    json_list,
+    json_rows,
+    kaldi_rows,
+    kind_of,
+    opened,
+    read_hypotheses,
+)
 from earshot.audit.tokens import TEXT_FORMS, UNITS, Texts, WordTable, align, describe_text
 from earshot.core.errors import ConfigError, ResultsError, ResultsProblem
-from earshot.core.utterance import Utterance
 from earshot.data.manifest import read_manifest
 
 PART_BYTES = 1 << 24
@@ -69,7 +80,6 @@ _OTHER_NAMES = {
     "zip": ("zipcode", "zip_code", "postcode", "postal_code"),
 }
 
-Row = dict[str, Any]
 Progress = Callable[[str, float, float], None]
 Bools = npt.NDArray[np.bool_]
 
@@ -137,6 +147,7 @@ class Part:
     words_without_reference: int = 0
 
     def exclude(self, reason: str, scope: str, lines: Sequence[int]) -> None:
+        """Count lines as left out of something."""
         if lines:
             self.excluded.setdefault((reason, scope), []).extend(lines)
 
@@ -202,21 +213,24 @@ def _parts(
     map_parts: Callable[[Callable[[Any], Part], Sequence[Any]], Iterator[Part]] | None,
 ) -> Iterator[tuple[Part, float, float]]:
     if path.is_dir():
-        yield _part(_kaldi_rows(path), config, hypotheses), 1, 1
+        yield _part(kaldi_rows(path), config, hypotheses), 1, 1
         return
-    head = _head(path)
-    kind = _kind(path, head)
+    head = head_of(path)
+    kind = kind_of(path, head)
     if kind == "json":
-        yield _part(_json_list(path), config, hypotheses), 1, 1
+        yield _part(json_list(path), config, hypotheses), 1, 1
         return
     if kind == "lhotse":
-        rows = ((at, _from_utterance(u)) for at, u in enumerate(read_manifest(path), start=1))
+        rows = ((at, from_utterance(u)) for at, u in enumerate(read_manifest(path), start=1))
         yield _part(rows, config, hypotheses), 1, 1
         return
-    header, delimiter = _csv_header(path, head) if kind == "csv" else (None, "")
+    header, delimiter = csv_header(path, head) if kind == "csv" else (None, "")
     if path.suffix == ".gz":
-        with _opened(path) as file:
-            yield from _stream(file, header, delimiter, config, hypotheses)
+        try:
+            with opened(path) as file:
+                yield from _stream(file, header, delimiter, config, hypotheses)
+        except (OSError, EOFError, zlib.error) as err:
+            raise cannot_read(path, f"it cannot be read ({err})", "compress it again") from None
         return
     size = path.stat().st_size
     stretches = [
@@ -279,270 +293,12 @@ def _part_of_lines(
 ) -> Part:
     bad: list[tuple[int, str]] = []
     if header is None:
-        rows = _json_rows(lines, bad)
+        rows = json_rows(lines, bad)
     else:
-        rows = _csv_rows(lines, header, delimiter, bad, skip=1 if is_first else 0)
+        rows = csv_rows(lines, header, delimiter, bad, skip=1 if is_first else 0)
     part = _part(rows, config, hypotheses, bad=bad)
     part.num_lines = len(lines)
     return part
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    except FileNotFoundError:
-        raise _cannot(path, "there is no such file", "check the path") from None
-    except OSError as err:
-        raise _cannot(path, f"it cannot be read ({err})", "check the file") from None
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with _opened(path) as file:
-            head: bytes = file.read(1 << 16)
-    except (OSError, EOFError) as err:
-        raise _cannot(path, f"it cannot be read ({err})", "check the file") from None
-    if not head.strip():
-        raise _cannot(path, "it is empty", "write one result a line")
-    return head
-
-
-def _kind(path: Path, head: bytes) -> str:
-    name = path.name.removesuffix(".gz")
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if name.endswith((".csv", ".tsv", ".txt")):
-        return "csv"
-    if text.startswith(b"["):
-        return "json"
-    if not text.startswith(b"{") and not name.endswith((".jsonl", ".json", ".ndjson")):
-        return "csv"
-    try:
-        first = json.loads(text.split(b"\n", 1)[0])
-    except ValueError:
-        return "jsonl"
-    if isinstance(first, dict) and (
-        "recording_id" in first or {"recording", "start"} <= set(first)
-    ):
-        return "lhotse"
-    return "jsonl"
-
-
-def _cannot(where: Path | str, problem: str, remedy: str) -> ResultsError:
-    return ResultsError([ResultsProblem(os.fspath(where), problem, remedy)])
-
-
-def _json_rows(lines: list[bytes], bad: list[tuple[int, str]]) -> Iterator[tuple[int, Row | None]]:
-    loads = json.loads
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if not text.strip():
-                continue
-            row = loads(text)
-        except UnicodeDecodeError as err:
-            bad.append((number, f"it is not UTF-8 (byte {err.start + 1})"))
-            yield number, None
-            continue
-        except (ValueError, RecursionError) as err:
-            bad.append((number, f"it is not JSON ({err})"))
-            yield number, None
-            continue
-        if type(row) is not dict:
-            bad.append((number, f"it is a {type(row).__name__}, not an object"))
-            yield number, None
-            continue
-        yield number, row
-
-
-def _json_list(path: Path) -> Iterator[tuple[int, Row | None]]:
-    with _opened(path) as file:
-        try:
-            rows = json.load(file)
-        except (ValueError, RecursionError) as err:
-            raise _cannot(path, f"it is not JSON ({err})", "write one JSON object a line") from None
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise _cannot(
-                f"{path}, item {number}", f"it is a {type(row).__name__}", "it must be an object"
-            )
-        yield number, row
-
-
-def _csv_header(path: Path, head: bytes) -> tuple[tuple[str, ...], str]:
-    try:
-        line = head.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode().rstrip("\r")
-    except UnicodeDecodeError:
-        raise _cannot(f"{path}:1", "it is not UTF-8", "save the file as UTF-8") from None
-    delimiter = "\t" if "\t" in line else ";" if ";" in line and "," not in line else ","
-    header = tuple(name.strip() for name in next(csv.reader([line], delimiter=delimiter)))
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise _cannot(f"{path}:1", f"the column '{twice[0]}' comes twice", "rename one")
-    return header, delimiter
-
-
-def _csv_rows(
-    lines: list[bytes],
-    header: tuple[str, ...],
-    delimiter: str,
-    bad: list[tuple[int, str]],
-    *,
-    skip: int,
-) -> Iterator[tuple[int, Row | None]]:
-    """Records of one line each: a quote left open costs its own line and no other."""
-    texts: list[str | None] = []
-    for number, line in enumerate(lines[skip:], start=skip + 1):
-        try:
-            texts.append(line.decode().rstrip("\r"))
-        except UnicodeDecodeError as err:
-            bad.append((number, f"it is not UTF-8 (byte {err.start + 1})"))
-            texts.append(None)
-    width = len(header)
-    for at, (number, values) in enumerate(_csv_records(texts, delimiter, skip, bad)):
-        del at
-        if values is None:
-            yield number, None
-        elif len(values) == width:
-            yield number, dict(zip(header, values, strict=True))
-        elif values:
-            bad.append((number, f"it has {len(values)} fields; the header has {width}"))
-            yield number, None
-
-
-def _csv_records(
-    texts: list[str | None], delimiter: str, skip: int, bad: list[tuple[int, str]]
-) -> Iterator[tuple[int, list[str] | None]]:
-    at, size = 0, len(texts)
-    while at < size:
-        start = at
-        reader = csv.reader(
-            ("" if text is None else text for text in texts[start:]),
-            delimiter=delimiter,
-            strict=True,
-        )
-        while at < size:
-            number = skip + at + 1
-            problem = ""
-            try:
-                values = next(reader)
-                if reader.line_num != at - start + 1:
-                    problem = "a quote is left open; a record must be one line"
-            except csv.Error as err:
-                problem = f"a quote is not closed or not doubled ({err})"
-            except StopIteration:  # an open quote at the end has swallowed the rest
-                problem = "a quote is left open; a record must be one line"
-            text = texts[at]
-            at += 1
-            if text is None:
-                yield number, None
-            elif problem:
-                bad.append((number, problem))
-                yield number, None
-                break  # begin again on the next line
-            else:
-                yield number, values
-
-
-# ---------------------------------------------------------------- other forms
-
-
-def _from_utterance(utterance: Utterance) -> Row:
-    row: Row = {**utterance.extra, **utterance.groups}
-    row |= {"id": utterance.id, "ref": utterance.text, "audio": str(utterance.audio)}
-    if utterance.speaker is not None:
-        row["speaker"] = utterance.speaker
-    if utterance.offset_s:
-        row["offset"] = utterance.offset_s
-    if utterance.duration_s is not None:
-        row["duration"] = utterance.duration_s
-    return row
-
-
-def _kaldi_table(path: Path) -> Iterator[tuple[int, str, str]]:
-    with _opened(path) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode().strip()
-            except UnicodeDecodeError:
-                raise _cannot(f"{path}:{number}", "it is not UTF-8", "repair the line") from None
-            if text:
-                key, _, value = text.partition(" ")
-                key, _, tabbed = key.partition("\t")
-                yield number, key, f"{tabbed} {value}".strip()
-
-
-def _kaldi_rows(folder: Path) -> Iterator[tuple[int, Row | None]]:
-    """`text` is the reference; `hyp` beside it, `utt2*` and `spk2*` become columns."""
-    if not (folder / "text").is_file():
-        raise _cannot(folder, "the folder has no file 'text'", "a Kaldi folder must have one")
-    by_utterance: dict[str, dict[str, str]] = {}
-    by_speaker: dict[str, dict[str, str]] = {}
-    for file in sorted(folder.iterdir()):
-        left, two, name = file.name.partition("2")
-        if two and file.is_file() and name not in ("utt", "dur", "num_frames"):
-            table = {key: value for _, key, value in _kaldi_table(file)}
-            if left == "utt":
-                by_utterance["speaker" if name == "spk" else name] = table
-            elif left == "spk":
-                by_speaker[name] = table
-    for name in ("hyp", "hyp.txt", "hypothesis"):
-        if (folder / name).is_file():
-            by_utterance["hyp"] = {key: value for _, key, value in _kaldi_table(folder / name)}
-            break
-    if (folder / "wav.scp").is_file() and not (folder / "segments").is_file():
-        by_utterance["audio"] = {
-            key: value for _, key, value in _kaldi_table(folder / "wav.scp") if value[-1:] != "|"
-        }
-    for number, key, text in _kaldi_table(folder / "text"):
-        row: Row = {"id": key, "ref": text}
-        for name, table in by_utterance.items():
-            row[name] = table.get(key)
-        for name, table in by_speaker.items():
-            row[name] = table.get(row.get("speaker") or "")
-        yield number, row
-
-
-def read_hypotheses(path: Path) -> dict[str, str]:
-    """Texts by id: JSON lines or CSV with `id` and `hyp` or `text`, or Kaldi's `id words`.
-
-    Raises:
-        ResultsError: The file cannot be read, lacks those columns, or has an id twice.
-    """
-    head = _head(path)
-    kind = _kind(path, head)
-    is_kaldi = kind == "csv" and not path.name.removesuffix(".gz").endswith((".csv", ".tsv"))
-    found: dict[str, str] = {}
-    pairs: Iterator[tuple[int, Any, Any]]
-    if is_kaldi:
-        pairs = _kaldi_table(path)
-    else:
-        pairs = _hypothesis_pairs(path, head, kind)
-    for number, key, text in pairs:
-        name = str(key)
-        if name in found:
-            raise _cannot(f"{path}:{number}", f"the id '{name}' comes twice", "keep one")
-        found[name] = text
-    return found
-
-
-def _hypothesis_pairs(path: Path, head: bytes, kind: str) -> Iterator[tuple[int, Any, Any]]:
-    bad: list[tuple[int, str]] = []
-    with _opened(path) as file:
-        lines = [line.rstrip(b"\n") for line in file]
-    if kind == "csv":
-        header, delimiter = _csv_header(path, head)
-        rows = _csv_rows(lines, header, delimiter, bad, skip=1)
-    elif kind == "json":
-        rows = _json_list(path)
-    else:
-        rows = _json_rows(lines, bad)
-    for number, row in rows:
-        if row is None:
-            raise _cannot(f"{path}:{number}", bad[-1][1], "repair the line")
-        text = row.get("hyp", row.get("text"))
-        if row.get("id") is None or not isinstance(text, str):
-            raise _cannot(f"{path}:{number}", "it has no `id` with a `hyp` or `text`", "write both")
-        yield number, row["id"], text
 
 
 # ---------------------------------------------------------------- rows into columns
@@ -730,8 +486,7 @@ class _Filler:
             "errors",
             "words",
         } <= set(present):
-            self.rows = []
-            self.keep([])
+            self.keep([False] * len(self.rows))  # the merge says which columns are missing
             return
         found = [
             _alignment({name: v[at] for name, v in present.items()}) for at in range(len(self.rows))
@@ -794,7 +549,7 @@ class _Filler:
 
 
 def _alignment(given: dict[str, Any]) -> tuple[int, int, int, int] | str:
-    """Hits, substitutions, deletions and insertions from given counts, or what is wrong with them."""
+    """Hits, substitutions, deletions, insertions from given counts, or what is wrong with them."""
     try:
         row = {name: _whole(value) for name, value in given.items()}
     except ValueError as err:
@@ -886,7 +641,7 @@ def _merged(
             exclusion("the id came before", "everything", [int(all_lines[at]) for at in twice])
         )
     if not keep.any():
-        raise _cannot(
+        raise cannot_read(
             path,
             f"there is nothing to score among {row_offset} rows"
             + "".join(f"; {e.reason}: {e.count} rows" for e in exclusions),
@@ -965,7 +720,7 @@ def _require_columns(
     remedy = f"map it with `--map {lacking}={guess or 'COLUMN'}`"
     if lacking == "hyp":
         remedy += " or give the hypotheses with `--hyp FILE`"
-    raise _cannot(
+    raise cannot_read(
         path, f"there is no column '{lacking}'; there are {', '.join(columns) or 'none'}", remedy
     )
 
@@ -1117,7 +872,7 @@ def _embeddings(
         vectors = load_vectors(file)
         if not has_column:
             if len(vectors) != num_rows:
-                raise _cannot(
+                raise cannot_read(
                     file,
                     f"it has {len(vectors)} vectors for {num_rows} rows of {path}",
                     "give one for each row in order, or name rows in a column `embedding`",
@@ -1129,7 +884,7 @@ def _embeddings(
                 continue
             number = _number(value) if not isinstance(value, list) else math.nan
             if not (0 <= number < len(vectors)) or not number.is_integer():
-                raise _cannot(
+                raise cannot_read(
                     path,
                     f"embedding {value!r} is no row of {file}, which has {len(vectors)}",
                     "count rows from 0",
@@ -1156,14 +911,14 @@ def _own_embeddings(path: Path, values: list[Any], keep: Bools) -> Embeddings | 
             except (ValueError, TypeError):
                 vector = np.empty(0, np.float32)
         if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
-            raise _cannot(
+            raise cannot_read(
                 path,
                 f"an embedding is {str(value)[:40]!r}",
                 "it must be a list of finite numbers or the path of a .npy file; "
                 "numbers of rows need `--embeddings FILE.npy`",
             )
         if found and len(vector) != len(found[0]):
-            raise _cannot(
+            raise cannot_read(
                 path,
                 f"embeddings have {len(found[0])} and {len(vector)} numbers",
                 "all must be as long",
@@ -1184,11 +939,11 @@ def load_vectors(path: Path) -> npt.NDArray[np.floating]:
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise _cannot(path, "there is no such file", "check the path") from None
+        raise cannot_read(path, "there is no such file", "check the path") from None
     except (OSError, ValueError, EOFError) as err:
-        raise _cannot(path, f"it is no .npy file ({err})", "save it with numpy.save") from None
+        raise cannot_read(path, f"it is no .npy file ({err})", "save it with numpy.save") from None
     if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f" or vectors.ndim > 2:
-        raise _cannot(path, "it holds no table of floats", "save an array of shape (rows, D)")
+        raise cannot_read(path, "it holds no table of floats", "save an array of shape (rows, D)")
     return vectors
 
 

@@ -27,6 +27,7 @@ from earshot.audit.intervals import Floats, Ints
 from earshot.audit.results import Bools, Cells, Results, cells
 
 PERMUTATIONS = 99
+PRUNING_LEVEL = 0.2  # a split too many costs precision and no truth: the other half is measured
 _SCAN_VALUES = 1 << 20  # numbers of one block of permutations: bounds memory, not results
 _EULER = 0.5772156649015329
 
@@ -101,7 +102,7 @@ def grow(
     min_speakers: int = 10,
     min_words: int = 200,
     max_leaves: int = 16,
-    level: float = 0.05,
+    level: float = PRUNING_LEVEL,
     prune: bool = True,
     seed: int = 0,
 ) -> Tree:
@@ -381,7 +382,6 @@ def _partition(
             min_speakers=2 * config.min_speakers,
             min_words=2 * config.min_words,
             max_leaves=config.max_regions,
-            level=config.false_alarms,
             prune=config.prune,
             seed=seed,
         )

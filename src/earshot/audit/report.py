@@ -80,8 +80,8 @@ def _page(template: str, context: Mapping[str, Any]) -> str:
         .render(
             **context,
             # Files of the package, not of the user.
-            script=Markup(script),  # noqa: S704
-            style=Markup((source / "report.css").read_text(encoding="utf-8")),  # noqa: S704
+            script=Markup(script),
+            style=Markup((source / "report.css").read_text(encoding="utf-8")),
             script_digest=digest,
         )
     )
@@ -167,9 +167,7 @@ def render_report(
 def render_comparison(found: Comparison) -> str:
     """The page of a comparison of two recognisers."""
     changes = [found.overall, *(c for _, part in found.cohorts for c in part)]
-    ends = [
-        abs(end) for c in changes for end in (c.ci_low, c.ci_high, c.change) if end is not None
-    ]
+    ends = [abs(end) for c in changes for end in (c.ci_low, c.ci_high, c.change) if end is not None]
     scale = ticks(min(max(ends or [0.1]), 3 * max([abs(c.change) for c in changes] + [0.02])))
     return _page(
         "comparison.html",

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from earshot.audit.clusters import discover_clusters
-from earshot.audit.cohorts import Cohort, adjust
+from earshot.audit.cohorts import Cohort, adjust, finite
 from earshot.audit.config import AuditConfig
 from earshot.audit.discovery import Discovery
 from earshot.audit.geodemographic import Census, discover_geodemographic
@@ -98,7 +98,7 @@ class Audit:
         return [
             {
                 "method": each.method,
-                "wer_gap": each.gap.value,
+                "wer_gap": finite(each.gap.value),
                 "wer_gap_low": each.gap.low,
                 "wer_gap_high": each.gap.high,
                 "held_out": each.gap.held_out,
@@ -126,12 +126,12 @@ def _discovery_dict(discovery: Discovery) -> dict[str, object]:
     gap = discovery.gap
     return {
         "method": discovery.method,
-        "wer_gap": None if gap is None else gap.value,
+        "wer_gap": None if gap is None else finite(gap.value),
         "wer_gap_low": None if gap is None else gap.low,
         "wer_gap_high": None if gap is None else gap.high,
         "wer_gap_p_value": None if gap is None else gap.p_value,
         "wer_gap_held_out": None if gap is None else gap.held_out,
-        "wer_gap_selected": None if gap is None else gap.selected,
+        "wer_gap_selected": None if gap is None else finite(gap.selected),
         "bottom_share": discovery.bottom_share,
         "bottom": discovery.bottom_names(),
         "top": discovery.top_names(),
@@ -261,9 +261,9 @@ def _warnings(results: Results, interval_over: str) -> tuple[str, ...]:
     found = []
     if results.speakers is None:
         found.append(
-            "The file does not say who speaks, so utterances take the place of speakers "
-            "everywhere: intervals are too narrow where speakers have several, and say nothing about other "
-            "speakers."
+            "The file does not say who speaks, so utterances take the place of speakers: "
+            "intervals are too narrow where speakers have several, and say nothing about "
+            "other speakers."
         )
     elif interval_over == "utterance":
         found.append(

@@ -479,7 +479,9 @@ def _range(low: float | None, high: float | None) -> str:
 
 def _print_audit(audit: Audit, output: Path | None) -> None:
     overall, results = audit.overall, audit.results
-    what = "speakers" if results.speakers is not None else "utterances (speakers unknown)"
+    what = "utterances (speakers unknown)"
+    if results.speakers is not None:
+        what = "speaker" if overall.n_speakers == 1 else "speakers"
     say(
         f"WER {_percent(overall.wer)} % {_range(overall.ci_low, overall.ci_high)}, "
         f"{overall.n_speakers} {what}, {overall.n_words} words"
@@ -498,10 +500,13 @@ def _print_audit(audit: Audit, output: Path | None) -> None:
         held = "" if row["held_out"] else " (chosen and measured on the same speakers)"
         bottom = row["bottom"]
         assert isinstance(bottom, list)
-        gap, low, high = (row[name] for name in ("wer_gap", "wer_gap_low", "wer_gap_high"))
-        share = row["bottom_share"]
-        assert isinstance(gap, float) and isinstance(share, float)
-        span = _range(*(x if isinstance(x, float) else None for x in (low, high)))
+        gap, low, high, share = (
+            value if isinstance(value, float) else None
+            for value in (
+                row[name] for name in ("wer_gap", "wer_gap_low", "wer_gap_high", "bottom_share")
+            )
+        )
+        span = _range(low, high)
         say(
             f"{row['method']:<16}{_percent(gap):>10}  {span:<18}{_percent(share):>15}  "
             f"{', '.join(bottom)}{held}"
