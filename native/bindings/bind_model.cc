@@ -20,6 +20,7 @@
 #include "executor.h"
 #include "model.h"
 #include "model_file.h"
+#include "phrases.h"
 #include "recognizer.h"
 #include "word_graph.h"
 
@@ -61,6 +62,22 @@ class PyModelFile : public PyModel {
     if (tensor == nullptr) throw nb::key_error(("no tensor " + earshot::Quoted(name)).c_str());
     return *tensor;
   }
+};
+
+nb::object ToNumpyIds(std::vector<int32_t>&& values) {
+  auto* kept = new std::vector<int32_t>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<int32_t>*>(p); });
+  const size_t shape[1] = {kept->size()};
+  return nb::cast(nb::ndarray<nb::numpy, int32_t>(kept->data(), 1, shape, owner));
+}
+
+class PyPhraseList {
+ public:
+  explicit PyPhraseList(std::shared_ptr<const earshot::PhraseList> list) : list_(std::move(list)) {}
+  const std::shared_ptr<const earshot::PhraseList>& shared() const { return list_; }
+
+ private:
+  std::shared_ptr<const earshot::PhraseList> list_;
 };
 
 class PyGraphState {
@@ -133,8 +150,8 @@ class PyGraph {
   const earshot::Graph& graph() const { return *graph_; }
   const std::shared_ptr<const earshot::Graph>& shared() const { return graph_; }
 
-  nb::dict Step(nb::handle x, PyGraphState* state, bool flush) {
-    nb::list results = StepMany({x}, {state}, {flush});
+  nb::dict Step(nb::handle x, PyGraphState* state, bool flush, const PyPhraseList* phrases) {
+    nb::list results = StepMany({x}, {state}, {flush}, phrases != nullptr ? phrases->shared().get() : nullptr);
     return nb::cast<nb::dict>(results[0]);
   }
 
@@ -215,7 +232,8 @@ class PyGraph {
     }
   }
 
-  nb::list StepMany(const std::vector<nb::handle>& xs, const std::vector<PyGraphState*>& states, const std::vector<bool>& flush) {
+  nb::list StepMany(const std::vector<nb::handle>& xs, const std::vector<PyGraphState*>& states, const std::vector<bool>& flush,
+                    const earshot::PhraseList* phrases = nullptr) {
     const size_t n = xs.size();
     std::vector<Inputs> inputs(n);
     std::vector<earshot::Executor::Item> items(n);
@@ -225,6 +243,7 @@ class PyGraph {
       items[i].inputs = inputs[i].pointers.data();
       items[i].frames = inputs[i].frames;
       items[i].flush = flush[i];
+      items[i].phrases = phrases;
       if (states[i] == nullptr) {
         fresh[i] = std::make_unique<earshot::GraphState>(graph_);
         items[i].state = fresh[i].get();
@@ -306,6 +325,30 @@ class PyWordGraph {
   std::shared_ptr<const earshot::WordGraph> graph_;
 };
 
+// A list of phrases: rows of pieces. None if it changes nothing.
+nb::object EncodePhrases(const earshot::PhraseEncoder* encoder, const IndexArray& pieces, const IndexArray& begin, float weight) {
+  if (encoder == nullptr) throw nb::value_error("phrases: the model has no trained biasing; it cannot attend to a list.");
+  const std::vector<int32_t> ids(pieces.data(), pieces.data() + pieces.shape(0)), rows(begin.data(), begin.data() + begin.shape(0));
+  std::shared_ptr<const earshot::PhraseList> list;
+  {
+    const nb::gil_scoped_release release;
+    list = encoder->Encode(ids, rows, weight);
+  }
+  return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
+}
+
+class PyPhraseEncoder {
+ public:
+  explicit PyPhraseEncoder(const PyModel& model) : encoder_(std::make_unique<earshot::PhraseEncoder>(model.shared())) {}
+  nb::object Encode(const IndexArray& pieces, const IndexArray& begin, float weight) const {
+    return EncodePhrases(encoder_.get(), pieces, begin, weight);
+  }
+  const earshot::PhraseEncoder& encoder() const { return *encoder_; }
+
+ private:
+  std::unique_ptr<earshot::PhraseEncoder> encoder_;
+};
+
 class PyStream {
  public:
   explicit PyStream(std::unique_ptr<earshot::Stream> stream) : stream_(std::move(stream)) {}
@@ -361,6 +404,9 @@ class PyRecognizer {
     recognizer_->DecodeStreams(native.data(), native.size());
   }
   const earshot::Recognizer& recognizer() const { return *recognizer_; }
+  nb::object Phrases(const IndexArray& pieces, const IndexArray& begin, float weight) const {
+    return EncodePhrases(recognizer_->phrase_encoder(), pieces, begin, weight);
+  }
 
  private:
   std::shared_ptr<const earshot::Recognizer> recognizer_;
@@ -431,6 +477,19 @@ nb::object CommandResult(const PyStream& self) {
   out["num_frames"] = result.num_frames;
   out["alive"] = result.alive;
   out["can_continue"] = result.can_continue;
+  return out;
+}
+
+nb::object Attention(const PyStream& self) {
+  earshot::AttentionTrace trace;
+  const auto list = self.stream().Attention(&trace);
+  if (list == nullptr) return nb::none();
+  const size_t count = trace.weight.size();
+  nb::dict out;
+  out["begin"] = ToNumpyIds(std::move(trace.begin));
+  out["entry"] = ToNumpyIds(std::move(trace.entry));
+  out["weight"] = ToNumpy(std::move(trace.weight), {count});
+  out["phrases"] = PyPhraseList(list);
   return out;
 }
 
@@ -525,7 +584,8 @@ void bind_model(nb::module_& m) {
         return out;
       })
       .def("initial_state", [](const PyGraph& self) { return new PyGraphState(self.shared()); }, nb::rv_policy::take_ownership)
-      .def("step", &PyGraph::Step, "x"_a, "state"_a.none() = nb::none(), "flush"_a = false)
+      .def("step", &PyGraph::Step, "x"_a, "state"_a.none() = nb::none(), "flush"_a = false, nb::kw_only(),
+           "phrases"_a.none() = nb::none())
       .def("step_batch", &PyGraph::StepBatch, "xs"_a, "states"_a, nb::kw_only(), "flush"_a = false);
 
   nb::class_<PyModel>(m, "Model", "A model file with its graphs bound.")
@@ -567,6 +627,19 @@ void bind_model(nb::module_& m) {
         return new PyGraph(std::move(graph));
       }, "name"_a, nb::rv_policy::take_ownership);
 
+  nb::class_<PyPhraseList>(m, "PhraseList", "Phrases that a network with trained biasing attends to.")
+      .def_prop_ro("num_phrases", [](const PyPhraseList& self) { return self.shared()->num_phrases(); })
+      .def_prop_ro("num_entries", [](const PyPhraseList& self) { return self.shared()->num_entries(); })
+      .def_prop_ro("weight", [](const PyPhraseList& self) { return self.shared()->weight(); })
+      .def_prop_ro("size_bytes", [](const PyPhraseList& self) { return self.shared()->size_bytes(); })
+      .def_prop_ro("begin", [](const PyPhraseList& self) { return ToNumpyIds(std::vector<int32_t>(self.shared()->begin())); })
+      .def_prop_ro("entries", [](const PyPhraseList& self) { return ToNumpyIds(std::vector<int32_t>(self.shared()->entries_of())); });
+
+  nb::class_<PyPhraseEncoder>(m, "PhraseEncoder", "Encodes lists of phrases for the graphs of one model.")
+      .def(nb::init<const PyModel&>(), "model"_a)
+      .def("encode", &PyPhraseEncoder::Encode, "pieces"_a, "begin"_a, nb::kw_only(), "weight"_a = 1.0f)
+      .def_prop_ro("num_kept", [](const PyPhraseEncoder& self) { return self.encoder().num_kept(); });
+
   nb::class_<PyStream>(m, "Stream", "One recording in progress.")
       .def("accept_waveform", [](PyStream& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> samples) {
         const float* data = samples.data();
@@ -586,6 +659,11 @@ void bind_model(nb::module_& m) {
         const nb::gil_scoped_release release;
         self.stream().Reset();
       })
+      .def("set_phrases", [](PyStream& self, const PyPhraseList* phrases) {
+        self.stream().SetPhrases(phrases != nullptr ? phrases->shared() : nullptr);
+      }, "phrases"_a.none())
+      .def("keep_attention", [](PyStream& self, bool keep) { self.stream().KeepAttention(keep); }, "keep"_a)
+      .def("attention", &Attention)
       .def("result", &Result)
       .def("command_result", &CommandResult);
 
@@ -609,5 +687,7 @@ void bind_model(nb::module_& m) {
            "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)
+      .def("encode_phrases", &PyRecognizer::Phrases, "pieces"_a, "begin"_a, nb::kw_only(), "weight"_a = 1.0f)
+      .def_prop_ro("attends", [](const PyRecognizer& self) { return self.recognizer().phrase_encoder() != nullptr; })
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);
 }

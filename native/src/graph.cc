@@ -44,6 +44,7 @@ const std::vector<OpInfo>& Ops() {
       {Op::kTanh, "tanh", 1, {}, {}},
       {Op::kSigmoid, "sigmoid", 1, {}, {}},
       {Op::kLogSoftmax, "log_softmax", 1, {}, {}},
+      {Op::kPhraseAttention, "phrase_attention", 1, {"heads", "keys", "values", "precision"}, {{"no_bias_key", false}}},
   };
   return ops;
 }
@@ -227,6 +228,9 @@ class GraphBuilder {
     who_ += std::string(" (") + info->name + ")";
     Node node;
     node.op = info->op;
+    if (node.op == Op::kPhraseAttention && file_.version() < 3) {
+      Bad(" needs version 3; the file says version " + std::to_string(file_.version()));
+    }
     for (JsonValue v = json.first(); v; v = v.next()) {
       const std::string_view key = v.key();
       bool known = key == "op" || key == "in" || key == "out" || key == "tensors" || key == "when" || key == "skipped";
@@ -332,6 +336,17 @@ class GraphBuilder {
         node->causal = padding.string() == "causal";
         break;
       }
+      case Op::kPhraseAttention: {
+        node->phrase_heads = Integer(json, "heads", 1, 64);
+        node->keys = Name(json.Find("keys"), "`keys`");
+        node->values = Name(json.Find("values"), "`values`");
+        const JsonValue precision = json.Find("precision");
+        if (!precision || precision.kind() != JsonKind::kString || (precision.string() != "i8" && precision.string() != "f32")) {
+          Bad(" has no `precision` that is \"i8\" or \"f32\"");
+        }
+        node->exact = precision.string() == "f32";
+        break;
+      }
       default:
         break;
     }
@@ -401,7 +416,9 @@ class GraphBuilder {
     }
     need(tensor.codec == Codec::kF32 && tensor.shape.size() == 1, "f32 with 1 dimension");
     Remember(role, tensor.shape[0]);
-    if (role == "bias" || role == "beta") {
+    if (role == "no_bias_key") {
+      node->no_bias_key = tensor.f32();
+    } else if (role == "bias" || role == "beta") {
       node->bias = tensor.f32();
     } else if (role == "mean") {
       node->mean = tensor.f32();
@@ -445,7 +462,8 @@ class GraphBuilder {
     }
     for (size_t i = length_start_[index]; i < length_start_[index + 1]; ++i) {
       const Length& length = lengths_[i];
-      if (length.role == "mean" || length.role == "inv_std" || length.role == "gamma" || length.role == "beta") {
+      if (length.role == "mean" || length.role == "inv_std" || length.role == "gamma" || length.role == "beta" ||
+          length.role == "no_bias_key") {
         set(node.in[0], length.length);
       } else if (length.role == "table") {
         set(node.out, length.length);

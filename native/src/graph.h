@@ -20,6 +20,7 @@ namespace earshot {
 enum class Op : uint8_t {
   kNormalize, kStack, kLinear, kLstm, kLayerNorm, kRmsNorm, kEmbedding, kConv1d, kAdd,
   kRelu, kTanh, kSigmoid, kLogSoftmax,
+  kPhraseAttention,
 };
 
 enum class Skipped : uint8_t { kZero, kHold, kPass };
@@ -57,6 +58,11 @@ struct Node {
   const float* mean = nullptr;
   const float* table = nullptr;    // embedding, or the depthwise weight
   size_t table_rows = 0;
+  // phrase_attention: heads, and outputs of the graph `bias`.
+  size_t phrase_heads = 1;
+  std::string keys, values;
+  bool exact = false;              // keys and values in float
+  const float* no_bias_key = nullptr;
 
   // Into GraphState: floats of the op itself, its last result (`hold`), its counter.
   size_t state_offset = 0, state_size = 0;

@@ -21,7 +21,7 @@ namespace earshot {
 namespace {
 
 constexpr uint8_t kMagic[8] = {0x89, 'E', 'A', 'R', 0x0D, 0x0A, 0x1A, 0x0A};
-constexpr uint32_t kNewestVersion = 2;
+constexpr uint32_t kNewestVersion = 3;
 constexpr size_t kAlign = 64;
 constexpr size_t kVectorBytes = 64;
 constexpr size_t kLevels = 16;

@@ -21,6 +21,7 @@ struct Recognizer::Scratch {
   explicit Scratch(const Model& model) : encoder(model.FindGraph("encoder")), scorer(model) {
     if (auto graph = model.FindGraph("ctc")) ctc = std::make_unique<Executor>(std::move(graph));
     if (auto graph = model.FindGraph("phones")) phones = std::make_unique<Executor>(std::move(graph));
+    if (auto graph = model.FindGraph("bias_audio")) bias = std::make_unique<Executor>(std::move(graph));
   }
   // A stream's part of a block.
   struct Part {
@@ -32,7 +33,8 @@ struct Recognizer::Scratch {
     size_t first_row;       // in the current round
   };
   Executor encoder;
-  std::unique_ptr<Executor> ctc, phones;
+  std::unique_ptr<Executor> ctc, phones, bias;
+  std::vector<float> biased;  // encoder rows of the parts with a list
   ScorerScratch scorer;
   SearchScratch search;
   GrammarSearchScratch grammar_search;
@@ -49,6 +51,7 @@ Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<con
     : recognizer_(std::move(recognizer)),
       fbank_(recognizer_->model_->num_bins()),
       encoder_state_(recognizer_->encoder_) {
+  if (recognizer_->bias_audio_ != nullptr) bias_state_ = std::make_unique<GraphState>(recognizer_->bias_audio_);
   if (graph != nullptr && graph->num_phones() > 0) {
     phones_.graph = std::move(graph);
   } else {
@@ -158,6 +161,35 @@ void Stream::Rescore(CommandResult* result) const {
   });
 }
 
+void Stream::SetPhrases(std::shared_ptr<const PhraseList> phrases) {
+  if (phrases != nullptr && &phrases->model() != recognizer_->model_.get()) {
+    throw std::invalid_argument("phrases: they were encoded for another model; encode them with the recogniser of the stream.");
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  next_phrases_ = std::move(phrases);
+  if (search_.num_frames == 0) UsePhrases();
+}
+
+void Stream::KeepAttention(bool keep) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  keep_next_ = keep;
+  if (search_.num_frames == 0) UsePhrases();
+}
+
+void Stream::UsePhrases() {
+  search_.phrases = commands_.phrases = forced_.phrases = next_phrases_;
+  if (bias_state_ != nullptr) bias_state_->Reset();
+  trace_.Clear();
+  keep_attention_ = keep_next_;
+}
+
+std::shared_ptr<const PhraseList> Stream::Attention(AttentionTrace* trace) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!keep_attention_) return nullptr;
+  *trace = trace_;
+  return search_.phrases;
+}
+
 void Stream::Reset() {
   const std::lock_guard<std::mutex> lock(mutex_);
   fbank_.Reset();
@@ -166,6 +198,7 @@ void Stream::Reset() {
   commands_.Reset();
   phones_.Reset();
   forced_.Reset();
+  UsePhrases();
   finished_ = flushed_ = false;
 }
 
@@ -190,6 +223,12 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
     }
     return head;
   };
+  bias_audio_ = model_->FindGraph("bias_audio");
+  if (bias_audio_ != nullptr) {
+    hidden_ = static_cast<size_t>(encoder_->FindOutput("hidden"));
+    encoder_bias_ = static_cast<size_t>(bias_audio_->FindOutput("encoder_bias"));
+    phrase_encoder_ = std::make_unique<PhraseEncoder>(model_);
+  }
   ctc_ = find("ctc");
   phones_ = find("phones");
   if (graph_ != nullptr) CheckGraph(*graph_);
@@ -283,9 +322,44 @@ bool Recognizer::DecodeBlock(Stream* const* streams, size_t count, Scratch* scra
     s.parts[i].encoded = s.encoder.output(encoder_out_, i);
     s.parts[i].frames = s.encoder.output_frames(encoder_out_, i);
   }
+  if (bias_audio_ != nullptr) AddAudioBias(scratch);
   ComputeHeads(scratch);
   SearchBlock(scratch);
   return true;
+}
+
+// Streams without a list keep the encoder's rows as they are.
+void Recognizer::AddAudioBias(Scratch* scratch) const {
+  Scratch& s = *scratch;
+  const size_t width = scorer_.width();
+  size_t rows = 0;
+  s.items.clear();
+  for (size_t i = 0; i < s.parts.size(); ++i) {
+    Stream& stream = *s.parts[i].stream;
+    if (stream.search_.phrases == nullptr) continue;
+    s.inputs[s.items.size()] = {s.encoder.output(hidden_, i)};
+    Executor::Item item;
+    item.inputs = s.inputs[s.items.size()].data();
+    item.frames = s.parts[i].frames;
+    item.state = stream.bias_state_.get();
+    item.phrases = stream.search_.phrases.get();
+    item.trace = stream.keep_attention_ ? &stream.trace_ : nullptr;
+    s.items.push_back(item);
+    rows += s.parts[i].frames;
+  }
+  if (s.items.empty()) return;
+  s.bias->Step(s.items.data(), s.items.size());
+  if (s.biased.size() < rows * width) s.biased.resize(rows * width);
+  float* to = s.biased.data();
+  size_t item = 0;
+  for (Scratch::Part& part : s.parts) {
+    const auto& phrases = part.stream->search_.phrases;
+    if (phrases == nullptr) continue;
+    const float* added = s.bias->output(encoder_bias_, item++);
+    for (size_t k = 0; k < part.frames * width; ++k) to[k] = part.encoded[k] + phrases->weight() * added[k];
+    part.encoded = to;
+    to += part.frames * width;
+  }
 }
 
 // Log-probabilities for the streams that search a graph: of pieces, or of phones.

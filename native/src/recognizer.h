@@ -16,6 +16,7 @@
 #include "grammar_search.h"
 #include "model.h"
 #include "phone_search.h"
+#include "phrases.h"
 #include "scorer.h"
 #include "search.h"
 #include "transcript.h"
@@ -64,6 +65,13 @@ class Stream {
   bool HasGraph() const { return commands_.graph != nullptr || phones_.graph != nullptr; }
   // The same for the sentences of the graph, which there must be.
   CommandResult Commands() const;
+  // Another list for the network to attend to, or none, from the next recording on: at once if nothing was decoded
+  // since the last reset. Throws std::invalid_argument if it was encoded for another model.
+  void SetPhrases(std::shared_ptr<const PhraseList> phrases);
+  // Keeps what is looked at from the next recording on, or no longer; see Attention.
+  void KeepAttention(bool keep);
+  // What the frames decoded so far looked at, and the list: null where nothing was kept.
+  std::shared_ptr<const PhraseList> Attention(AttentionTrace* trace) const;
   // As good as new: neither text nor acoustic state of the recording stays.
   void Reset();
   const Recognizer& recognizer() const { return *recognizer_; }
@@ -74,6 +82,7 @@ class Stream {
   CommandResult PieceCommands() const;
   CommandResult PhoneCommands() const;
   void Rescore(CommandResult* result) const;
+  void UsePhrases();
 
   std::shared_ptr<const Recognizer> recognizer_;
   mutable std::mutex mutex_;
@@ -83,6 +92,10 @@ class Stream {
   GrammarSearchState commands_;  // of a graph of pieces
   PhoneSearchState phones_;      // of a graph of phones
   mutable ForcedState forced_;   // likewise: remembers what results asked for
+  std::shared_ptr<const PhraseList> next_phrases_;  // of the next recording; those of this one are in `search_`
+  std::unique_ptr<GraphState> bias_state_;          // null: the model has no trained biasing
+  AttentionTrace trace_;
+  bool keep_attention_ = false, keep_next_ = false;
   bool finished_ = false;
   bool flushed_ = false;
 };
@@ -104,6 +117,8 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   void DecodeStreams(Stream* const* streams, size_t count) const;
 
   const Model& model() const { return *model_; }
+  // Null if the model has no trained biasing.
+  const PhraseEncoder* phrase_encoder() const { return phrase_encoder_.get(); }
   const SearchConfig& config() const { return search_.config(); }
 
  private:
@@ -128,12 +143,16 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   void CheckGraph(const WordGraph& graph) const;
   bool DecodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const;
   void ComputeHeads(Scratch* scratch) const;
+  void AddAudioBias(Scratch* scratch) const;
   void SearchBlock(Scratch* scratch) const;
   void SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const;
 
   std::shared_ptr<const Model> model_;
   std::shared_ptr<const Graph> encoder_;
   Head ctc_, phones_;
+  std::shared_ptr<const Graph> bias_audio_;  // null: no trained biasing
+  size_t encoder_bias_ = 0;                  // position in its outputs
+  std::unique_ptr<const PhraseEncoder> phrase_encoder_;
   size_t encoder_out_, hidden_ = 0;  // positions in the encoder's outputs
   Scorer scorer_;
   Search search_;

@@ -47,7 +47,7 @@ Search::Search(const Model& model, const Scorer* scorer, const SearchConfig& con
 void Search::BeginFrame(SearchState* state) const {
   if (state->paths.empty()) {
     state->paths.emplace_back();
-    state->paths.back().context = scorer_->Start();
+    state->paths.back().context = scorer_->Start(state->phrases.get());
   }
   for (Hypothesis& path : state->paths) path.left = false;
 }

@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "model.h"
@@ -42,6 +43,7 @@ struct SearchState {
   TokenTree tree;
   TokenPath settled;              // what all paths share and nothing can change
   size_t num_frames = 0;
+  std::shared_ptr<const PhraseList> phrases;  // that the network attends to; null: none. Stays at Reset
   void Reset();
 };
 

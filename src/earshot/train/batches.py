@@ -321,7 +321,7 @@ def training_loader(
     )
     clips = TrainingClips(
         tokenizer,
-        Augmenter(recipe.augment, read_noise(folder), _read_rooms(folder)),
+        Augmenter(recipe.augment, read_noise(folder), read_rooms(folder)),
         progress,
         lexicon=_lexicon(recipe),
         num_bins=recipe.model.encoder.num_bins,
@@ -386,7 +386,8 @@ def read_noise(folder: Path) -> NoisePool | None:
     return NoisePool(np.load(track, mmap_mode="r"), np.asarray(offsets, dtype=np.int64))
 
 
-def _read_rooms(folder: Path) -> tuple[Samples, ...]:
+def read_rooms(folder: Path) -> tuple[Samples, ...]:
+    """The room responses of an experiment folder; none where it has none."""
     path = folder / "rooms" / "rirs.npz"
     if not path.exists():
         return ()
