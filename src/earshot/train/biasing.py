@@ -255,20 +255,24 @@ class _Batch:
     frames: Tensor  # (B,)
     labels: Tensor  # (B, U)
     label_lengths: Tensor  # (B,)
+    emitted: Tensor  # (B, U): the frame of each piece
 
 
 def _collated(clips: Sequence[FrozenClip]) -> _Batch:
     longest = -(-max(len(c.hidden) for c in clips) // 16) * 16
     hidden = np.zeros((len(clips), longest, clips[0].hidden.shape[1]), np.float32)
     labels = np.zeros((len(clips), max(len(c.pieces) for c in clips)), np.int64)
+    emitted = np.full_like(labels, longest)
     for row, clip in enumerate(clips):
         hidden[row, : len(clip.hidden)] = clip.hidden
         labels[row, : len(clip.pieces)] = clip.pieces
+        emitted[row, : len(clip.pieces)] = clip.frames
     return _Batch(
         torch.from_numpy(hidden),
         torch.tensor([len(c.hidden) for c in clips]),
         torch.from_numpy(labels),
         torch.tensor([len(c.pieces) for c in clips]),
+        torch.from_numpy(emitted),
     )
 
 
@@ -407,7 +411,8 @@ def train(
         )
         phrases = _with_frames(chosen, phrases, batch.hidden.shape[1])
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss, guide = _losses(network, batch, phrases)
+            one_path = share < recipe.adapter.one_path_until
+            loss, guide = _losses(network, batch, phrases, one_path=one_path)
             objective = loss + recipe.model.guide_weight * guide
         optimizer.zero_grad(set_to_none=True)
         objective.backward()
@@ -450,19 +455,45 @@ def _start_like(bias: PhraseBias, network: Transducer) -> None:
     bias.embedding.weight.data.copy_(turned / turned.std())
 
 
-def _losses(network: Transducer, batch: _Batch, phrases: PhraseBatch) -> tuple[Tensor, Tensor]:
-    """Nats per piece, and the guide's; gradients for the biasing networks alone."""
+def _losses(
+    network: Transducer, batch: _Batch, phrases: PhraseBatch, *, one_path: bool
+) -> tuple[Tensor, Tensor]:
+    """Nats per piece, and the guide's; gradients for the biasing networks alone.
+
+    Of one path, the recogniser's own alignment, a frame has one row of logits instead of one for
+    every number of pieces: a step takes a tenth of the time. It bounds the loss from above.
+    """
     with torch.no_grad():
         encoded = network.encoder_out(batch.hidden)
         predicted = network.predictor(batch.labels)
     bias = cast("PhraseBias", network.bias)
     encoded, predicted, guide = bias(batch.hidden, encoded, predicted, phrases)
+    pieces = batch.label_lengths.sum().clamp_min(1)
+    if one_path:
+        return _path_loss(network, batch, encoded, predicted) / pieces, guide
     loss = merged_transducer_loss(
         encoded, predicted, network.joiner.weight.detach(), network.joiner.bias.detach(),
         batch.labels, batch.frames, batch.label_lengths,
         one_symbol_per_frame=network.config.one_symbol_per_frame,
     )  # fmt: skip
-    return loss / batch.label_lengths.sum().clamp_min(1), guide
+    return loss / pieces, guide
+
+
+def _path_loss(network: Transducer, batch: _Batch, encoded: Tensor, predicted: Tensor) -> Tensor:
+    """-log of the probability of the recogniser's own alignments, summed over the batch."""
+    frames = torch.arange(encoded.shape[1])
+    rows, times = (frames < batch.frames[:, None]).nonzero(as_tuple=True)
+    before = (batch.emitted[:, :, None] < frames).sum(dim=1)  # (B, T) pieces emitted earlier
+    labels = torch.cat([batch.labels, batch.labels.new_zeros(len(batch.labels), 1)], dim=1)
+    emits = (batch.emitted[:, :, None] == frames).any(dim=1)
+    targets = torch.where(emits, labels.gather(1, before), BLANK_ID)
+    joint = torch.tanh(encoded[rows, times] + predicted[rows, before[rows, times]])
+    logits = torch.nn.functional.linear(
+        joint, network.joiner.weight.detach(), network.joiner.bias.detach()
+    )
+    return torch.nn.functional.cross_entropy(
+        logits.float(), targets[rows, times], reduction="sum"
+    )
 
 
 # ---------------------------------------------------------------- validation

@@ -171,12 +171,14 @@ class AdapterConfig:
 
     clips: int = 8000  # whose frames are computed before training
     clean_share: float = 0.4  # of them, not augmented
+    one_path_until: float = 0.8  # share of the run in which only the likeliest alignment counts
 
     def __post_init__(self) -> None:
-        if self.clips < 1 or not 0 <= self.clean_share <= 1:
+        if self.clips < 1 or not 0 <= self.clean_share <= 1 or not 0 <= self.one_path_until <= 1:
             raise ConfigError(
-                f"adapter: clips is {self.clips} and clean_share {self.clean_share}; clips must be "
-                "above 0, the share between 0 and 1. Change one."
+                f"adapter: clips is {self.clips}, clean_share {self.clean_share} and "
+                f"one_path_until {self.one_path_until}; clips must be above 0, the others between "
+                "0 and 1. Change one."
             )
 
 
