@@ -10,6 +10,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -120,6 +121,10 @@ class PyGraphState {
       if (node.op == earshot::Op::kLstm) {
         put(node, "h", node.state_offset, {node.hidden});
         put(node, "c", node.state_offset + node.hidden, {node.hidden});
+      } else if (node.op == earshot::Op::kCausalAttention && node.counter >= 0) {
+        const size_t ring = node.window - 1;
+        const size_t seen = static_cast<size_t>(state.counters()[static_cast<size_t>(node.counter)]);
+        put(node, "keys_values", node.state_offset, {std::min(seen, ring), 2, node.out_width});
       } else if (node.counter >= 0) {
         put(node, "frames", node.state_offset,
             {static_cast<size_t>(state.counters()[static_cast<size_t>(node.counter)]), node.in_width});

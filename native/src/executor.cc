@@ -265,6 +265,9 @@ void Executor::Eval(const Node& node, const Rows& in_rows, const Rows& out_rows,
     case Op::kPhraseAttention:
       EvalPhraseAttention(node, in_rows, a, out);
       break;
+    case Op::kCausalAttention:
+      EvalAttention(node, in_rows, a, out);
+      break;
     case Op::kAdd:
       for (size_t i = 0; i < frames * width; ++i) out[i] = a[i] + b[i];
       break;
@@ -451,7 +454,7 @@ void Executor::EvalConv(const Node& node, const Rows& in_rows, const Rows& out_r
 void Executor::EvalPhraseAttention(const Node& node, const Rows& rows, const float* x, float* out) {
   constexpr size_t kFrames = 16, kEntries = 512;
   const Kernels& kernel = kernels();
-  const size_t heads = node.phrase_heads, keys = node.in_width, width = node.out_width;
+  const size_t heads = node.heads, keys = node.in_width, width = node.out_width;
   const size_t key_width = keys / heads, value_width = width / heads, padded = (keys + 63) / 64 * 64;
   const float scale = 1.0f / std::sqrt(static_cast<float>(key_width));
   if (rows.total() > 0) std::memset(out, 0, rows.total() * width * sizeof(float));
@@ -545,6 +548,58 @@ void Executor::EvalPhraseAttention(const Node& node, const Rows& rows, const flo
           }
         }
         trace->begin.push_back(static_cast<int32_t>(trace->entry.size()));
+      }
+    }
+  }
+}
+
+// Each frame looks at itself and at up to `window - 1` frames before it, oldest first, so that the
+// order of sums does not depend on how frames are cut into calls.
+//
+// Keys and values of earlier frames lie in a ring of R = window - 1 rows of [key, value]. The counter
+// says how many were put there, up to 2 R - 1, from where it goes back to R: below R it is also the
+// number of rows that are filled, and modulo R it is always the row that comes next.
+void Executor::EvalAttention(const Node& node, const Rows& rows, const float* x, float* out) {
+  const size_t width = node.out_width, head_width = width / node.heads, ring = node.window - 1;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head_width));
+  float* share = Buffer(&share_, node.window);
+  for (size_t item = 0; item < count_; ++item) {
+    float* kept = ring > 0 ? State(node, item) : nullptr;
+    int32_t none = 0;
+    int32_t& seen = ring > 0 ? items_[item].state->counters()[static_cast<size_t>(node.counter)] : none;
+    for (size_t t = rows.offset[item]; t < rows.offset[item + 1]; ++t) {
+      const float* query = x + t * 3 * width;
+      const float* fresh = query + width;  // key, then value
+      float* y = out + t * width;
+      const size_t count = static_cast<size_t>(seen);
+      const size_t past = std::min(count, ring);
+      // Row i of what is seen, 0 the oldest, `past` the frame itself.
+      const auto row = [&](size_t i) { return i == past ? fresh : kept + (count - past + i) % ring * 2 * width; };
+      for (size_t head = 0; head < node.heads; ++head) {
+        const size_t at = head * head_width;
+        const float* q = query + at;
+        float highest = -HUGE_VALF;
+        for (size_t i = 0; i <= past; ++i) {
+          const float* key = row(i) + at;
+          share[i] = scale * LaneSum(head_width, [q, key](size_t k) { return q[k] * key[k]; }) +
+                     node.table[head * node.window + past - i];
+          highest = std::max(highest, share[i]);
+        }
+        float total = 0.0f;
+        for (size_t i = 0; i <= past; ++i) {
+          share[i] = std::exp(share[i] - highest);
+          total += share[i];
+        }
+        for (size_t k = 0; k < head_width; ++k) y[at + k] = 0.0f;
+        for (size_t i = 0; i <= past; ++i) {
+          const float weight = share[i] / total;
+          const float* value = row(i) + width + at;
+          for (size_t k = 0; k < head_width; ++k) y[at + k] += weight * value[k];
+        }
+      }
+      if (ring > 0) {
+        std::memcpy(kept + count % ring * 2 * width, fresh, 2 * width * sizeof(float));
+        seen = static_cast<int32_t>(count + 1 < 2 * ring ? count + 1 : ring);
       }
     }
   }

@@ -89,6 +89,7 @@ class Executor {
   void EvalJoinedLstm(const Node& node, const Rows& rows, const float* x, float* out);
   void EvalStack(const Node& node, const Rows& in_rows, const Rows& out_rows, const float* x, float* out);
   void EvalConv(const Node& node, const Rows& in_rows, const Rows& out_rows, const float* x, float* out);
+  void EvalAttention(const Node& node, const Rows& rows, const float* x, float* out);
   void EvalEmbedding(const Node& node, const Rows& rows, float* out);
   void EvalPhraseAttention(const Node& node, const Rows& rows, const float* x, float* out);
   float* State(const Node& node, size_t item) { return items_[item].state->floats() + node.state_offset; }
@@ -108,7 +109,7 @@ class Executor {
   std::vector<float> gate_in_a_, gate_in_b_, gate_out_;
   std::vector<int32_t> gate_ids_;
   const int32_t* eval_ids_ = nullptr;
-  std::vector<float> pre_, step_, hidden_, window_;
+  std::vector<float> pre_, step_, hidden_, window_, share_;
   std::vector<int8_t> quantised_;
   std::vector<uint8_t> gathered_;
   std::vector<float> scales_;

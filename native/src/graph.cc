@@ -44,6 +44,7 @@ const std::vector<OpInfo>& Ops() {
       {Op::kTanh, "tanh", 1, {}, {}},
       {Op::kSigmoid, "sigmoid", 1, {}, {}},
       {Op::kLogSoftmax, "log_softmax", 1, {}, {}},
+      {Op::kCausalAttention, "causal_attention", 1, {"heads", "window"}, {{"distance", false}}},
       {Op::kPhraseAttention, "phrase_attention", 1, {"heads", "keys", "values", "precision"}, {{"no_bias_key", false}}},
   };
   return ops;
@@ -228,7 +229,7 @@ class GraphBuilder {
     who_ += std::string(" (") + info->name + ")";
     Node node;
     node.op = info->op;
-    if (node.op == Op::kPhraseAttention && file_.version() < 3) {
+    if ((node.op == Op::kCausalAttention || node.op == Op::kPhraseAttention) && file_.version() < 3) {
       Bad(" needs version 3; the file says version " + std::to_string(file_.version()));
     }
     for (JsonValue v = json.first(); v; v = v.next()) {
@@ -336,8 +337,12 @@ class GraphBuilder {
         node->causal = padding.string() == "causal";
         break;
       }
+      case Op::kCausalAttention:
+        node->heads = Integer(json, "heads", 1, Graph::kMaxHeads);
+        node->window = Integer(json, "window", 1, Graph::kMaxWindow);
+        break;
       case Op::kPhraseAttention: {
-        node->phrase_heads = Integer(json, "heads", 1, 64);
+        node->heads = Integer(json, "heads", 1, Graph::kMaxHeads);
         node->keys = Name(json.Find("keys"), "`keys`");
         node->values = Name(json.Find("values"), "`values`");
         const JsonValue precision = json.Find("precision");
@@ -393,6 +398,15 @@ class GraphBuilder {
       node->weight = MatrixOf(tensor);
       node->table_rows = node->weight.rows;
       Remember(role, node->weight.columns);
+      return;
+    }
+    if (role == "distance") {
+      need(tensor.codec == Codec::kF32 && tensor.shape.size() == 2, "f32 with 2 dimensions");
+      if (tensor.shape[0] != node->heads || tensor.shape[1] != node->window) {
+        Bad(" has a `distance` of " + std::to_string(tensor.shape[0]) + " x " + std::to_string(tensor.shape[1]) +
+            "; it must be `heads` " + std::to_string(node->heads) + " x `window` " + std::to_string(node->window));
+      }
+      node->table = tensor.f32();
       return;
     }
     if (role == "table" || (role == "weight" && depthwise)) {
@@ -513,6 +527,16 @@ class GraphBuilder {
         set(node.in[0], out / node.factor);
         break;
       }
+      case Op::kCausalAttention: {  // reads queries, keys and values side by side
+        set(node.in[0], width(node.out) * 3);
+        const size_t in = width(node.in[0]);
+        if (in % (3 * node.heads) != 0) {
+          Bad(": node " + std::to_string(index) + " (causal_attention) reads the width " + std::to_string(in) +
+              "; that must be a multiple of 3 times `heads` " + std::to_string(node.heads));
+        }
+        set(node.out, in / 3);
+        break;
+      }
       default:
         break;
     }
@@ -572,6 +596,9 @@ class GraphBuilder {
         node.counter = static_cast<int>(g_.state_counters_++);
       } else if (node.op == Op::kConv1d && node.causal) {
         node.state_size = node.History() * node.in_width;
+      } else if (node.op == Op::kCausalAttention && node.window > 1) {
+        node.state_size = (node.window - 1) * 2 * node.out_width;
+        node.counter = static_cast<int>(g_.state_counters_++);
       } else if (node.op == Op::kEmbedding) {
         g_.id_limit_ = std::min(g_.id_limit_, node.table_rows);
       }

@@ -19,8 +19,7 @@ namespace earshot {
 
 enum class Op : uint8_t {
   kNormalize, kStack, kLinear, kLstm, kLayerNorm, kRmsNorm, kEmbedding, kConv1d, kAdd,
-  kRelu, kTanh, kSigmoid, kLogSoftmax,
-  kPhraseAttention,
+  kRelu, kTanh, kSigmoid, kLogSoftmax, kCausalAttention, kPhraseAttention,
 };
 
 enum class Skipped : uint8_t { kZero, kHold, kPass };
@@ -51,15 +50,15 @@ struct Node {
   size_t hidden = 0;               // lstm
   size_t kernel = 1, dilation = 1;  // conv1d
   bool causal = false, depthwise = false;
+  size_t heads = 1, window = 1;    // attentions; the window of causal_attention
   float eps = 0;
   Matrix weight, weight_h;         // an lstm without weight_h: `weight` is for [x, h]
   const float* bias = nullptr;     // also beta
   const float* gain = nullptr;     // inv_std, gamma
   const float* mean = nullptr;
-  const float* table = nullptr;    // embedding, or the depthwise weight
+  const float* table = nullptr;    // embedding, the depthwise weight, or biases of distances
   size_t table_rows = 0;
-  // phrase_attention: heads, and outputs of the graph `bias`.
-  size_t phrase_heads = 1;
+  // phrase_attention: outputs of the graph `bias`.
   std::string keys, values;
   bool exact = false;              // keys and values in float
   const float* no_bias_key = nullptr;
@@ -67,7 +66,7 @@ struct Node {
   // Into GraphState: floats of the op itself, its last result (`hold`), its counter.
   size_t state_offset = 0, state_size = 0;
   size_t hold_offset = 0;
-  int counter = -1;                // frames waiting in a stack
+  int counter = -1;                // frames waiting in a stack, or seen by an attention (see executor.cc)
 
   size_t History() const { return (kernel - 1) * dilation; }  // conv1d: frames before the newest
 };
@@ -91,6 +90,7 @@ class Graph {
  public:
   static constexpr size_t kMaxNodes = 1024;
   static constexpr size_t kMaxWidth = 131071;
+  static constexpr size_t kMaxHeads = 64, kMaxWindow = 1024;  // of an attention
   static constexpr size_t kMaxTotalWidth = size_t{1} << 20;   // floats per frame of all values
   static constexpr size_t kMaxStateFloats = size_t{1} << 24;  // 64 MiB
 

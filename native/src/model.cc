@@ -206,9 +206,9 @@ void Model::CheckBias() const {
         if (value.width != width) {
           bad(*graph, "reads " + Quoted(name) + " of width " + Size(value.width) + " as `" + role + "`; it must be " + Size(width));
         }
-        if (width > kMaxBiasWidth || width % node.phrase_heads != 0) {
+        if (width > kMaxBiasWidth || width % node.heads != 0) {
           bad(*graph, std::string("has `") + role + "` of width " + Size(width) + "; it must be a multiple of `heads` " +
-                          Size(node.phrase_heads) + " and at most " + Size(kMaxBiasWidth));
+                          Size(node.heads) + " and at most " + Size(kMaxBiasWidth));
         }
       };
       reads(node.keys, node.in_width, "keys");

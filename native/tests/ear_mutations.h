@@ -113,7 +113,7 @@ inline void MutateHeader(std::string* text, Random* random) {
   static const char* const kWords[] = {"\"x\"", "\"y\"", "\"when\"", "\"skipped\"", "\"hold\"", "\"pass\"", "\"relu\"",
                                        "\"tanh\"", "\"add\"", "\"stack\"", "\"lstm\"", "\"conv1d\"", "\"linear\"",
                                        "\"valid\"", "\"causal\"", "\"stateful\"", "\"f32\"", "\"f32_r16\"", "\"i8_r16x4\"", "\"i4_r16x4\"",
-                                       "\"i8_b16x1\"", "\"i4_b16x4\"", "\"weight\"", "\"\""};
+                                       "\"i8_b16x1\"", "\"i4_b16x4\"", "\"weight\"", "\"causal_attention\"", "\"distance\"", "\"\""};
   const bool strings = random->Below(2) == 0;
   const auto spans = Spans(*text, strings);
   if (spans.empty()) return;

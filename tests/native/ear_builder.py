@@ -124,9 +124,9 @@ class Ear:
             for entry, offset in zip(entries, offsets, strict=True):
                 entry["offset"] = offset
 
-    def bytes(self) -> bytes:
+    def bytes(self, *, version: int = 1) -> bytes:
         entries, sections = self.entries()
-        return pack({**self.header, "tensors": entries}, sections)
+        return pack({**self.header, "tensors": entries}, sections, version=version)
 
 
 def graph_file(
@@ -136,6 +136,7 @@ def graph_file(
     inputs: tuple[str, ...] = ("x",),
     outputs: tuple[str, ...] = ("out",),
     name: str = "net",
+    version: int = 1,
 ) -> bytes:
     """A file with one graph and nothing that only a recogniser needs."""
     ear = Ear({"name": "test", "graphs": {}})
@@ -146,7 +147,7 @@ def graph_file(
         "outputs": list(outputs),
         "nodes": nodes,
     }
-    return ear.bytes()
+    return ear.bytes(version=version)
 
 
 def recogniser(

@@ -330,6 +330,148 @@ def test_gates_skip_frames_and_leave_the_state_alone(
     np.testing.assert_array_equal(np.concatenate(parts), want)
 
 
+# --- attention ------------------------------------------------------------------------------
+
+
+def attention(x: F64, heads: int, window: int, distance: F32) -> F64:
+    """Every frame and head by itself, over the frames it sees, from the definition."""
+    width = x.shape[1] // 3
+    size = width // heads
+    query, key, value = x[:, :width], x[:, width : 2 * width], x[:, 2 * width :]
+    out = np.zeros((len(x), width))
+    for t in range(len(x)):
+        seen = np.arange(max(0, t - window + 1), t + 1)
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            scores = key[seen, part] @ query[t, part] / np.sqrt(size) + distance[h, t - seen]
+            share = np.exp(scores - scores.max())
+            out[t, part] = share / share.sum() @ value[seen, part]
+    return out
+
+
+def attention_node(heads: int, window: int) -> Node:
+    return {"op": "causal_attention", "in": ["x"], "out": "out", "heads": heads, "window": window,
+            "tensors": {"distance": "d"}}  # fmt: skip
+
+
+def load_attention(load: Load, heads: int, window: int, width: int) -> tuple[_native.Graph, F32]:
+    distance = rand(heads, window, seed=4)
+    nodes = [MEAN, {**attention_node(heads, window), "in": ["n"]}]
+    tensors = {**fixed_width(3 * width), "d": ("f32", distance)}
+    return load(nodes, tensors, version=3), distance
+
+
+@pytest.mark.parametrize(
+    ("heads", "window", "width"), [(1, 1, 1), (1, 2, 16), (3, 5, 21), (4, 33, 64), (2, 64, 6)]
+)
+def test_causal_attention(load: Load, heads: int, window: int, width: int) -> None:
+    graph, distance = load_attention(load, heads, window, width)
+    x = rand(40, 3 * width, seed=5)
+    want = attention(x.astype(np.float64), heads, window, distance)
+    np.testing.assert_allclose(graph.step(x)["out"], want, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_attention_in_chunks_and_batches_changes_no_bit(load: Load, data: st.DataObject) -> None:
+    """Streams of their own length and cuts; a window shorter than them, so that its ring turns."""
+    graph, _ = load_attention(load, 2, data.draw(st.sampled_from((1, 2, 3, 6, 64))), 8)
+    clips = [rand(data.draw(st.integers(0, 30)), 24, seed=i) for i in range(3)]
+    cuts = [
+        data.draw(st.lists(st.integers(0, len(c)), min_size=3, max_size=3).map(sorted))
+        for c in clips
+    ]
+    states = [graph.initial_state() for _ in clips]
+    chunks = [np.split(clip, cut) for clip, cut in zip(clips, cuts, strict=True)]
+    got: list[list[F32]] = [[] for _ in clips]
+    for step in range(4):
+        results = graph.step_batch([c[step] for c in chunks], states)
+        for i, result in enumerate(results):
+            got[i].append(result["out"])
+    for i, clip in enumerate(clips):
+        np.testing.assert_array_equal(np.concatenate(got[i]), graph.step(clip)["out"])
+
+
+def test_attention_is_causal_forgets_and_resets(load: Load) -> None:
+    graph, _ = load_attention(load, 2, 5, 8)
+    x = rand(20, 24, seed=6)
+    whole = graph.step(x)["out"]
+    changed = x.copy()
+    changed[9] += 1
+    differs = (graph.step(changed)["out"] != whole).any(axis=1)
+    np.testing.assert_array_equal(np.flatnonzero(differs), np.arange(9, 14))
+    state = graph.initial_state()
+    graph.step(x, state)
+    assert [v.shape for v in state.tensors().values()] == [(4, 2, 8)]
+    fork = state.copy()
+    np.testing.assert_array_equal(graph.step(x, state)["out"], graph.step(x, fork)["out"])
+    state.reset()
+    assert [v.shape for v in state.tensors().values()] == [(0, 2, 8)]
+    np.testing.assert_array_equal(graph.step(x, state)["out"], whole)
+
+
+def test_a_gated_attention_sees_open_frames_only(load: Load) -> None:
+    distance = rand(2, 4, seed=4)
+    gate = np.zeros((1, 24))
+    gate[0, 0] = 1.0
+    nodes = [
+        MEAN,
+        {"op": "linear", "in": ["n"], "out": "gate", "tensors": {"weight": "g"}},
+        {**attention_node(2, 4), "in": ["n"], "when": "gate", "skipped": "zero"},
+    ]
+    tensors = {**fixed_width(24), "d": ("f32", distance), "g": ("f32_r16", gate)}
+    graph = load(nodes, tensors, version=3)
+    x = rand(30, 24, seed=7)
+    x[:, 0] = np.random.default_rng(1).integers(0, 2, 30)
+    want = np.zeros((30, 8))
+    is_open = x[:, 0] > 0.5
+    want[is_open] = attention(x[is_open].astype(np.float64), 2, 4, distance)
+    np.testing.assert_allclose(graph.step(x)["out"], want, rtol=1e-4, atol=1e-5)
+
+
+BAD_ATTENTION: dict[str, tuple[dict[str, Any], str]] = {
+    "no heads": ({"heads": None}, "`heads`"),
+    "0 heads": ({"heads": 0}, "1..64"),
+    "65 heads": ({"heads": 65}, "1..64"),
+    "window 0": ({"window": 0}, "1..1024"),
+    "window 1025": ({"window": 1025}, "1..1024"),
+    "a window that is not whole": ({"window": 4.5}, "whole number"),
+    "distances of other heads": ({"heads": 3}, "2 x 4; it must be `heads` 3"),
+    "distances of another window": ({"window": 5}, "`window` 5"),
+    "no distances": ({"tensors": {}}, "no tensor `distance`"),
+    "distances in blocks": ({"tensors": {"distance": "g"}}, "f32 with 2 dimensions"),
+    "distances of one dimension": ({"tensors": {"distance": "m"}}, "f32 with 2 dimensions"),
+    "an unknown attribute": ({"hidden": 16}, 'unknown key "hidden"'),
+    "two inputs": ({"in": ["n", "n"]}, "list `in` of 1"),
+    "ids": ({"in": ["y"]}, "reads ids"),
+    "passing on its input": ({"when": "n", "skipped": "pass"}, "width"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ATTENTION)
+def test_bad_attentions_are_refused(load: Load, what: str) -> None:
+    changes, message = BAD_ATTENTION[what]
+    node = {**attention_node(2, 4), "in": ["n"], **changes}
+    node = {k: v for k, v in node.items() if v is not None}
+    tensors = {**fixed_width(24), "d": ("f32", rand(2, 4)), "g": ("f32_r16", rand(2, 4))}
+    with pytest.raises(_native.ModelFileError, match=message):
+        load([MEAN, node], tensors, inputs=("x", "y"), version=3)
+
+
+def test_an_attention_that_does_not_fit_is_refused(load: Load) -> None:
+    for width, message in ((22, "multiple of 3 times `heads` 2"), (9, "multiple of 3 times")):
+        with pytest.raises(_native.ModelFileError, match=message):
+            load([MEAN, {**attention_node(2, 4), "in": ["n"]}],
+                 {**fixed_width(width), "d": ("f32", rand(2, 4))}, version=3)  # fmt: skip
+    with pytest.raises(_native.ModelFileError, match="needs version 3; the file says version 2"):
+        load([MEAN, {**attention_node(2, 4), "in": ["n"]}],
+             {**fixed_width(24), "d": ("f32", rand(2, 4))}, version=2)  # fmt: skip
+    deep = [MEAN] + [{**attention_node(1, 1024), "in": ["n"], "out": f"a{i}"} for i in range(9)]
+    wide = {**fixed_width(3 * 1024), "d": ("f32", rand(1, 1024))}
+    with pytest.raises(_native.ModelFileError, match="state of more than"):
+        load(deep, wide, outputs=("a0",), version=3)
+
+
 # --- streams --------------------------------------------------------------------------------
 
 

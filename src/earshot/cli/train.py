@@ -6,14 +6,11 @@ Knows how to name the missing extra; knows nothing of what the stages do.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from earshot.cli.console import StageBars, complain, reported, say
-
-if TYPE_CHECKING:
-    from earshot.train.recipe import Recipe
 
 app = typer.Typer(help="Train models from recipes; needs the extra 'train'.", no_args_is_help=True)
 
@@ -54,7 +51,8 @@ def _run(
 
     with reported():
         try:
-            from earshot.train.recipe import load_recipe
+            from earshot.train.language import run_language
+            from earshot.train.recipe import Recipe, load_any_recipe
             from earshot.train.run import run as run_recipe
         except ModuleNotFoundError as err:
             if err.name is None or err.name.startswith("earshot"):
@@ -62,11 +60,15 @@ def _run(
             raise MissingExtraError(
                 "earshot train", package=err.name.partition(".")[0], extra="train"
             ) from None
-        loaded: Recipe = load_recipe(path, overrides or [])
+        loaded = load_any_recipe(path, overrides or [])
         _log_to_stderr()
         bars = StageBars()
         try:
-            say(str(run_recipe(loaded, stages=stages, resume=resume, progress=bars)))
+            if isinstance(loaded, Recipe):
+                made = run_recipe(loaded, stages=stages, resume=resume, progress=bars)
+            else:
+                made = run_language(loaded, stages=stages, resume=resume, progress=bars)
+            say(str(made))
         except KeyboardInterrupt:
             bars.close()
             complain("stopped. The same command goes on where this one stopped.")

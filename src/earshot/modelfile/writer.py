@@ -21,7 +21,8 @@ MAGIC = b"\x89EAR\r\n\x1a\n"
 ALIGNMENT = 64
 PREAMBLE_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20
-VERSION_3_OPS = frozenset(("phrase_attention",))  # those that a reader of version 2 does not know
+# Those that a reader of version 2 does not know.
+VERSION_3_OPS = frozenset(("causal_attention", "phrase_attention"))
 
 
 def _aligned(offset: int) -> int:

@@ -17,8 +17,10 @@ from typing import Any, Literal, TypeVar
 
 from earshot.compress.config import CompressConfig
 from earshot.core.errors import ConfigError
+from earshot.models.language_model import LanguageModelConfig
 from earshot.models.transducer import TransducerConfig
 from earshot.train.corpora import CorporaConfig
+from earshot.train.language_text import LanguageTextConfig
 from earshot.train.librispeech import LibriSpeechConfig
 from earshot.train.noise import NoiseConfig
 from earshot.train.phrase_text import PhraseTextConfig
@@ -255,8 +257,88 @@ class Recipe:
             raise ConfigError("sources: is empty; at least one source must be named. Add one.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageTrainConfig:
+    """The loop of a language model. Time or steps bound it, whichever is given."""
+
+    max_minutes: float = 0.0  # of training; time before a resume counts
+    max_steps: int = 0
+    batch_pieces: int = 2048
+    peak_lr: float = 2e-3
+    final_lr_share: float = 0.02
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
+    threads: int = 1
+    accelerator: str = "auto"
+    checkpoint_minutes: float = 2.0
+    validate_minutes: float = 4.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_pieces", "warmup_steps", "checkpoint_minutes", "validate_minutes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(
+                    f"train.{name} is {getattr(self, name)}; it must be above 0. Change it."
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageRecipe:
+    """Everything that decides what a language model for rescoring becomes."""
+
+    name: str
+    folder: str  # everything made goes below it; never committed
+    kind: Literal["language-model"]
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    language_text: LanguageTextConfig = field(default_factory=LanguageTextConfig)
+    tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(vocab_size=1024))
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    train: LanguageTrainConfig = field(default_factory=LanguageTrainConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        if (self.train.max_minutes > 0) == (self.train.max_steps > 0):
+            raise ConfigError(
+                f"train: max_minutes is {self.train.max_minutes} and max_steps "
+                f"{self.train.max_steps}; exactly one must be above 0. Set one, and the other to 0."
+            )
+        if self.model.vocab_size != self.tokenizer.vocab_size:
+            raise ConfigError(
+                f"model.vocab_size is {self.model.vocab_size} and tokenizer.vocab_size "
+                f"{self.tokenizer.vocab_size}; they must be equal. Change one."
+            )
+
+
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe.
+    """Read the recipe of a recogniser.
+
+    Args:
+        path: TOML file.
+        overrides: `section.key=value` each, value in TOML syntax (bare words are strings).
+
+    Returns:
+        The recipe, every value checked for its type.
+
+    Raises:
+        ConfigError: No such file, not TOML, an unknown key or a wrong type, or a recipe of
+            another kind.
+    """
+    recipe = load_any_recipe(path, overrides)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(
+            f"{path}: is a recipe of kind '{recipe.kind}'; a recogniser's is needed here. Give one "
+            "without `kind`, such as recipes/assistant-en.toml."
+        )
+    return recipe
+
+
+def load_any_recipe(
+    path: Path | str, overrides: list[str] | None = None
+) -> Recipe | LanguageRecipe:
+    """Read a recipe; its `kind` says what it makes, a recogniser where it has none.
 
     Args:
         path: TOML file.
@@ -280,6 +362,8 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
         raise ConfigError(f"{path}: is not valid TOML ({err}). Mend that line.") from None
     for override in overrides or []:
         _apply_override(tree, override)
+    if "kind" in tree:
+        return _build(LanguageRecipe, tree, str(path))
     return _build(Recipe, tree, str(path))
 
 

@@ -49,6 +49,7 @@ __all__ = [
     "is_test",
     "load_texts",
     "prepare",
+    "unpronounced",
     "write_texts",
 ]
 
@@ -814,6 +815,27 @@ def _split(
     ]
     held_out = [i for i in kept.values() if sides[i.text] and i.text not in clash]
     return train, held_out
+
+
+def unpronounced(config: TextConfig, *, root: Path) -> Iterator[TextItem]:
+    """Training sentences of the corpora that `prepare` leaves out for words without a sound.
+
+    Held out by the same hash as there, and nothing that a corpus sets aside; some of them may be
+    among the sentences of `prepare`.
+
+    Args:
+        config: Shares and limits.
+        root: Folder of the corpora.
+    """
+    aside = _set_aside(root)
+    for item in _corpora(root, frozenset()):
+        if (
+            item.template not in aside
+            and not item.template.startswith("read:")
+            and not is_held_out(item.template, config.held_out_sentences)
+            and _acceptable(item.text, config)
+        ):
+            yield item
 
 
 def write_texts(items: Sequence[TextItem], path: Path) -> None:
