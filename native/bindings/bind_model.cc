@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "biasing.h"
 #include "executor.h"
 #include "model.h"
 #include "model_file.h"
@@ -368,7 +369,8 @@ class PyRecognizer {
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
-               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight) {
+               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight,
+               const PyHotwords* hotwords, const PyNgram* lm, float lm_weight, float internal_lm_weight, float lm_bonus) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
       throw nb::value_error(("Recognizer: method is '" + method + "'; it must be 'greedy_search' or 'modified_beam_search'.").c_str());
@@ -392,7 +394,9 @@ class PyRecognizer {
     phones.transducer_weight = transducer_weight;
     phones.piece_ctc_weight = piece_ctc_weight;
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
-                                              word_graph != nullptr ? word_graph->shared() : nullptr);
+                                              word_graph != nullptr ? word_graph->shared() : nullptr,
+                                              {hotwords != nullptr ? hotwords->shared : nullptr, lm != nullptr ? lm->shared : nullptr,
+                                               {lm_weight, internal_lm_weight, lm_bonus}});
   }
   PyStream* CreateStream(const PyWordGraph* word_graph) const {
     return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared()) : recognizer_->CreateStream());
@@ -504,6 +508,7 @@ nb::dict Result(const PyStream& self) {
     return self.stream().Result();
   };
   const earshot::Transcript transcript = read();
+  const earshot::PriorState prior = self.stream().PriorScore();
   const std::vector<std::string>& names = self.stream().recognizer().model().pieces();
   nb::list pieces;
   for (const int32_t token : transcript.path.tokens) pieces.append(Text(names[static_cast<size_t>(token)]));
@@ -516,10 +521,36 @@ nb::dict Result(const PyStream& self) {
   out["log_probs"] = ToList(transcript.path.log_probs);
   out["num_frames"] = transcript.num_frames;
   out["score"] = transcript.score;
+  out["hotwords"] = prior.hotwords;
+  out["language"] = prior.language;
+  return out;
+}
+
+nb::list Candidates(const PyStream& self) {
+  const auto read = [&] {
+    const nb::gil_scoped_release release;
+    return self.stream().Candidates();
+  };
+  nb::list out;
+  for (const earshot::Stream::Candidate& candidate : read()) {
+    nb::dict item;
+    item["tokens"] = ToList(candidate.path.tokens);
+    item["frames"] = ToList(candidate.path.frames);
+    item["score"] = candidate.score;
+    item["hotwords"] = candidate.prior.hotwords;
+    item["language"] = candidate.prior.language;
+    item["hotword_node"] = candidate.prior.node;
+    nb::list nodes;
+    for (const uint32_t node : candidate.prior.context.nodes) nodes.append(node);
+    item["language_state"] = nodes;
+    out.append(item);
+  }
   return out;
 }
 
 }  // namespace
+
+std::shared_ptr<const earshot::Model> NativeModel(nb::handle model) { return nb::cast<const PyModel&>(model).shared(); }
 
 void bind_model(nb::module_& m) {
   model_file_error = PyErr_NewExceptionWithDoc(
@@ -656,6 +687,9 @@ void bind_model(nb::module_& m) {
         const nb::gil_scoped_release release;
         self.stream().InputFinished();
       })
+      .def("set_hotwords", [](PyStream& self, const PyHotwords* hotwords) {
+        self.stream().SetHotwords(hotwords != nullptr ? hotwords->shared : nullptr);
+      }, "hotwords"_a.none())
       .def("is_ready", [](PyStream& self) {
         const nb::gil_scoped_release release;
         return self.stream().IsReady();
@@ -670,6 +704,7 @@ void bind_model(nb::module_& m) {
       .def("keep_attention", [](PyStream& self, bool keep) { self.stream().KeepAttention(keep); }, "keep"_a)
       .def("attention", &Attention)
       .def("result", &Result)
+      .def("candidates", &Candidates)
       .def("command_result", &CommandResult);
 
   nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")
@@ -684,12 +719,13 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float, size_t, float, float, float, float>(),
+                    float, float, float, size_t, float, float, float, float, const PyHotwords*, const PyNgram*, float, float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
-           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f)
+           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "hotwords"_a.none() = nb::none(), "lm"_a.none() = nb::none(),
+           "lm_weight"_a = 0.0f, "internal_lm_weight"_a = 0.0f, "lm_bonus"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)
       .def("encode_phrases", &PyRecognizer::Phrases, "pieces"_a, "begin"_a, nb::kw_only(), "weight"_a = 1.0f)

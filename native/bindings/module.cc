@@ -7,10 +7,12 @@ namespace nb = nanobind;
 void bind_signal(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_kernels(nb::module_& m);
+void bind_biasing(nb::module_& m);
 
 NB_MODULE(_native, m) {
   m.attr("__version__") = EARSHOT_VERSION;
   bind_signal(m);
   bind_model(m);
   bind_kernels(m);
+  bind_biasing(m);
 }

@@ -183,6 +183,7 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
         // The graph says what may follow: what the network has learnt about that would count twice.
         bound -= double{config_.language_weight} * paths[p].context.out->LanguageScore(piece);
       }
+      if (state->hotwords != nullptr) state->hotwords->Step(paths[p].hotword, piece, &bound);
       if (too_low(Rank(alpha, with, bound))) continue;
       bool merged = false;
       for (size_t q = 0; q < count; ++q) merged = merged || (stays[q].parent == p && paths[q].history.last == piece);
@@ -200,7 +201,8 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
     size_t complete = kNone;
     for (size_t p = 0; p < count; ++p) {
       if (!paths[p].state->final) continue;
-      const double rank = stays[p].rank + paths[p].state->final_weight * GrammarStates::kWeightUnit;
+      double rank = stays[p].rank + paths[p].state->final_weight * GrammarStates::kWeightUnit;
+      if (state->hotwords != nullptr) rank += state->hotwords->End(paths[p].hotword);
       if (rank > highest) {
         highest = rank;
         complete = p;
@@ -237,6 +239,10 @@ void GrammarSearch::Advance(GrammarSearchState* state, const float* const* rows,
       path.ctc_blank = ctc != nullptr ? kMinusInfinity : 0;
       path.ctc_piece = ctc != nullptr ? ctc_with(p, piece) : kMinusInfinity;
       path.ctc = ctc_with(p, piece);
+      if (state->hotwords != nullptr) {
+        double counted = 0;
+        path.hotword = state->hotwords->Step(paths[p].hotword, piece, &counted);
+      }
       scorer_->Extend(&path.context, piece);
     }
     path.history = state->tree.Extend(paths[parent].history, piece, static_cast<int32_t>(state->num_frames),
@@ -268,7 +274,8 @@ std::vector<GrammarPath> GrammarSearch::Best(const GrammarSearchState& state, bo
   std::vector<Complete> complete;
   for (const GrammarHypothesis& path : state.paths) {
     if (!path.state->final) continue;
-    const double prior = path.prior + path.state->final_weight * GrammarStates::kWeightUnit;
+    double prior = path.prior + path.state->final_weight * GrammarStates::kWeightUnit;
+    if (state.hotwords != nullptr) prior += state.hotwords->End(path.hotword);
     complete.push_back({&path, Rank(path.alpha, path.ctc, prior), prior});
   }
   std::stable_sort(complete.begin(), complete.end(), [](const Complete& a, const Complete& b) { return a.score > b.score; });

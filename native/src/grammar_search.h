@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "hotwords.h"
 #include "model.h"
 #include "scorer.h"
 #include "token_tree.h"
@@ -42,12 +43,14 @@ struct GrammarHypothesis {
   double ctc_blank = 0;         // CTC, alignments that end in blank,
   double ctc_piece = 0;         // and in a piece
   double ctc = 0;               // both
-  double prior = 0;             // weights of the graph, word penalties
+  double prior = 0;             // weights of the graph, word penalties, hotwords
+  int32_t hotword = Hotwords::kRoot;
   double rank = 0;
 };
 
 struct GrammarSearchState {
   std::shared_ptr<const WordGraph> graph;  // null: no search
+  std::shared_ptr<const Hotwords> hotwords;  // null: none
   std::shared_ptr<const PhraseList> phrases;  // as in SearchState
   std::shared_ptr<GrammarStates> states;   // where the hypotheses' states live
   std::vector<GrammarHypothesis> paths;    // best first; empty before the first frame
@@ -55,7 +58,7 @@ struct GrammarSearchState {
   TokenPath settled;
   double best_ctc = 0;                     // sum of the best CTC log-probability of each frame
   size_t num_frames = 0;
-  void Reset();                            // the graph stays
+  void Reset();                            // graph and hotwords stay
 };
 
 class GrammarSearchScratch {

@@ -50,7 +50,9 @@ void Recognizer::ScratchDeleter::operator()(Scratch* scratch) const { delete scr
 Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<const WordGraph> graph)
     : recognizer_(std::move(recognizer)),
       fbank_(recognizer_->model_->num_bins()),
-      encoder_state_(recognizer_->encoder_) {
+      encoder_state_(recognizer_->encoder_),
+      next_prior_(recognizer_->prior_) {
+  UseHotwords();
   if (recognizer_->bias_audio_ != nullptr) bias_state_ = std::make_unique<GraphState>(recognizer_->bias_audio_);
   if (graph != nullptr && graph->num_phones() > 0) {
     phones_.graph = std::move(graph);
@@ -91,14 +93,53 @@ bool Stream::IsReady() const {
 Transcript Stream::Result() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   double score = 0;
-  TokenPath path = recognizer_->search_.Best(search_, &score);
+  PriorState prior;
+  TokenPath path = recognizer_->search_.Best(search_, flushed_, &score, &prior);
   return MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, score);
+}
+
+PriorState Stream::PriorScore() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  double score = 0;
+  PriorState prior;
+  recognizer_->search_.Best(search_, flushed_, &score, &prior);
+  return prior;
+}
+
+std::vector<Stream::Candidate> Stream::Candidates() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<Candidate> out;
+  for (const Hypothesis& path : search_.paths) {
+    out.push_back({search_.settled, path.score, path.prior});
+    search_.tree.Append(path.history, &out.back().path);
+    if (flushed_ && search_.prior != nullptr) out.back().prior = search_.prior->End(path.prior);
+  }
+  std::stable_sort(out.begin(), out.end(), [](const Candidate& a, const Candidate& b) {
+    return a.score + a.prior.total() > b.score + b.prior.total();
+  });
+  return out;
+}
+
+void Stream::SetHotwords(std::shared_ptr<const Hotwords> hotwords) {
+  PriorParts parts = recognizer_->prior_parts_;
+  parts.hotwords = std::move(hotwords);
+  auto prior = Prior::Create(*recognizer_->model_, parts);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  next_prior_ = std::move(prior);
+  if (search_.num_frames == 0) UseHotwords();
+}
+
+void Stream::UseHotwords() {
+  search_.prior = next_prior_;
+  commands_.hotwords = next_prior_ != nullptr ? next_prior_->hotwords() : nullptr;
 }
 
 CommandResult Stream::Commands() const {
   const std::lock_guard<std::mutex> lock(mutex_);
   CommandResult out = phones_.graph != nullptr ? PhoneCommands() : PieceCommands();
   if (!search_.paths.empty()) out.free_transducer = search_.paths.front().score;
+  // With a prior the likeliest by sound alone need not be the first.
+  for (const Hypothesis& path : search_.paths) out.free_transducer = std::max(out.free_transducer, path.score);
   return out;
 }
 
@@ -130,9 +171,14 @@ CommandResult Stream::PhoneCommands() const {
       words.push_back({SpelledBy(spelled, length, model), static_cast<size_t>(path.ends[i])});
       pieces.insert(pieces.end(), spelled, spelled + length);
     }
+    // By phones words are found in the end, and so are hotwords.
+    if (commands_.hotwords != nullptr) path.prior += commands_.hotwords->Score(pieces.data(), pieces.size());
     out.paths.push_back({MakeTranscript(std::move(path.path), words, out.num_frames, path.phones + path.prior), std::move(pieces),
                          0, 0, path.phones, path.prior});
   }
+  std::stable_sort(out.paths.begin(), out.paths.end(), [](const CommandResult::Path& a, const CommandResult::Path& b) {
+    return a.transcript.score > b.transcript.score;
+  });
   out.rescored = forced_.complete();
   if (out.rescored && !out.paths.empty()) Rescore(&out);
   if (out.paths.size() > GrammarSearch::kMaxPaths) out.paths.resize(GrammarSearch::kMaxPaths);
@@ -198,20 +244,23 @@ void Stream::Reset() {
   commands_.Reset();
   phones_.Reset();
   forced_.Reset();
+  UseHotwords();
   UsePhrases();
   finished_ = flushed_ = false;
 }
 
 Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
-                       const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph)
+                       const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph, const PriorParts& prior)
     : model_(std::move(model)),
-      scorer_(model_, config.blank_penalty, grammar.language_weight > 0),
+      scorer_(model_, config.blank_penalty, grammar.language_weight > 0 || prior.config.internal_weight > 0),
       search_(*model_, &scorer_, config),
       grammar_search_(*model_, &scorer_, config.blank_penalty, grammar),
       phone_search_(*model_, phones),
       forced_scorer_(*model_, &scorer_, grammar.ctc_blank_penalty),
       language_weight_(grammar.language_weight),
-      graph_(std::move(graph)) {
+      graph_(std::move(graph)),
+      prior_parts_(prior),
+      prior_(Prior::Create(*model_, prior)) {
   encoder_ = model_->FindGraph("encoder");
   encoder_out_ = static_cast<size_t>(encoder_->FindOutput("encoder_out"));
   const auto find = [&](const char* name) {
@@ -241,8 +290,8 @@ void Recognizer::CheckGraph(const WordGraph& graph) const {
 
 std::shared_ptr<const Recognizer> Recognizer::Create(std::shared_ptr<const Model> model, const SearchConfig& config,
                                                      const GrammarConfig& grammar, const PhoneConfig& phones,
-                                                     std::shared_ptr<const WordGraph> graph) {
-  return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, phones, std::move(graph)));
+                                                     std::shared_ptr<const WordGraph> graph, const PriorParts& prior) {
+  return std::shared_ptr<const Recognizer>(new Recognizer(std::move(model), config, grammar, phones, std::move(graph), prior));
 }
 
 std::unique_ptr<Stream> Recognizer::CreateStream(std::shared_ptr<const WordGraph> graph) const {

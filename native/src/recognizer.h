@@ -17,6 +17,7 @@
 #include "model.h"
 #include "phone_search.h"
 #include "phrases.h"
+#include "prior.h"
 #include "scorer.h"
 #include "search.h"
 #include "transcript.h"
@@ -65,6 +66,18 @@ class Stream {
   bool HasGraph() const { return commands_.graph != nullptr || phones_.graph != nullptr; }
   // The same for the sentences of the graph, which there must be.
   CommandResult Commands() const;
+  // What the best path is made of beside `Transcript::score`: hotwords and language model.
+  PriorState PriorScore() const;
+  // Every hypothesis of the beam, best first by score and prior together.
+  struct Candidate {
+    TokenPath path;
+    double score = 0;  // log-probability, without the prior
+    PriorState prior;
+  };
+  std::vector<Candidate> Candidates() const;
+  // Other hotwords, or none, from the next recording on: at once if nothing was decoded since the last
+  // reset. Throws std::invalid_argument if they are of other pieces.
+  void SetHotwords(std::shared_ptr<const Hotwords> hotwords);
   // Another list for the network to attend to, or none, from the next recording on: at once if nothing was decoded
   // since the last reset. Throws std::invalid_argument if it was encoded for another model.
   void SetPhrases(std::shared_ptr<const PhraseList> phrases);
@@ -82,6 +95,7 @@ class Stream {
   CommandResult PieceCommands() const;
   CommandResult PhoneCommands() const;
   void Rescore(CommandResult* result) const;
+  void UseHotwords();
   void UsePhrases();
 
   std::shared_ptr<const Recognizer> recognizer_;
@@ -92,6 +106,7 @@ class Stream {
   GrammarSearchState commands_;  // of a graph of pieces
   PhoneSearchState phones_;      // of a graph of phones
   mutable ForcedState forced_;   // likewise: remembers what results asked for
+  std::shared_ptr<const earshot::Prior> next_prior_;  // of the next recording
   std::shared_ptr<const PhraseList> next_phrases_;  // of the next recording; those of this one are in `search_`
   std::unique_ptr<GraphState> bias_state_;          // null: the model has no trained biasing
   AttentionTrace trace_;
@@ -103,10 +118,12 @@ class Stream {
 class Recognizer : public std::enable_shared_from_this<Recognizer> {
  public:
   // Throws ModelFileError if the file is no recogniser, std::invalid_argument for
-  // a setting out of range or a graph of other pieces. `graph` may be null.
+  // a setting out of range or a graph, hotwords or language model of other pieces. `graph` may be null. The language
+  // model is for the free search; hotwords are for all searches.
   static std::shared_ptr<const Recognizer> Create(std::shared_ptr<const Model> model, const SearchConfig& config,
                                                   const GrammarConfig& grammar = {}, const PhoneConfig& phones = {},
-                                                  std::shared_ptr<const WordGraph> graph = nullptr);
+                                                  std::shared_ptr<const WordGraph> graph = nullptr,
+                                                  const PriorParts& prior = {});
 
   std::unique_ptr<Stream> CreateStream() const { return CreateStream(graph_); }
   // For a graph of its own; throws std::invalid_argument if it is of other pieces.
@@ -139,7 +156,7 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   };
 
   Recognizer(std::shared_ptr<const Model> model, const SearchConfig& config, const GrammarConfig& grammar,
-             const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph);
+             const PhoneConfig& phones, std::shared_ptr<const WordGraph> graph, const PriorParts& prior);
   void CheckGraph(const WordGraph& graph) const;
   bool DecodeBlock(Stream* const* streams, size_t count, Scratch* scratch) const;
   void ComputeHeads(Scratch* scratch) const;
@@ -161,6 +178,8 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   ForcedScorer forced_scorer_;
   float language_weight_;
   std::shared_ptr<const WordGraph> graph_;
+  PriorParts prior_parts_;
+  std::shared_ptr<const Prior> prior_;  // of streams that ask for nothing else; null: none
   mutable std::mutex pool_mutex_;
   mutable std::vector<ScratchPointer> pool_;
 };

@@ -48,6 +48,7 @@ void Search::BeginFrame(SearchState* state) const {
   if (state->paths.empty()) {
     state->paths.emplace_back();
     state->paths.back().context = scorer_->Start(state->phrases.get());
+    if (state->prior != nullptr) state->paths.back().prior = state->prior->Start();
   }
   for (Hypothesis& path : state->paths) path.left = false;
 }
@@ -56,6 +57,31 @@ void Search::Request(SearchState* state, const float* encoder_row, ScorerScratch
   for (Hypothesis& path : state->paths) {
     if (!path.left) scorer->Request(&path.context, encoder_row);
   }
+}
+
+void Search::RankPieces(const Prior& prior, const Hypothesis& path, const float* row, double floor,
+                        SearchScratch* scratch) const {
+  const size_t most = config_.max_active_paths;
+  const Prediction& network = *path.context.out;
+  const double before = path.prior.total();
+  const double most_gain = prior.MostGain(path.prior);
+  auto& ranked = scratch->ranked_;
+  ranked.clear();
+  for (size_t v = 0; v < scorer_->vocabulary(); ++v) {
+    if (v == static_cast<size_t>(settings_.blank_id) || v == static_cast<size_t>(settings_.unk_id)) continue;
+    if (std::isnan(row[v])) continue;
+    const auto token = static_cast<int32_t>(v);
+    const double bound = row[v] - prior.Internal(token, network) + most_gain;
+    if (path.score + before + bound < floor || (ranked.size() == most && !(bound > ranked.back().rank))) continue;
+    SearchScratch::Piece piece{0, token, prior.Extend(path.prior, token, network)};
+    piece.rank = row[v] + (piece.prior.total() - before);
+    if (ranked.size() == most && !(piece.rank > ranked.back().rank)) continue;
+    if (ranked.size() == most) ranked.pop_back();
+    auto at = ranked.end();
+    while (at != ranked.begin() && piece.rank > std::prev(at)->rank) --at;
+    ranked.insert(at, piece);
+  }
+  for (const SearchScratch::Piece& piece : ranked) scratch->best_.emplace_back(row[piece.token], piece.token);
 }
 
 // Every path still in the frame takes blank or a piece; if there is none, nothing changes.
@@ -77,10 +103,17 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
       scratch->rows_[p] = rows[num_rows++];
       score = Sane(score + scratch->rows_[p][settings_.blank_id]);
     }
-    candidates.push_back({score, score, p, -1, 0, true});
+    candidates.push_back({score, score, paths[p].prior.total(), p, -1, 0, true});
   }
   if (num_rows == 0) return 0;
   const size_t kept = candidates.size();
+  const Prior* prior = state->prior.get();
+  // These fill the beam: what ranks below all of them cannot get in.
+  double floor = kMinusInfinity;
+  if (prior != nullptr && kept == most) {
+    floor = -kMinusInfinity;
+    for (const auto& c : candidates) floor = std::min(floor, c.score + c.prior);
+  }
 
   for (size_t p = 0; p < paths.size(); ++p) {
     if (paths[p].left) continue;
@@ -88,7 +121,8 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
     // The best `most` pieces, best first, lower ids first among equals.
     auto& best = scratch->best_;
     best.clear();
-    for (size_t v = 0; v < vocabulary; ++v) {
+    if (prior != nullptr) RankPieces(*prior, paths[p], row, floor, scratch);
+    for (size_t v = 0; prior == nullptr && v < vocabulary; ++v) {
       if (v == static_cast<size_t>(settings_.blank_id) || v == static_cast<size_t>(settings_.unk_id)) continue;
       if (best.size() == most && !(row[v] > best.back().first)) continue;
       if (std::isnan(row[v])) continue;
@@ -109,7 +143,8 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
     }
     for (const auto& [log_prob, token] : best) {
       const double score = Sane(paths[p].score + log_prob);
-      candidates.push_back({score, score, p, token, log_prob, last});
+      const double total = prior == nullptr ? 0 : prior->Extend(paths[p].prior, token, *paths[p].context.out).total();
+      candidates.push_back({score, score, total, p, token, log_prob, last});
     }
   }
 
@@ -126,7 +161,7 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
     if (!b.left) continue;
     for (size_t j = 0; j < std::min(i, kept); ++j) {
       SearchScratch::Candidate& a = candidates[j];
-      if (a.path == SIZE_MAX || !equal({0, 0, j, -1, 0, true}, b)) continue;
+      if (a.path == SIZE_MAX || !equal({0, 0, 0, j, -1, 0, true}, b)) continue;
       const double sum = LogAdd(a.score, b.score);
       if (b.part > a.part) {  // the likelier of the two says when the pieces came
         a.path = b.path;
@@ -141,7 +176,8 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
   }
   candidates.erase(std::remove_if(candidates.begin(), candidates.end(), [](const auto& c) { return c.path == SIZE_MAX; }),
                    candidates.end());
-  std::stable_sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.score > b.score; });
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const auto& a, const auto& b) { return a.score + a.prior > b.score + b.prior; });
   if (candidates.size() > most) candidates.resize(most);
 
   auto& next = scratch->next_;
@@ -156,6 +192,7 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
       state->tree.Ref(path.history);
       continue;
     }
+    if (prior != nullptr) path.prior = prior->Extend(from.prior, c.token, *from.context.out);
     path.history = state->tree.Extend(from.history, c.token, static_cast<int32_t>(state->num_frames), c.log_prob);
     scorer_->Extend(&path.context, c.token);
   }
@@ -171,13 +208,25 @@ void Search::Settle(SearchState* state, SearchScratch* scratch) const {
   state->tree.SettleShared(scratch->histories_.data(), scratch->histories_.size(), &state->settled);
 }
 
-TokenPath Search::Best(const SearchState& state, double* score) const {
+TokenPath Search::Best(const SearchState& state, bool end, double* score, PriorState* prior) const {
   TokenPath path = state.settled;
   *score = 0;
-  if (!state.paths.empty()) {
-    state.tree.Append(state.paths[0].history, &path);
-    *score = state.paths[0].score;
+  *prior = {};
+  if (state.paths.empty()) return path;
+  const Hypothesis* best = &state.paths[0];
+  *prior = best->prior;
+  if (end && state.prior != nullptr) {
+    double highest = kMinusInfinity;
+    for (const Hypothesis& other : state.paths) {
+      const PriorState whole = state.prior->End(other.prior);
+      if (&other != &state.paths[0] && !(other.score + whole.total() > highest)) continue;
+      highest = other.score + whole.total();
+      best = &other;
+      *prior = whole;
+    }
   }
+  state.tree.Append(best->history, &path);
+  *score = best->score;
   return path;
 }
 

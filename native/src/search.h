@@ -10,7 +10,8 @@
 // `max_symbols_per_frame` allows: such a piece leaves the frame by itself). This
 // repeats until all kept paths have left. Paths that have left and carry equal
 // pieces become one whose probability is their sum. With one active path this
-// is greedy search; with one symbol per frame it is frame-synchronous.
+// is greedy search; with one symbol per frame it is frame-synchronous. Where there is a prior
+// (prior.h), paths are ranked by their probability and the prior of their pieces together.
 #pragma once
 
 #include <cstddef>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "model.h"
+#include "prior.h"
 #include "scorer.h"
 #include "token_tree.h"
 
@@ -32,7 +34,8 @@ struct SearchConfig {
 };
 
 struct Hypothesis {
-  double score = 0;             // log of the summed probability
+  double score = 0;             // log of the summed probability: what was heard, without the prior
+  PriorState prior;             // follows from the history alone
   History history;
   PredictorContext context;
   bool left = true;             // has left the current frame
@@ -43,8 +46,9 @@ struct SearchState {
   TokenTree tree;
   TokenPath settled;              // what all paths share and nothing can change
   size_t num_frames = 0;
-  std::shared_ptr<const PhraseList> phrases;  // that the network attends to; null: none. Stays at Reset
-  void Reset();
+  std::shared_ptr<const Prior> prior;  // null: none
+  std::shared_ptr<const PhraseList> phrases;  // that the network attends to; null: none
+  void Reset();                   // prior and phrases stay
 };
 
 // Buffers of one call at a time.
@@ -53,14 +57,22 @@ class SearchScratch {
   struct Candidate {
     double score;
     double part;       // the larger of two merged scores: it decides which history stays
+    double prior;
     size_t path;
     int32_t token;     // -1: none
     float log_prob;
     bool left;
   };
+  // A piece that a path may take, by its log-probability and what it adds to the prior.
+  struct Piece {
+    double rank;
+    int32_t token;
+    PriorState prior;
+  };
   std::vector<const float*> rows_;  // one per path; null if it has left
   std::vector<Candidate> candidates_;
   std::vector<std::pair<float, int32_t>> best_;
+  std::vector<Piece> ranked_;
   std::vector<Hypothesis> next_;
   std::vector<const History*> histories_;
 };
@@ -81,12 +93,17 @@ class Search {
   // To be called now and then: keeps the tree small.
   void Settle(SearchState* state, SearchScratch* scratch) const;
 
-  // The best path so far. `score` is its log-probability, summed over alignments.
-  TokenPath Best(const SearchState& state, double* score) const;
+  // The best path so far. `score` is its log-probability, summed over alignments. At the `end` of
+  // the recording the prior is that of a whole text.
+  TokenPath Best(const SearchState& state, bool end, double* score, PriorState* prior) const;
 
   const SearchConfig& config() const { return config_; }
 
  private:
+  // The best pieces that a path may take, where there is a prior: best first, into scratch->best_. Those that
+  // cannot reach `floor` with all else are left out.
+  void RankPieces(const Prior& prior, const Hypothesis& path, const float* row, double floor, SearchScratch* scratch) const;
+
   const Scorer* scorer_;
   SearchConfig config_;
   SearchSettings settings_;

@@ -8,6 +8,8 @@
     ├── CommandsError            command templates that cannot be used, all problems at once
     ├── LabelledTextError        rows of labelled text that cannot be used, all problems at once
     ├── PronunciationsError      lines of pronunciations that cannot be used, all problems at once
+    ├── HotwordsError            a list of hotwords that cannot be used, all problems at once
+    ├── LanguageModelError       an ARPA file, or text for a language model, that cannot be used
     ├── ConfigError              a setting, option or recipe value out of its range
     ├── SynthesisError           no speech engine is installed, or none of them speaks
     └── MissingExtraError        an optional package is not installed
@@ -117,6 +119,14 @@ class LabelledTextError(_ProblemsError):
 
 class PronunciationsError(_ProblemsError):
     """A file of pronunciations cannot be used."""
+
+
+class HotwordsError(_ProblemsError):
+    """A list of hotwords cannot be used."""
+
+
+class LanguageModelError(_LocatedError):
+    """A language model cannot be read or made; `where` is `file` or `file:line`."""
 
 
 class ConfigError(EarshotError):

@@ -7,7 +7,7 @@ chunks. Knows nothing of servers, of what commands mean, or of files of results.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
+from earshot.decode.biasing import HotwordCompiler, Hotwords
 from earshot.decode.result import to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
@@ -27,12 +28,16 @@ from earshot.runtime.session import open_model
 
 if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
+    from earshot.decode.biasing import Hotword
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.decision import Decision
     from earshot.understand.graph import CommandGraph
     from earshot.understand.templates import Commands
 
     CommandSource = str | Path | Sequence[str | Path] | Commands
+    HotwordSource = (
+        str | Path | Hotwords | Mapping[str, float] | Iterable[str | Hotword | tuple[str, float]]
+    )
 
 EMBEDDED_MODEL = "assistant-en.ear"
 
@@ -116,11 +121,16 @@ class Stream:
     """
 
     def __init__(
-        self, engine: _native.Recognizer, grammar: tuple[CommandGraph, CommandConfig] | None
+        self,
+        engine: _native.Recognizer,
+        grammar: tuple[CommandGraph, CommandConfig] | None,
+        *,
+        compile_hotwords: Callable[[Any, float | None], Hotwords],
     ) -> None:
         self._engine = engine
         self._native = engine.create_stream()
         self._grammar = grammar
+        self._compile_hotwords = compile_hotwords
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._resampler: StreamingResampler | None = None
         self._num_samples = 0
@@ -207,6 +217,29 @@ class Stream:
             self._decided = (basis, decision)
         return self._decided[1]
 
+    def set_hotwords(
+        self, hotwords: HotwordSource | None, *, score: float | None = None
+    ) -> Hotwords | None:
+        """Replace the hotwords, from the next utterance on.
+
+        They count at once if nothing was decoded since the stream began or was reset, else after
+        the next `reset`. They stay until they are replaced.
+
+        Args:
+            hotwords: As for `Recognizer.create_stream`; None listens for none.
+            score: Nats a piece of phrases without a score of their own.
+
+        Returns:
+            What was made of them, with `problems`; it can be used for other streams.
+
+        Raises:
+            HotwordsError: The list cannot be used; it names every problem at once.
+            ConfigError: The score is out of its range, or the model cannot spell.
+        """
+        compiled = None if hotwords is None else self._compile_hotwords(hotwords, score)
+        self._native.set_hotwords(None if compiled is None else compiled.native)
+        return compiled
+
     @property
     def duration_s(self) -> float:
         """Audio that came in since the last reset, seconds."""
@@ -233,6 +266,7 @@ class Recognizer:
     | follow a live signal | `create_stream()` |
     | follow many signals | `decode_streams(streams)` |
     | hear commands | `load(commands="commands.yaml")`, then `Stream.understanding()` |
+    | hear some names more readily | `load(hotwords=...)`, `create_stream(hotwords=...)` |
 
     Args:
         model: From `runtime.session.open_model`.
@@ -240,9 +274,12 @@ class Recognizer:
         commands: What may be asked for, compiled for this model's word pieces, and with a lexicon
             if it hears phones; None recognises free speech only.
         command_config: How commands are searched for and when one is believed.
+        hotwords: Phrases that all streams are to hear more readily, see `create_stream`.
+        hotwords_score: Nats a piece of phrases without a score of their own.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
+        HotwordsError: The hotwords cannot be used; it names every problem at once.
     """
 
     def __init__(
@@ -252,8 +289,13 @@ class Recognizer:
         *,
         commands: CommandGraph | None = None,
         command_config: CommandConfig | None = None,
+        hotwords: HotwordSource | None = None,
+        hotwords_score: float | None = None,
     ) -> None:
         self._model = model
+        self._hotwords_score = hotwords_score
+        self._compiler: HotwordCompiler | None = None
+        self.hotwords = None if hotwords is None else self.compile_hotwords(hotwords)
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
         grammar_search: dict[str, Any] = {}
         if commands is not None:
@@ -275,6 +317,7 @@ class Recognizer:
                 max_active_paths=search.max_active_paths,
                 max_symbols_per_frame=search.max_symbols_per_frame,
                 blank_penalty=search.blank_penalty,
+                hotwords=None if self.hotwords is None else self.hotwords.native,
                 **grammar_search,
             )
 
@@ -286,6 +329,8 @@ class Recognizer:
         commands: CommandSource | None = None,
         command_threshold: float | None = None,
         pronunciations: str | Path | None = None,
+        hotwords: HotwordSource | None = None,
+        hotwords_score: float | None = None,
         method: str = "modified_beam_search",
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
@@ -302,6 +347,10 @@ class Recognizer:
                 that was chosen for the embedded model on development data.
             pronunciations: File of your own pronunciations of words in the commands, lines such
                 as `roomba  R UW1 M B AH0`; a model that hears no phones makes no use of it.
+            hotwords: Phrases that all streams are to hear more readily: a file of them, a list, or
+                a mapping to scores; see `create_stream`.
+            hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
+                `decode.biasing.DEFAULT_SCORE`. 0 changes nothing, above 4 other words suffer.
             method: "greedy_search" or "modified_beam_search".
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
@@ -314,6 +363,7 @@ class Recognizer:
             ModelFileError: The model is absent, broken, or not a recogniser's.
             CommandsError: The templates cannot be used; it names every problem at once.
             PronunciationsError: The pronunciations cannot be used; likewise.
+            HotwordsError: The hotwords cannot be used; likewise.
             ConfigError: A search setting or the threshold is out of its range.
         """
         search = SearchConfig(
@@ -329,7 +379,7 @@ class Recognizer:
                     f"command_threshold is {command_threshold}; there are no commands to accept. "
                     "Give `commands` too, or leave it out."
                 )
-            return cls(open_model(file), search)
+            return cls(open_model(file), search, hotwords=hotwords, hotwords_score=hotwords_score)
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -346,7 +396,14 @@ class Recognizer:
             file, pronunciations=None if pronunciations is None else Path(pronunciations)
         )
         graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon)
-        return cls(model, search, commands=graph, command_config=config)
+        return cls(
+            model,
+            search,
+            commands=graph,
+            command_config=config,
+            hotwords=hotwords,
+            hotwords_score=hotwords_score,
+        )
 
     @property
     def name(self) -> str:
@@ -363,9 +420,55 @@ class Recognizer:
         """The phones that the model hears for commands; none if it goes by pieces only."""
         return tuple(self._model.phones)
 
-    def create_stream(self) -> Stream:
-        """A new stream, independent of all others."""
-        return Stream(self._engine, self._grammar)
+    def compile_hotwords(self, hotwords: HotwordSource, *, score: float | None = None) -> Hotwords:
+        """Make phrases ready once for many streams.
+
+        Args:
+            hotwords: As for `create_stream`.
+            score: Nats a piece of phrases without a score of their own; None takes the
+                recogniser's default.
+
+        Returns:
+            What streams take; `problems` names phrases that the model cannot spell.
+
+        Raises:
+            HotwordsError: The list cannot be used; it names every problem at once.
+            ConfigError: The score is out of its range, or the model cannot spell.
+        """
+        if isinstance(hotwords, Hotwords):
+            return hotwords
+        if self._compiler is None:
+            self._compiler = HotwordCompiler(self._model)
+        return self._compiler.compile(
+            hotwords, default_score=self._hotwords_score if score is None else score
+        )
+
+    def create_stream(
+        self, *, hotwords: HotwordSource | None = None, hotwords_score: float | None = None
+    ) -> Stream:
+        """A new stream, independent of all others.
+
+        Args:
+            hotwords: Phrases to hear more readily, instead of the recogniser's own: a file as
+                sherpa-onnx defines it, a list of phrases or of pairs with scores, a mapping to
+                scores, or what `compile_hotwords` made. None keeps the recogniser's.
+            hotwords_score: Nats a piece of phrases without a score of their own.
+
+        Returns:
+            The stream.
+
+        Raises:
+            HotwordsError: The list cannot be used; it names every problem at once.
+            ConfigError: The score is out of its range, or the model cannot spell.
+        """
+        stream = Stream(
+            self._engine,
+            self._grammar,
+            compile_hotwords=lambda source, score: self.compile_hotwords(source, score=score),
+        )
+        if hotwords is not None:
+            stream.set_hotwords(hotwords, score=hotwords_score)
+        return stream
 
     def decode_stream(self, stream: Stream) -> None:
         """Search all audio that one stream holds.

@@ -1,0 +1,310 @@
+"""Hotwords: phrases that a listener should hear more readily, as files, lists, and what the engine takes.
+
+A phrase is worth a score for each of its word pieces. The engine's trie lends it while the phrase
+is being heard and takes it back if another word comes; see `docs/concepts/biasing.md`. Here lists
+are read, brought to the spelling of a model, and compiled; every phrase that cannot be spelled
+is named. Knows nothing of audio or of commands.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from earshot import _native
+from earshot.core.errors import CommandsProblem, ConfigError, HotwordsError
+from earshot.data.spoken import spoken_form
+from earshot.data.text import normalise
+
+__all__ = [
+    "DEFAULT_SCORE",
+    "MAX_PHRASES",
+    "MAX_SCORE",
+    "Hotword",
+    "HotwordCompiler",
+    "Hotwords",
+    "hotwords_of",
+    "read_hotwords",
+]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SCORE = 1.5  # nats for each piece
+MAX_SCORE = 20.0  # more drowns all that is heard
+MAX_PHRASES = 1_000_000
+RESERVED_PIECES = 3
+_SCORE = re.compile(r":\+?(\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Hotword:
+    """One phrase.
+
+    Args:
+        phrase: Words in any case; punctuation is taken off and numerals are spelled out.
+        score: Nats for each of its word pieces, 0..20; 0 changes nothing, 1 to 3 is usual. None
+            takes the list's default.
+        where: What messages call it: `file:line`; empty: the phrase.
+    """
+
+    phrase: str
+    score: float | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hotwords:
+    """Phrases compiled for one model; any number of streams and threads may share them.
+
+    Args:
+        native: The engine's trie.
+        phrases: As they were given, with their scores.
+        spoken: Each in the model's spelling; empty where it has none.
+        problems: What is wrong with phrases that do not count, in their order.
+    """
+
+    native: _native.Hotwords
+    phrases: tuple[Hotword, ...]
+    spoken: tuple[str, ...]
+    problems: tuple[CommandsProblem, ...]
+
+    def __len__(self) -> int:
+        """How many phrases count."""
+        return sum(map(bool, self.spoken))
+
+
+def read_hotwords(path: str | Path) -> list[Hotword]:
+    """Read a file of hotwords as sherpa-onnx defines it.
+
+    Each line is a phrase; after its words there may be ` :SCORE`. Empty lines are allowed.
+
+    Args:
+        path: UTF-8 text.
+
+    Returns:
+        The phrases in the order of the file.
+
+    Raises:
+        HotwordsError: The file cannot be read, or lines are not as said; all are named.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise _one_problem(path, "there is no such file", "name a text file, a phrase a line")
+    except (OSError, UnicodeDecodeError) as err:
+        raise _one_problem(path, f"it cannot be read ({err})", "it must be UTF-8 text") from None
+    found: list[Hotword] = []
+    problems: list[CommandsProblem] = []
+    # Not splitlines: it would part a phrase at characters that no editor shows as a line's end.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        entry = _parsed(line.split(), where)
+        if isinstance(entry, Hotword):
+            found.append(entry)
+        else:
+            problems.append(entry)
+    if len(found) > MAX_PHRASES:
+        problems.append(_too_many(str(path), len(found)))
+    if problems:
+        raise HotwordsError(problems)
+    return found
+
+
+def _one_problem(path: Path, problem: str, remedy: str) -> HotwordsError:
+    return HotwordsError([CommandsProblem(str(path), problem, remedy)])
+
+
+def _too_many(where: str, count: int) -> CommandsProblem:
+    return CommandsProblem(
+        where, f"it has {count:,} phrases", f"at most {MAX_PHRASES:,} are allowed"
+    )
+
+
+def _parsed(tokens: Sequence[str], where: str) -> Hotword | CommandsProblem:
+    """One line in its parts."""
+    words: list[str] = []
+    score: float | None = None
+    for token in tokens:
+        if token[0] == ":" and len(token) > 1:
+            if not words:
+                return CommandsProblem(
+                    where, f"the score {token} comes before the words", "write it after them"
+                )
+            if score is not None:
+                return CommandsProblem(where, f"it has a second score, {token}", "keep one")
+            if not _SCORE.fullmatch(token) or not float(token[1:]) <= MAX_SCORE:
+                return CommandsProblem(
+                    where, f"its score is {token}", f"it must be in :0 .. :{MAX_SCORE:g}"
+                )
+            score = float(token[1:])
+        elif token[0] == "#" and len(token) > 1:
+            return CommandsProblem(
+                where,
+                f"it has the threshold {token}, which belongs to files for keyword spotting",
+                "leave it out; the file has no comments either",
+            )
+        elif token[0] == "@" and len(token) > 1:
+            return CommandsProblem(
+                where,
+                f"it has the display form {token}, which belongs to files for keyword spotting",
+                "leave it out",
+            )
+        elif score is not None:
+            return CommandsProblem(
+                where, f"'{token}' comes after the score", "write the score at the end"
+            )
+        else:
+            words.append(token)
+    return Hotword(" ".join(words), score, where)
+
+
+def hotwords_of(source: Any) -> list[Hotword]:
+    """Phrases from whatever a program has: a file, a list, or a mapping to scores.
+
+    Args:
+        source: Path of a file; or phrases, each a string, a `Hotword` or a pair with its score; or
+            a mapping of phrases to scores.
+
+    Returns:
+        The phrases.
+
+    Raises:
+        HotwordsError: As `read_hotwords`, or a score is not in 0..20.
+        TypeError: An entry is of another type.
+    """
+    if isinstance(source, str | Path):
+        return read_hotwords(source)
+    entries = source.items() if isinstance(source, Mapping) else source
+    found: list[Hotword] = []
+    problems: list[CommandsProblem] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            hotword = Hotword(entry)
+        elif isinstance(entry, Hotword):
+            hotword = entry
+        elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
+            hotword = Hotword(entry[0], float(entry[1]))
+        else:
+            raise TypeError(
+                f"hotwords: an entry is {entry!r}; it must be a phrase, a `Hotword` or a pair of "
+                "a phrase and its score."
+            )
+        found.append(hotword)
+        if hotword.score is not None and not 0 <= hotword.score <= MAX_SCORE:
+            problems.append(
+                CommandsProblem(
+                    hotword.where or f"hotword '{hotword.phrase}'",
+                    f"its score is {hotword.score}",
+                    f"it must be in 0..{MAX_SCORE:g}",
+                )
+            )
+    if len(found) > MAX_PHRASES:
+        problems.append(_too_many("hotwords", len(found)))
+    if problems:
+        raise HotwordsError(problems)
+    return found
+
+
+class HotwordCompiler:
+    """Spells phrases for one model and makes what its engine takes.
+
+    Args:
+        model: Of a recogniser.
+
+    Raises:
+        ConfigError: The model carries no tokenizer, or not one of SentencePiece's unigram models.
+    """
+
+    def __init__(self, model: _native.Model) -> None:
+        try:
+            self._speller = _native.Speller.of(model)
+        except ValueError as err:
+            raise ConfigError(
+                f"{model.name}: hotwords cannot be spelled, because {err}. "
+                "Export the model again with `earshot train export`."
+            ) from None
+        self._pieces = tuple(model.pieces)
+        letters = "".join(self._pieces[RESERVED_PIECES:])
+        self._upper = letters.isupper()
+
+    def spoken(self, phrase: str) -> str:
+        """A phrase in the model's own spelling; empty if it has none.
+
+        Args:
+            phrase: In any case, with any punctuation and numerals.
+        """
+        lower = phrase.lower()
+        if _PLAIN.fullmatch(lower):
+            return lower.upper() if self._upper else lower
+        for text in (normalise(phrase), spoken_form(phrase)):
+            cased = text.upper() if self._upper else text
+            if cased and self._speller.spell(cased):
+                return cased
+        return ""
+
+    def pieces(self, spoken: str) -> tuple[str, ...]:
+        """How the model spells a text of `spoken`; empty if it cannot.
+
+        Args:
+            spoken: From `spoken`.
+        """
+        ways = self._speller.spell(spoken)
+        return tuple(self._pieces[i] for i in ways[0][0]) if ways else ()
+
+    def compile(self, source: Any, *, default_score: float | None = None) -> Hotwords:
+        """Make phrases ready for streams; 5,000 take about ten milliseconds.
+
+        Phrases that cannot be spelled do not count: each is logged as a warning and is in
+        `problems`.
+
+        Args:
+            source: As `hotwords_of`.
+            default_score: Nats a piece of phrases without a score of their own, 0..20; None takes
+                `DEFAULT_SCORE`.
+
+        Returns:
+            What `Recognizer.create_stream` and `Stream.set_hotwords` take.
+
+        Raises:
+            HotwordsError: As `hotwords_of`.
+            ConfigError: The default score is out of its range.
+        """
+        if default_score is None:
+            default_score = DEFAULT_SCORE
+        if not 0 <= default_score <= MAX_SCORE:
+            raise ConfigError(
+                f"hotwords.score is {default_score}; it must lie in 0..{MAX_SCORE:g}."
+            )
+        phrases = tuple(hotwords_of(source))
+        texts = [self.spoken(hotword.phrase) for hotword in phrases]
+        scores = [default_score if h.score is None else h.score for h in phrases]
+        native, unspelled = _native.Hotwords.spelled(self._speller, texts, scores)
+        problems: list[CommandsProblem] = []
+        for index in unspelled:
+            problems.append(self._problem(phrases[index]))
+            logger.warning("%s", problems[-1])
+            texts[index] = ""
+        return Hotwords(native, phrases, tuple(texts), tuple(problems))
+
+    def _problem(self, hotword: Hotword) -> CommandsProblem:
+        text = spoken_form(hotword.phrase) or normalise(hotword.phrase)
+        known = set("".join(self._pieces[RESERVED_PIECES:]))
+        cased = text.upper() if self._upper else text
+        strange = sorted({c for c in cased if c != " " and c not in known})
+        if not text:
+            problem = f"'{hotword.phrase}' has no letters"
+        elif strange:
+            problem = f"'{hotword.phrase}' has {' '.join(strange)}, which the model cannot write"
+        else:
+            problem = f"'{hotword.phrase}' is {len(text.encode())} bytes long, too long to spell"
+        return CommandsProblem(
+            hotword.where or "hotwords", problem, "it does not count; write it as it is said"
+        )
