@@ -24,6 +24,7 @@
 #include "model_file.h"
 #include "phrases.h"
 #include "recognizer.h"
+#include "speller.h"
 #include "word_graph.h"
 
 namespace nb = nanobind;
@@ -332,13 +333,30 @@ class PyWordGraph {
 };
 
 // A list of phrases: rows of pieces. None if it changes nothing.
-nb::object EncodePhrases(const earshot::PhraseEncoder* encoder, const IndexArray& pieces, const IndexArray& begin, float weight) {
-  if (encoder == nullptr) throw nb::value_error("phrases: the model has no trained biasing; it cannot attend to a list.");
+nb::object EncodePhrases(const earshot::PhraseEncoder& encoder, const IndexArray& pieces, const IndexArray& begin, float weight) {
   const std::vector<int32_t> ids(pieces.data(), pieces.data() + pieces.shape(0)), rows(begin.data(), begin.data() + begin.shape(0));
   std::shared_ptr<const earshot::PhraseList> list;
   {
     const nb::gil_scoped_release release;
-    list = encoder->Encode(ids, rows, weight);
+    list = encoder.Encode(ids, rows, weight);
+  }
+  return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
+}
+
+// The same of texts; one that cannot be spelled is an empty row.
+nb::object EncodeTexts(const earshot::PhraseEncoder& encoder, const earshot::Speller& speller, const std::vector<std::string>& texts,
+                       float weight) {
+  std::shared_ptr<const earshot::PhraseList> list;
+  {
+    const nb::gil_scoped_release release;
+    std::vector<int32_t> pieces, begin{0};
+    earshot::SpellScratch scratch;
+    for (const std::string& text : texts) {
+      const std::vector<earshot::Spelling> spelled = speller.Spell(text, 1, &scratch);
+      if (!spelled.empty()) pieces.insert(pieces.end(), spelled[0].pieces.begin(), spelled[0].pieces.end());
+      begin.push_back(static_cast<int32_t>(pieces.size()));
+    }
+    list = encoder.Encode(pieces, begin, weight);
   }
   return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
 }
@@ -347,7 +365,10 @@ class PyPhraseEncoder {
  public:
   explicit PyPhraseEncoder(const PyModel& model) : encoder_(std::make_unique<earshot::PhraseEncoder>(model.shared())) {}
   nb::object Encode(const IndexArray& pieces, const IndexArray& begin, float weight) const {
-    return EncodePhrases(encoder_.get(), pieces, begin, weight);
+    return EncodePhrases(*encoder_, pieces, begin, weight);
+  }
+  nb::object EncodeSpelled(const earshot::Speller& speller, const std::vector<std::string>& texts, float weight) const {
+    return EncodeTexts(*encoder_, speller, texts, weight);
   }
   const earshot::PhraseEncoder& encoder() const { return *encoder_; }
 
@@ -413,9 +434,6 @@ class PyRecognizer {
     recognizer_->DecodeStreams(native.data(), native.size());
   }
   const earshot::Recognizer& recognizer() const { return *recognizer_; }
-  nb::object Phrases(const IndexArray& pieces, const IndexArray& begin, float weight) const {
-    return EncodePhrases(recognizer_->phrase_encoder(), pieces, begin, weight);
-  }
 
  private:
   std::shared_ptr<const earshot::Recognizer> recognizer_;
@@ -666,6 +684,7 @@ void bind_model(nb::module_& m) {
   nb::class_<PyPhraseList>(m, "PhraseList", "Phrases that a network with trained biasing attends to.")
       .def_prop_ro("num_phrases", [](const PyPhraseList& self) { return self.shared()->num_phrases(); })
       .def_prop_ro("num_entries", [](const PyPhraseList& self) { return self.shared()->num_entries(); })
+      .def_prop_ro("serial", [](const PyPhraseList& self) { return self.shared()->serial(); })
       .def_prop_ro("weight", [](const PyPhraseList& self) { return self.shared()->weight(); })
       .def_prop_ro("size_bytes", [](const PyPhraseList& self) { return self.shared()->size_bytes(); })
       .def_prop_ro("begin", [](const PyPhraseList& self) { return ToNumpyIds(std::vector<int32_t>(self.shared()->begin())); })
@@ -674,6 +693,7 @@ void bind_model(nb::module_& m) {
   nb::class_<PyPhraseEncoder>(m, "PhraseEncoder", "Encodes lists of phrases for the graphs of one model.")
       .def(nb::init<const PyModel&>(), "model"_a)
       .def("encode", &PyPhraseEncoder::Encode, "pieces"_a, "begin"_a, nb::kw_only(), "weight"_a = 1.0f)
+      .def("encode_spelled", &PyPhraseEncoder::EncodeSpelled, "speller"_a, "phrases"_a, nb::kw_only(), "weight"_a = 1.0f)
       .def_prop_ro("num_kept", [](const PyPhraseEncoder& self) { return self.encoder().num_kept(); });
 
   nb::class_<PyStream>(m, "Stream", "One recording in progress.")
@@ -728,7 +748,5 @@ void bind_model(nb::module_& m) {
            "lm_weight"_a = 0.0f, "internal_lm_weight"_a = 0.0f, "lm_bonus"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(),
            nb::rv_policy::take_ownership)
-      .def("encode_phrases", &PyRecognizer::Phrases, "pieces"_a, "begin"_a, nb::kw_only(), "weight"_a = 1.0f)
-      .def_prop_ro("attends", [](const PyRecognizer& self) { return self.recognizer().phrase_encoder() != nullptr; })
       .def("decode_streams", &PyRecognizer::DecodeStreams, "streams"_a);
 }

@@ -276,7 +276,6 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
   if (bias_audio_ != nullptr) {
     hidden_ = static_cast<size_t>(encoder_->FindOutput("hidden"));
     encoder_bias_ = static_cast<size_t>(bias_audio_->FindOutput("encoder_bias"));
-    phrase_encoder_ = std::make_unique<PhraseEncoder>(model_);
   }
   ctc_ = find("ctc");
   phones_ = find("phones");

@@ -79,7 +79,7 @@ class Stream {
   // reset. Throws std::invalid_argument if they are of other pieces.
   void SetHotwords(std::shared_ptr<const Hotwords> hotwords);
   // Another list for the network to attend to, or none, from the next recording on: at once if nothing was decoded
-  // since the last reset. Throws std::invalid_argument if it was encoded for another model.
+  // since the last reset. Throws std::invalid_argument if it was encoded for another model than this Model object.
   void SetPhrases(std::shared_ptr<const PhraseList> phrases);
   // Keeps what is looked at from the next recording on, or no longer; see Attention.
   void KeepAttention(bool keep);
@@ -134,8 +134,6 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   void DecodeStreams(Stream* const* streams, size_t count) const;
 
   const Model& model() const { return *model_; }
-  // Null if the model has no trained biasing.
-  const PhraseEncoder* phrase_encoder() const { return phrase_encoder_.get(); }
   const SearchConfig& config() const { return search_.config(); }
 
  private:
@@ -169,7 +167,6 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   Head ctc_, phones_;
   std::shared_ptr<const Graph> bias_audio_;  // null: no trained biasing
   size_t encoder_bias_ = 0;                  // position in its outputs
-  std::unique_ptr<const PhraseEncoder> phrase_encoder_;
   size_t encoder_out_, hidden_ = 0;  // positions in the encoder's outputs
   Scorer scorer_;
   Search search_;

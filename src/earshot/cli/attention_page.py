@@ -1,7 +1,7 @@
 """A page that shows which phrase each frame attended to: one heat map a recording.
 
-HTML with drawings inside: it loads nothing, runs no script, and shows the same without a network. Knows
-nothing of how the weights came about.
+HTML with drawings inside: it loads nothing, runs no script, and shows the same without a network.
+Knows nothing of how the weights came about.
 """
 
 from __future__ import annotations

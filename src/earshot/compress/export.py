@@ -278,9 +278,7 @@ def transducer_config(file: ModelFile) -> TransducerConfig:
         ) from None
 
 
-def _bias_config(
-    header: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> BiasConfig:
+def _bias_config(header: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> BiasConfig:
     """The shape of the biasing networks in a file; the default where there are none."""
     if "bias" not in header["graphs"]:
         return BiasConfig()

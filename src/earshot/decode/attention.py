@@ -57,7 +57,8 @@ def attention_map(
     rows = found["phrases"]
     if len(phrases) != rows.num_phrases:
         raise ValueError(
-            f"attention: {len(phrases)} texts for {rows.num_phrases} phrases; there must be one each."
+            f"attention: {len(phrases)} texts for {rows.num_phrases} phrases; there must be one "
+            "each."
         )
     frames = len(found["begin"]) - 1
     frame_of = np.repeat(np.arange(frames), np.diff(found["begin"]))

@@ -3,8 +3,8 @@
 A phrase is read as the transitions between its word pieces: entry i of the list says "after these
 pieces comes that one". An encoder turns each into a key and a value, once per list; frames and
 label histories look entries up by their keys and get values back, which are added to what
-the joiner reads. Beside the entries stands one that means "none of them": its key is learned and its
-value is 0, so that where nothing fits, and for an empty list, nothing is added.
+the joiner reads. Beside the entries stands one that means "none of them": its key is learned and
+its value is 0, so that where nothing fits, and for an empty list, nothing is added.
 Knows nothing of text, audio or search.
 """
 
@@ -48,8 +48,8 @@ class BiasConfig:
 class PhraseBatch:
     """The list of a training batch, and which of its entries each piece is.
 
-    windows (E, window) int64, distinct; label_entries (B, U + 1) int64: the entry of the piece that comes
-    after each prefix, `NONE` where it is of no listed phrase, `UNGUIDED` in the padding;
+    windows (E, window) int64, distinct; label_entries (B, U + 1) int64: the entry of the piece that
+    comes after each prefix, `NONE` where it is of no listed phrase, `UNGUIDED` in the padding;
     frame_entries (B, T) the same of what a frame emits, None where that is not known.
     """
 

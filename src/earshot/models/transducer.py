@@ -134,9 +134,7 @@ class Transducer(nn.Module):
         if self.phones is not None:
             phone = _ctc_loss(self.phones(hidden), frames, phones, phone_lengths)
             total = total + self.config.phone_weight * phone
-        return Losses(
-            total, transducer.detach(), ctc.detach(), phone.detach(), guide.detach()
-        )
+        return Losses(total, transducer.detach(), ctc.detach(), phone.detach(), guide.detach())
 
     @torch.no_grad()
     def greedy_search(

@@ -20,6 +20,7 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
+from earshot.decode.attention import AttentionMap, attention_map
 from earshot.decode.biasing import HotwordCompiler, Hotwords
 from earshot.decode.result import to_transcript
 from earshot.decode.search import SearchConfig
@@ -126,11 +127,14 @@ class Stream:
         grammar: tuple[CommandGraph, CommandConfig] | None,
         *,
         compile_hotwords: Callable[[Any, float | None], Hotwords],
+        frame_s: float,
     ) -> None:
         self._engine = engine
         self._native = engine.create_stream()
         self._grammar = grammar
         self._compile_hotwords = compile_hotwords
+        self._frame_s = frame_s
+        self._lists: dict[int, Hotwords] = {}  # by serial: this utterance's, and the next one's
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._resampler: StreamingResampler | None = None
         self._num_samples = 0
@@ -238,7 +242,34 @@ class Stream:
         """
         compiled = None if hotwords is None else self._compile_hotwords(hotwords, score)
         self._native.set_hotwords(None if compiled is None else compiled.native)
+        self._attend(compiled)
         return compiled
+
+    def _attend(self, hotwords: Hotwords | None) -> None:
+        attended = None if hotwords is None else hotwords.attended
+        self._native.set_phrases(attended)
+        if hotwords is not None and attended is not None:
+            self._lists[attended.serial] = hotwords
+            for serial in sorted(self._lists)[:-2]:
+                del self._lists[serial]
+
+    def attention(self, *, most: int = 24) -> AttentionMap | None:
+        """Which hotwords the frames decoded so far attended to.
+
+        Args:
+            most: Phrases to tell of: those that were looked at most.
+
+        Returns:
+            Weights by phrase and frame; None for a stream that does not keep them (see
+            `Recognizer.create_stream`), a model without trained biasing, and without hotwords.
+        """
+        found = self._native.attention()
+        if found is None:
+            return None
+        hotwords = self._lists[found["phrases"].serial]
+        return attention_map(
+            found, [h.phrase for h in hotwords.phrases], frame_s=self._frame_s, most=most
+        )
 
     @property
     def duration_s(self) -> float:
@@ -276,6 +307,7 @@ class Recognizer:
         command_config: How commands are searched for and when one is believed.
         hotwords: Phrases that all streams are to hear more readily, see `create_stream`.
         hotwords_score: Nats a piece of phrases without a score of their own.
+        attention_weight: What the attention to hotwords counts, of a model with trained biasing.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
@@ -291,9 +323,11 @@ class Recognizer:
         command_config: CommandConfig | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
+        attention_weight: float = 1.0,
     ) -> None:
         self._model = model
         self._hotwords_score = hotwords_score
+        self._attention_weight = attention_weight
         self._compiler: HotwordCompiler | None = None
         self.hotwords = None if hotwords is None else self.compile_hotwords(hotwords)
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
@@ -331,6 +365,7 @@ class Recognizer:
         pronunciations: str | Path | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
+        attention_weight: float = 1.0,
         method: str = "modified_beam_search",
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
@@ -351,6 +386,8 @@ class Recognizer:
                 a mapping to scores; see `create_stream`.
             hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
                 `decode.biasing.DEFAULT_SCORE`. 0 changes nothing, above 4 other words suffer.
+            attention_weight: What the attention to hotwords counts, 0..10, of a model with trained
+                biasing: 1 as it was trained, 0 not at all. Other models have none.
             method: "greedy_search" or "modified_beam_search".
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
@@ -379,7 +416,13 @@ class Recognizer:
                     f"command_threshold is {command_threshold}; there are no commands to accept. "
                     "Give `commands` too, or leave it out."
                 )
-            return cls(open_model(file), search, hotwords=hotwords, hotwords_score=hotwords_score)
+            return cls(
+                open_model(file),
+                search,
+                hotwords=hotwords,
+                hotwords_score=hotwords_score,
+                attention_weight=attention_weight,
+            )
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -403,6 +446,7 @@ class Recognizer:
             command_config=config,
             hotwords=hotwords,
             hotwords_score=hotwords_score,
+            attention_weight=attention_weight,
         )
 
     @property
@@ -440,11 +484,17 @@ class Recognizer:
         if self._compiler is None:
             self._compiler = HotwordCompiler(self._model)
         return self._compiler.compile(
-            hotwords, default_score=self._hotwords_score if score is None else score
+            hotwords,
+            default_score=self._hotwords_score if score is None else score,
+            attention_weight=self._attention_weight,
         )
 
     def create_stream(
-        self, *, hotwords: HotwordSource | None = None, hotwords_score: float | None = None
+        self,
+        *,
+        hotwords: HotwordSource | None = None,
+        hotwords_score: float | None = None,
+        keep_attention: bool = False,
     ) -> Stream:
         """A new stream, independent of all others.
 
@@ -453,6 +503,7 @@ class Recognizer:
                 sherpa-onnx defines it, a list of phrases or of pairs with scores, a mapping to
                 scores, or what `compile_hotwords` made. None keeps the recogniser's.
             hotwords_score: Nats a piece of phrases without a score of their own.
+            keep_attention: Remember what frames attend to, for `Stream.attention`.
 
         Returns:
             The stream.
@@ -465,9 +516,14 @@ class Recognizer:
             self._engine,
             self._grammar,
             compile_hotwords=lambda source, score: self.compile_hotwords(source, score=score),
+            frame_s=self._model.frame_ms / 1000,
         )
+        if keep_attention:
+            stream._native.keep_attention(True)
         if hotwords is not None:
             stream.set_hotwords(hotwords, score=hotwords_score)
+        else:
+            stream._attend(self.hotwords)
         return stream
 
     def decode_stream(self, stream: Stream) -> None:

@@ -406,9 +406,7 @@ def train(
             group["lr"] = rate
         chosen = next(batches)
         batch = _collated(chosen)
-        phrases, _ = sampler.draw(
-            [c.text for c in chosen], [c.phrase for c in chosen], share, rng
-        )
+        phrases, _ = sampler.draw([c.text for c in chosen], [c.phrase for c in chosen], share, rng)
         phrases = _with_frames(chosen, phrases, batch.hidden.shape[1])
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             one_path = share < recipe.adapter.one_path_until
@@ -491,9 +489,7 @@ def _path_loss(network: Transducer, batch: _Batch, encoded: Tensor, predicted: T
     logits = torch.nn.functional.linear(
         joint, network.joiner.weight.detach(), network.joiner.bias.detach()
     )
-    return torch.nn.functional.cross_entropy(
-        logits.float(), targets[rows, times], reduction="sum"
-    )
+    return torch.nn.functional.cross_entropy(logits.float(), targets[rows, times], reduction="sum")
 
 
 # ---------------------------------------------------------------- validation

@@ -39,11 +39,58 @@ _CARRIERS = (
     "hey computer call {}", "okay call {} now", "can you call {}", "could you text {} for me",
     "{}", "{} please", "it is {}", "my name is {}", "i said {}", "no i meant {}",
 )  # fmt: skip
-_GIVEN_NAMES = (
-    "james mary john anna robert linda michael susan david karen paul lisa mark nancy daniel betty "
-    "thomas helen peter sandra kevin donna george carol brian ruth edward sharon laura eric emma "
-    "ryan julia jacob alice adam clara leo priya omar fatima wei carlos sofia pierre hans olga ivan"
-).split()
+_GIVEN_NAMES = tuple(
+    [
+        "james",
+        "mary",
+        "john",
+        "anna",
+        "robert",
+        "linda",
+        "michael",
+        "susan",
+        "david",
+        "karen",
+        "paul",
+        "lisa",
+        "mark",
+        "nancy",
+        "daniel",
+        "betty",
+        "thomas",
+        "helen",
+        "peter",
+        "sandra",
+        "kevin",
+        "donna",
+        "george",
+        "carol",
+        "brian",
+        "ruth",
+        "edward",
+        "sharon",
+        "laura",
+        "eric",
+        "emma",
+        "ryan",
+        "julia",
+        "jacob",
+        "alice",
+        "adam",
+        "clara",
+        "leo",
+        "priya",
+        "omar",
+        "fatima",
+        "wei",
+        "carlos",
+        "sofia",
+        "pierre",
+        "hans",
+        "olga",
+        "ivan",
+    ]
+)
 _WORD = re.compile("[a-z]{3,14}")
 
 

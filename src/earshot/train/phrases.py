@@ -1,8 +1,8 @@
 """Lists of phrases to train biasing with: those of a batch's references, and distractors.
 
-Per batch one list: of each clip the phrase that it is about, or a stretch of its words, and names and
-stretches of other texts that nobody says. Some clips' phrases are left out, so that it is learnt
-what to do when a list does not help. Knows nothing of networks or audio.
+Per batch one list: of each clip the phrase that it is about, or a stretch of its words, and names
+and stretches of other texts that nobody says. Some clips' phrases are left out, so that it is
+learnt what to do when a list does not help. Knows nothing of networks or audio.
 """
 
 from __future__ import annotations

@@ -109,15 +109,11 @@ def run(
     if recipe.train.trained == "bias":
         shown = (lambda *_: None) if training_bar else partial(progress, "train")
         steps |= {
-            "frozen": lambda: biasing.freeze(
-                recipe, folder, progress=partial(progress, "frozen")
-            ),
+            "frozen": lambda: biasing.freeze(recipe, folder, progress=partial(progress, "frozen")),
             "train": lambda: biasing.train(
                 recipe, folder, biasing.freeze(recipe, folder), resume=resume, progress=shown
             ),
-            "export": lambda: biasing.export(
-                recipe, folder, folder / "checkpoints" / "bias.ckpt"
-            ),
+            "export": lambda: biasing.export(recipe, folder, folder / "checkpoints" / "bias.ckpt"),
         }
     steps["rooms"] = lambda: rooms.prepare(
         folder, seed=seed, config=recipe.rooms, progress=partial(progress, "rooms")
