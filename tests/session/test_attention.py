@@ -1,4 +1,4 @@
-"""Trained biasing in the engine: as in torch, the same in any chunks, and nothing without a list."""
+"""Trained biasing in the engine: as in torch, the same in any chunks, nothing without lists."""
 
 from __future__ import annotations
 

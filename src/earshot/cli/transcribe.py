@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.data.audio import AudioFile, Samples
     from earshot.data.pipe import AudioPipe
+    from earshot.decode.attention import AttentionMap
     from earshot.session.recognizer import Recognizer, Stream
 
 STDIN = "-"
@@ -143,6 +144,36 @@ def transcribe(
         Method, typer.Option(help="How to search; the beam is slower and a little better.")
     ] = Method.BEAM,
     max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
+    hotwords: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Hear these phrases more readily: one a line, with its own score as `:2.0`.",
+            show_default=False,
+        ),
+    ] = None,
+    hotwords_score: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=20.0, help="Nats a piece of phrases without a score.", show_default=False
+        ),
+    ] = None,
+    attention_weight: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=10.0,
+            help="What the attention of a model with trained biasing to the hotwords counts.",
+        ),
+    ] = 1.0,
+    attention_map: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page that shows which hotword each frame attends to.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Turn recordings into text, JSON, captions (srt, vtt) or ctm.
 
@@ -158,6 +189,8 @@ def transcribe(
             "See `earshot transcribe --help`."
         )
     check_command_options(commands, command_threshold, pronunciations)
+    if attention_map is not None and hotwords is None:
+        raise usage_error("--attention-map: needs --hotwords, the phrases that it shows.")
     if files and files.count(STDIN) > 1:
         raise usage_error("transcribe: - stands for standard input and can be given only once.")
     if form is None:
@@ -184,7 +217,11 @@ def transcribe(
             pronunciations=pronunciations,
             method=method.value,
             max_active_paths=max_active_paths,
+            hotwords=hotwords,
+            hotwords_score=hotwords_score,
+            attention_weight=attention_weight,
         )
+        maps = None if attention_map is None else _AttentionMaps(attention_map, recognizer)
         tally = _Tally()
         with (
             Display(len(jobs), bar=not stream) as display,
@@ -200,11 +237,22 @@ def transcribe(
                 label = None  # the file's name says it
             writer = _Writer(form, place, label=label, model=recognizer.name)
             for job in jobs:
-                _do(job, recognizer, writer, tally, display, stream=stream, written=written)
+                _do(
+                    job,
+                    recognizer,
+                    writer,
+                    tally,
+                    display,
+                    stream=stream,
+                    written=written,
+                    maps=maps,
+                )
             if not tally.done:
                 # Leaves through `opened`, so that an output file keeps what it held.
                 display.close()
                 raise _failed(tally, len(jobs))
+        if maps is not None:
+            maps.write()
     if tally.failed:
         raise _failed(tally, len(jobs))
     note(tally.summary(len(jobs)))
@@ -291,6 +339,42 @@ class _Tally:
         return f"{text}; {self.failed} failed" if self.failed else text
 
 
+class _AttentionMaps:
+    """What the recordings attended to, on one page.
+
+    Args:
+        path: The page to make or replace.
+        recognizer: Must have trained biasing.
+
+    Raises:
+        ConfigError: It has none.
+    """
+
+    def __init__(self, path: Path, recognizer: Recognizer) -> None:
+        from earshot.core.errors import ConfigError
+
+        if not recognizer.attends:
+            raise ConfigError(
+                f"--attention-map: the model '{recognizer.name}' has no trained biasing, so it "
+                "attends to no list. Take one that has (docs/guides/trained-biasing.md)."
+            )
+        self._path = path
+        self._recordings: list[tuple[str, Transcript, AttentionMap | None]] = []
+
+    def add(self, name: str, transcript: Transcript, stream: Stream) -> None:
+        """Take what a recording attended to."""
+        self._recordings.append((name, transcript, stream.attention()))
+
+    def write(self) -> None:
+        """Write the page, whole or not at all."""
+        from earshot.cli.attention_page import attention_page
+        from earshot.data.atomic import replaced_file
+
+        with replaced_file(self._path) as out:
+            out.write(attention_page(self._recordings).encode())
+        note(f"attention of {len(self._recordings)} recordings: {self._path}")
+
+
 class _Writer:
     """Puts a transcript into its form and sends it where it goes."""
 
@@ -355,6 +439,7 @@ def _do(
     *,
     stream: bool,
     written: bool,
+    maps: _AttentionMaps | None,
 ) -> None:
     """Transcribe one recording; a recording that cannot be used is reported and counted."""
     from earshot.core.errors import EarshotError
@@ -367,7 +452,8 @@ def _do(
     started = time.perf_counter()
     shown, next_look_s = "", 0.0
     try:
-        for heard in _heard(job, recognizer, chunk_s=PARTIAL_CHUNK_S if stream else None):
+        chunk_s = PARTIAL_CHUNK_S if stream else None
+        for heard in _heard(job, recognizer, chunk_s=chunk_s, keep_attention=maps is not None):
             audio_s = tally.audio_s + heard.audio_s
             wall_s = tally.wall_s + time.perf_counter() - started
             display.advance(
@@ -386,6 +472,8 @@ def _do(
                     writer.partial(job, shown, t_s=heard.audio_s)
         transcript = words_of(heard.stream)
         understanding = heard.stream.understanding()
+        if maps is not None:
+            maps.add(job.name, transcript, heard.stream)
     except EarshotError as err:
         tally.failed += 1
         display.error(err)
@@ -406,18 +494,21 @@ class _Heard:
     share: float
 
 
-def _heard(job: Job, recognizer: Recognizer, *, chunk_s: float | None) -> Iterator[_Heard]:
+def _heard(
+    job: Job, recognizer: Recognizer, *, chunk_s: float | None, keep_attention: bool
+) -> Iterator[_Heard]:
     """Feed a recording piece by piece; after the last item the stream holds all of it.
 
     Args:
         job: What to hear.
         recognizer: Makes the stream.
         chunk_s: Size of a piece; None takes blocks as they are read.
+        keep_attention: The stream remembers what its frames attend to.
 
     Yields:
         The one stream, again and again, and once more when the input is finished.
     """
-    stream = recognizer.create_stream()
+    stream = recognizer.create_stream(keep_attention=keep_attention)
     with _opened(job.source) as audio:
         rate = audio.sample_rate_hz
         total_s = job.duration_s or max(0.0, (audio.duration_s or 0.0) - job.offset_s)

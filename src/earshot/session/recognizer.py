@@ -464,6 +464,11 @@ class Recognizer:
         """The phones that the model hears for commands; none if it goes by pieces only."""
         return tuple(self._model.phones)
 
+    @property
+    def attends(self) -> bool:
+        """Whether the model has trained biasing: its network attends to hotwords, too."""
+        return "bias" in self._model.graph_names
+
     def compile_hotwords(self, hotwords: HotwordSource, *, score: float | None = None) -> Hotwords:
         """Make phrases ready once for many streams.
 

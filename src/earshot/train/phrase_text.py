@@ -40,56 +40,13 @@ _CARRIERS = (
     "{}", "{} please", "it is {}", "my name is {}", "i said {}", "no i meant {}",
 )  # fmt: skip
 _GIVEN_NAMES = tuple(
-    [
-        "james",
-        "mary",
-        "john",
-        "anna",
-        "robert",
-        "linda",
-        "michael",
-        "susan",
-        "david",
-        "karen",
-        "paul",
-        "lisa",
-        "mark",
-        "nancy",
-        "daniel",
-        "betty",
-        "thomas",
-        "helen",
-        "peter",
-        "sandra",
-        "kevin",
-        "donna",
-        "george",
-        "carol",
-        "brian",
-        "ruth",
-        "edward",
-        "sharon",
-        "laura",
-        "eric",
-        "emma",
-        "ryan",
-        "julia",
-        "jacob",
-        "alice",
-        "adam",
-        "clara",
-        "leo",
-        "priya",
-        "omar",
-        "fatima",
-        "wei",
-        "carlos",
-        "sofia",
-        "pierre",
-        "hans",
-        "olga",
-        "ivan",
-    ]
+    re.findall(
+        "[a-z]+",
+        "james mary john anna robert linda michael susan david karen paul lisa mark nancy daniel "
+        "betty thomas helen peter sandra kevin donna george carol brian ruth edward sharon laura "
+        "eric emma ryan julia jacob alice adam clara leo priya omar fatima wei carlos sofia pierre "
+        "hans olga ivan",
+    )
 )
 _WORD = re.compile("[a-z]{3,14}")
 
