@@ -157,8 +157,8 @@ class PyGraph {
   const earshot::Graph& graph() const { return *graph_; }
   const std::shared_ptr<const earshot::Graph>& shared() const { return graph_; }
 
-  nb::dict Step(nb::handle x, PyGraphState* state, bool flush, const PyPhraseList* phrases) {
-    nb::list results = StepMany({x}, {state}, {flush}, phrases != nullptr ? phrases->shared().get() : nullptr);
+  nb::dict Step(nb::handle x, PyGraphState* state, bool flush, const PyPhraseList* phrases, int32_t last_piece) {
+    nb::list results = StepMany({x}, {state}, {flush}, phrases != nullptr ? phrases->shared().get() : nullptr, last_piece);
     return nb::cast<nb::dict>(results[0]);
   }
 
@@ -240,7 +240,7 @@ class PyGraph {
   }
 
   nb::list StepMany(const std::vector<nb::handle>& xs, const std::vector<PyGraphState*>& states, const std::vector<bool>& flush,
-                    const earshot::PhraseList* phrases = nullptr) {
+                    const earshot::PhraseList* phrases = nullptr, int32_t last_piece = -1) {
     const size_t n = xs.size();
     std::vector<Inputs> inputs(n);
     std::vector<earshot::Executor::Item> items(n);
@@ -251,6 +251,7 @@ class PyGraph {
       items[i].frames = inputs[i].frames;
       items[i].flush = flush[i];
       items[i].phrases = phrases;
+      items[i].last_piece = last_piece;
       if (states[i] == nullptr) {
         fresh[i] = std::make_unique<earshot::GraphState>(graph_);
         items[i].state = fresh[i].get();
@@ -639,7 +640,7 @@ void bind_model(nb::module_& m) {
       })
       .def("initial_state", [](const PyGraph& self) { return new PyGraphState(self.shared()); }, nb::rv_policy::take_ownership)
       .def("step", &PyGraph::Step, "x"_a, "state"_a.none() = nb::none(), "flush"_a = false, nb::kw_only(),
-           "phrases"_a.none() = nb::none())
+           "phrases"_a.none() = nb::none(), "last_piece"_a = -1)
       .def("step_batch", &PyGraph::StepBatch, "xs"_a, "states"_a, nb::kw_only(), "flush"_a = false);
 
   nb::class_<PyModel>(m, "Model", "A model file with its graphs bound.")

@@ -487,8 +487,14 @@ void Executor::EvalPhraseAttention(const Node& node, const Rows& rows, const flo
         near_[q].clear();
         if (!node.exact) scales_[q] = kernel.quantize_s8(queries + q * keys, keys, padded, quantised_.data() + q * padded);
       }
-      for (size_t entry = 0; entry < memory->entries; entry += kEntries) {
-        const size_t count = std::min(kEntries, memory->entries - entry);
+      // Entries that are seen: one stretch, or two of which the second comes behind the first.
+      std::pair<size_t, size_t> seen[2] = {{0, memory->entries}, {0, 0}};
+      if (node.next_only) {
+        seen[0] = list->Following(-1);
+        if (items_[item].last_piece >= 0) seen[1] = list->Following(items_[item].last_piece);
+      }
+      for (const auto& [begin, end] : seen) for (size_t entry = begin / 16 * 16; entry < end; entry += kEntries) {
+        const size_t count = std::min(kEntries, end - entry);
         if (node.exact) {
           kernel.linear_f32(memory->exact_keys.data() + entry * keys, nullptr, count, keys, queries, keys, asked, scores, kEntries, false);
         } else {
@@ -499,12 +505,12 @@ void Executor::EvalPhraseAttention(const Node& node, const Rows& rows, const flo
           const float* row = scores + q * kEntries;
           // Blocks of which nothing comes near are passed over: nearly all.
           float best = highest[q];
-          for (size_t at = 0; at < count; at += 32) {
-            const size_t end = std::min(at + 32, count);
-            const float most = Highest(row + at, end - at);
+          for (size_t at = entry < begin ? begin - entry : 0; at < count; at += 32) {
+            const size_t to = std::min(at + 32, count);
+            const float most = Highest(row + at, to - at);
             if (!(most > best - kAttentionReach)) continue;
             best = std::max(best, most);
-            for (size_t i = at; i < end; ++i) {
+            for (size_t i = at; i < to; ++i) {
               if (row[i] > best - kAttentionReach) near_[q].push_back({static_cast<int32_t>(entry + i), row[i]});
             }
           }

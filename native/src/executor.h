@@ -51,7 +51,7 @@ struct AttentionTrace {
 class Executor {
  public:
   // Entries with a score this far below the highest one have the weight 0.
-  static constexpr float kAttentionReach = 16.0f;
+  static constexpr float kAttentionReach = 12.0f;
 
   // One stream's part of a call.
   struct Item {
@@ -60,6 +60,7 @@ class Executor {
     bool flush = false;            // the input ends here: stacks fill their last frame
     GraphState* state = nullptr;   // of this graph; may be null if the graph has none
     const PhraseList* phrases = nullptr;  // what a phrase_attention looks at; null: an empty list
+    int32_t last_piece = -1;              // what entries must follow where it sees the next ones only
     AttentionTrace* trace = nullptr;      // gets what it looked at; may be null
   };
 

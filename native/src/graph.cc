@@ -45,7 +45,7 @@ const std::vector<OpInfo>& Ops() {
       {Op::kSigmoid, "sigmoid", 1, {}, {}},
       {Op::kLogSoftmax, "log_softmax", 1, {}, {}},
       {Op::kCausalAttention, "causal_attention", 1, {"heads", "window"}, {{"distance", false}}},
-      {Op::kPhraseAttention, "phrase_attention", 1, {"heads", "keys", "values", "precision"}, {{"no_bias_key", false}}},
+      {Op::kPhraseAttention, "phrase_attention", 1, {"heads", "keys", "values", "entries", "precision"}, {{"no_bias_key", false}}},
   };
   return ops;
 }
@@ -350,6 +350,11 @@ class GraphBuilder {
           Bad(" has no `precision` that is \"i8\" or \"f32\"");
         }
         node->exact = precision.string() == "f32";
+        const JsonValue entries = json.Find("entries");
+        if (!entries || entries.kind() != JsonKind::kString || (entries.string() != "all" && entries.string() != "next")) {
+          Bad(" has no `entries` that is \"all\" or \"next\"");
+        }
+        node->next_only = entries.string() == "next";
         break;
       }
       default:

@@ -61,6 +61,7 @@ struct Node {
   // phrase_attention: outputs of the graph `bias`.
   std::string keys, values;
   bool exact = false;              // keys and values in float
+  bool next_only = false;          // sees what begins a phrase or follows the last piece
   const float* no_bias_key = nullptr;
 
   // Into GraphState: floats of the op itself, its last result (`hold`), its counter.

@@ -173,15 +173,15 @@ void Model::ReadBias(JsonValue json) {
   for (JsonValue v = json.first(); v; v = v.next()) {
     if (v.key() != "before" && v.key() != "after") file_->Bad("`bias` has the unknown key " + Quoted(v.key()));
   }
-  const auto reach = [&](const char* key) {
+  const auto reach = [&](const char* key, int64_t least) {
     const JsonValue v = json.Find(key);
-    if (!v || v.kind() != JsonKind::kNumber || !v.IsInteger() || v.integer() < 0 || v.integer() > int64_t{kMaxBiasReach}) {
-      file_->Bad(std::string("`bias.") + key + "` is not a whole number in 0.." + Size(kMaxBiasReach));
+    if (!v || v.kind() != JsonKind::kNumber || !v.IsInteger() || v.integer() < least || v.integer() > int64_t{kMaxBiasReach}) {
+      file_->Bad(std::string("`bias.") + key + "` is not a whole number in " + std::to_string(least) + ".." + Size(kMaxBiasReach));
     }
     return static_cast<size_t>(v.integer());
   };
-  bias_before_ = reach("before");
-  bias_after_ = reach("after");
+  bias_before_ = reach("before", 1);
+  bias_after_ = reach("after", 0);
   has_bias_ = true;
 }
 
@@ -198,6 +198,7 @@ void Model::CheckBias() const {
     for (const Node& node : graph->nodes()) {
       if (node.op != Op::kPhraseAttention) continue;
       ++lookups;
+      if (node.next_only && graph->name() != "bias_label") bad(*graph, "has `entries` \"next\"; only \"bias_label\" knows what comes next");
       if (!asks) bad(*graph, "has a phrase_attention; only \"bias_audio\" and \"bias_label\" may");
       const auto reads = [&](const std::string& name, size_t width, const char* role) {
         const int found = bias->FindOutput(name);

@@ -31,7 +31,7 @@ class Model {
   static constexpr size_t kSubsampling = 4;
   static constexpr int kFrameMs = 40;
   static constexpr int kSampleRateHz = 16000;
-  // Pieces that an entry of trained biasing may know before its own, and behind it.
+  // Pieces that an entry of trained biasing may know before its own (at least one), and behind it.
   static constexpr size_t kMaxBiasReach = 4;
   static constexpr size_t kMaxBiasWidth = 4096;  // of its keys and values
 

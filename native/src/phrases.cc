@@ -33,6 +33,12 @@ const PhraseMemory* PhraseList::Find(std::string_view keys) const {
   return nullptr;
 }
 
+std::pair<size_t, size_t> PhraseList::Following(int32_t piece) const {
+  const auto at = static_cast<size_t>(piece + 1);
+  if (piece < -1 || at + 1 >= following_.size()) return {0, 0};
+  return {static_cast<size_t>(following_[at]), static_cast<size_t>(following_[at + 1])};
+}
+
 size_t PhraseList::size_bytes() const {
   size_t bytes = sizeof(int32_t) * (begin_.size() + entries_of_.size());
   for (const auto& [name, memory] : memories_) bytes += memory.size_bytes();
@@ -114,7 +120,12 @@ std::shared_ptr<const PhraseList> PhraseEncoder::Encode(const std::vector<int32_
     }
   }
   std::vector<Window> windows = every;
-  std::sort(windows.begin(), windows.end());
+  // By the piece before, so that all that may follow a piece lies together.
+  const size_t previous = before_ - 1;
+  const auto earlier = [previous](const Window& a, const Window& b) {
+    return a[previous] != b[previous] ? a[previous] < b[previous] : a < b;
+  };
+  std::sort(windows.begin(), windows.end(), earlier);
   windows.erase(std::unique(windows.begin(), windows.end()), windows.end());
 
   static std::atomic<uint64_t> serials{0};
@@ -126,8 +137,15 @@ std::shared_ptr<const PhraseList> PhraseEncoder::Encode(const std::vector<int32_
   list->begin_ = begin;
   list->entries_of_.reserve(every.size());
   for (const Window& window : every) {
-    list->entries_of_.push_back(static_cast<int32_t>(std::lower_bound(windows.begin(), windows.end(), window) - windows.begin()));
+    list->entries_of_.push_back(static_cast<int32_t>(std::lower_bound(windows.begin(), windows.end(), window, earlier) - windows.begin()));
   }
+  list->following_.reserve(model_->pieces().size() + 2);
+  size_t entry = 0;
+  for (int32_t piece = -1; piece < static_cast<int32_t>(model_->pieces().size()); ++piece) {
+    while (entry < windows.size() && windows[entry][previous] < piece) ++entry;
+    list->following_.push_back(static_cast<int32_t>(entry));
+  }
+  list->following_.push_back(static_cast<int32_t>(windows.size()));
   const std::lock_guard<std::mutex> lock(mutex_);
   if (kept_.size() > kKeptEntries) {
     kept_.clear();

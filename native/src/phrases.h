@@ -4,8 +4,8 @@
 // and how those are laid out for attention; knows nothing of streams, text or search.
 //
 // An entry is a piece of a phrase with its neighbours (docs/formats/ear.md, section 8). Entries that
-// several phrases share are there once, in the order of their ids: a list acts by the
-// set of its phrases, however it is sorted, to the last bit.
+// several phrases share are there once, in the order of the piece before and then of all ids: a list
+// acts by the set of its phrases, however it is sorted, to the last bit.
 #pragma once
 
 #include <array>
@@ -52,6 +52,8 @@ class PhraseList {
   // Entries of phrase i are entries_of()[begin()[i]] to entries_of()[begin()[i + 1]], one a piece.
   const std::vector<int32_t>& begin() const { return begin_; }
   const std::vector<int32_t>& entries_of() const { return entries_of_; }
+  // The entries, from first to behind the last, whose piece before is `piece`; -1: those that begin a phrase.
+  std::pair<size_t, size_t> Following(int32_t piece) const;
   // Null for an attention that reads other keys than the list was encoded for.
   const PhraseMemory* Find(std::string_view keys) const;
   // What the vectors that attention gives are multiplied by before they are added.
@@ -67,6 +69,7 @@ class PhraseList {
   std::shared_ptr<const Model> model_;
   size_t num_entries_ = 0;
   std::vector<int32_t> begin_, entries_of_;
+  std::vector<int32_t> following_;  // first entry behind no piece, behind each piece, and the end
   std::vector<std::pair<std::string, PhraseMemory>> memories_;  // by the name of their keys
   float weight_ = 1;
   uint64_t serial_ = 0;

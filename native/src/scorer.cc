@@ -206,6 +206,7 @@ void Scorer::AddLabelBias(ScorerScratch* scratch, const std::vector<std::shared_
     item.inputs = scratch->item_inputs_[biased.size()].data();
     item.frames = 1;
     item.phrases = context.phrases;
+    item.last_piece = context.ids[kMaxContext - 1];
     scratch->items_.push_back(item);
     biased.push_back(fresh[i].get());
   }

@@ -99,6 +99,7 @@ class Graph:
         flush: bool = False,
         *,
         phrases: PhraseList | None = None,
+        last_piece: int = -1,
     ) -> dict[str, _F32]: ...
     def step_batch(
         self,

@@ -18,7 +18,13 @@ from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import Transducer, TransducerConfig
 
 CONFIG = BiasConfig(
-    query="audio_and_label", width=12, hidden=20, key_width=8, value_width=6, audio_context=3
+    query="audio_and_label",
+    after=1,
+    width=12,
+    hidden=20,
+    key_width=8,
+    value_width=6,
+    audio_context=3,
 )
 
 
@@ -44,10 +50,25 @@ def test_entries_know_their_neighbours_and_the_ends() -> None:
 @torch.no_grad()
 def test_an_empty_list_adds_exactly_nothing() -> None:
     bias = networks()
-    entries = bias.encode(windows())
+    table = windows()
+    entries = bias.encode(table)
     hidden, predicted = torch.randn(2, 7, 16), torch.randn(2, 4, 10)
+    last = torch.full((2, 4), 5)
     assert torch.count_nonzero(bias.look_up_audio(hidden, entries).added) == 0
-    assert torch.count_nonzero(bias.look_up_label(predicted, entries).added) == 0
+    assert torch.count_nonzero(bias.look_up_label(predicted, entries, table, last).added) == 0
+
+
+@torch.no_grad()
+def test_histories_see_only_what_can_come_next() -> None:
+    bias = networks()
+    table = windows([3, 4], [5, 6, 7])
+    last = torch.tensor([[0, 5, 6, 8]])
+    looked = bias.look_up_label(torch.randn(1, 4, 10), bias.encode(table), table, last)
+    seen = looked.log_weights[0, :, 0, :-1] > -torch.inf
+    begins = table[:, 1] == NO_PIECE
+    assert begins.sum() == 2
+    for position, piece in enumerate([0, 5, 6, 8]):
+        assert torch.equal(seen[position], begins | (table[:, 1] == piece))
 
 
 @torch.no_grad()
@@ -88,11 +109,12 @@ def test_the_guide_teaches_attention_what_is_right() -> None:
     bias = networks().train()
     table = windows([3, 4], [5, 6, 7])
     hidden, predicted = torch.randn(1, 6, 16), torch.randn(1, 4, 10)
+    labels = torch.tensor([[3, 4, 8]])
     frames = torch.tensor([[NONE, 0, 1, UNGUIDED, NONE, NONE]])
     phrases = PhraseBatch(table, torch.tensor([[0, 1, NONE, UNGUIDED]]), frames)
     optimizer = torch.optim.Adam(bias.parameters(), lr=0.02)
     for _ in range(60):
-        _, _, guide = bias(hidden, torch.zeros(1, 6, 10), predicted, phrases)
+        _, _, guide = bias(hidden, torch.zeros(1, 6, 10), predicted, labels, phrases)
         optimizer.zero_grad()
         guide.backward()
         optimizer.step()
@@ -100,9 +122,12 @@ def test_the_guide_teaches_attention_what_is_right() -> None:
     assert weights[1, 0] > 0.8
     assert weights[2, 1] > 0.8
     assert weights[[0, 4, 5], -1].min() > 0.8
-    labels = bias.look_up_label(predicted, bias.encode(table)).log_weights.exp().mean(dim=2)[0]
-    assert labels[0, 0] > 0.8
-    assert labels[2, -1] > 0.8
+    last = torch.tensor([[0, 3, 4, 8]])
+    looked = bias.look_up_label(predicted, bias.encode(table), table, last)
+    by_label = looked.log_weights.exp().mean(dim=2)[0]
+    assert by_label[0, 0] > 0.8
+    assert by_label[1, 1] > 0.8
+    assert by_label[2, -1] > 0.8
 
 
 def test_joint_training_reaches_every_biasing_weight() -> None:

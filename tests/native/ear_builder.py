@@ -376,6 +376,7 @@ def add_bias(
             "heads": heads,
             "keys": f"{kind}_keys",
             "values": f"{kind}_values",
+            "entries": "all" if kind == "audio" else "next",
             "precision": precision,
             "tensors": {"no_bias_key": ear.tensor(f"{kind}.none", "f32", key)},
         }

@@ -119,13 +119,22 @@ def encoded(
     return native, found
 
 
+def windows_of(
+    model: Transducer, tokenizer: sentencepiece.SentencePieceProcessor, phrases: list[str]
+) -> torch.Tensor:
+    """Entries as the engine orders them: by the piece before, then by all ids."""
+    bias = model.bias
+    assert bias is not None
+    windows = {w for p in phrases for w in phrase_windows(tokenizer.encode(p), bias.config)}
+    return torch.tensor(sorted(windows, key=lambda w: (w[bias.config.before - 1], w)))
+
+
 def entries_of(
     model: Transducer, tokenizer: sentencepiece.SentencePieceProcessor, phrases: list[str]
 ) -> torch.Tensor:
     bias = model.bias
     assert bias is not None
-    windows = {w for p in phrases for w in phrase_windows(tokenizer.encode(p), bias.config)}
-    return bias.encode(torch.tensor(sorted(windows)))
+    return bias.encode(windows_of(model, tokenizer, phrases))
 
 
 # --- against torch --------------------------------------------------------------------------
@@ -145,10 +154,15 @@ def test_the_engine_adds_what_torch_adds(
     want = bias.look_up_audio(hidden, entries).added[0].numpy()
     assert np.abs(want).max() > 0.1
     np.testing.assert_allclose(got, want, atol=1e-4)
-    got = native.graph("bias_label").step(predicted[0].numpy(), phrases=phrases)["predictor_bias"]
-    np.testing.assert_allclose(
-        got, bias.look_up_label(predicted, entries).added[0].numpy(), atol=1e-4
-    )
+    table = windows_of(model, tokenizer, PHRASES)
+    last = torch.tensor([[0, *tokenizer.encode("call anna miller")[:8]]])
+    predicted = predicted[:, : last.shape[1]]
+    want = bias.look_up_label(predicted, entries, table, last).added[0].numpy()
+    for frame, piece in enumerate(last[0].tolist()):
+        got = native.graph("bias_label").step(
+            predicted[0, frame : frame + 1].numpy(), phrases=phrases, last_piece=piece
+        )["predictor_bias"][0]
+        np.testing.assert_allclose(got, want[frame], atol=1e-4)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from earshot.core.errors import ConfigError
 from earshot.models.graph import GraphBuilder, GraphTensor
 
 NO_PIECE = -1  # in a window: before the first piece of a phrase, or behind its last
@@ -30,13 +31,20 @@ class BiasConfig:
 
     query: Literal["none", "audio", "audio_and_label"] = "none"
     before: int = 2  # pieces of the phrase that an entry knows before its own,
-    after: int = 1  # and behind it
+    after: int = 0  # and behind it
     width: int = 64  # of embeddings, and of frames in front of the convolution
     hidden: int = 160
     heads: int = 2
     key_width: int = 32  # a head
     value_width: int = 48  # a head
     audio_context: int = 6  # frames of 40 ms that a query sees, the newest included
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.before <= 4 and 0 <= self.after <= 4):
+            raise ConfigError(
+                f"model.bias: before is {self.before} and after {self.after}; they must lie in "
+                "1..4 and 0..4. Change one."
+            )
 
     @property
     def window(self) -> int:
@@ -101,15 +109,24 @@ class _Lookup(nn.Module):
         # Without a bias: a value of 0 adds nothing.
         self.out = nn.Linear(config.heads * config.value_width, joiner_width, bias=False)
 
-    def forward(self, hidden: Tensor, keys: Tensor, values: Tensor) -> Looked:
-        """Look entries up: hidden (..., hidden), keys (E, H K), values (E, H V)."""
+    def forward(
+        self, hidden: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None
+    ) -> Looked:
+        """Look entries up: hidden (..., hidden), keys (E, H K), values (E, H V).
+
+        `allowed` (..., E) says which entries each query may see; all if it is None.
+        """
         heads = self.config.heads
         lead = hidden.shape[:-1]
         queries = self.query(hidden).reshape(-1, heads, self.config.key_width)
         every = torch.cat([keys, self.no_bias_key[None].to(keys.dtype)])
         every = every.reshape(len(every), heads, self.config.key_width)
         scores = torch.einsum("nhk,ehk->nhe", queries, every.to(queries.dtype)).float()
-        log_weights = functional.log_softmax(scores / math.sqrt(self.config.key_width), dim=-1)
+        scores = scores / math.sqrt(self.config.key_width)
+        if allowed is not None:
+            hide = functional.pad(~allowed.reshape(len(queries), 1, -1), (0, 1))
+            scores = scores.masked_fill(hide, -torch.inf)
+        log_weights = functional.log_softmax(scores, dim=-1)
         weights = log_weights[..., :-1].exp()
         read = values.reshape(len(values), heads, self.config.value_width)
         context = torch.einsum("nhe,ehv->nhv", weights.to(read.dtype), read)
@@ -118,7 +135,7 @@ class _Lookup(nn.Module):
             added.reshape(*lead, -1), log_weights.reshape(*lead, heads, log_weights.shape[-1])
         )
 
-    def describe(self, graph: GraphBuilder, x: str, *, kind: str, out: str) -> None:
+    def describe(self, graph: GraphBuilder, x: str, *, kind: str, entries: str, out: str) -> None:
         """Append query, attention and output to `graph`."""
         query = graph.linear(x, self.query, out="query")
         context = graph.node(
@@ -128,6 +145,7 @@ class _Lookup(nn.Module):
             heads=self.config.heads,
             keys=f"{kind}_keys",
             values=f"{kind}_values",
+            entries=entries,
             tensors={"no_bias_key": GraphTensor(self.no_bias_key.detach(), "vector")},
         )
         graph.linear(context, self.out, out=out)
@@ -181,22 +199,36 @@ class PhraseBias(nn.Module):
         mixed = torch.relu(self.audio_mix(taps))
         return self.audio(mixed, self.audio_keys(entries), self.audio_values(entries))
 
-    def look_up_label(self, predicted: Tensor, entries: Tensor) -> Looked:
+    def look_up_label(
+        self, predicted: Tensor, entries: Tensor, windows: Tensor, last: Tensor
+    ) -> Looked:
         """From the pieces so far.
+
+        Only entries that can come next are seen: those that begin a phrase, and those whose piece
+        before is the last one of the history.
 
         Args:
             predicted: (B, U + 1, joiner_width), the predictor's outputs.
             entries: From `encode`.
+            windows: (E, window), what they were encoded from.
+            last: (B, U + 1) the last piece of each history, blank where there is none.
 
         Returns:
             `added` is for the predictor's output, of its shape.
         """
         assert self.label is not None
         mixed = torch.relu(self.label_in(predicted))
-        return self.label(mixed, self.label_keys(entries), self.label_values(entries))
+        before = windows[:, self.config.before - 1]
+        allowed = (before == NO_PIECE) | (before == last[..., None])
+        return self.label(mixed, self.label_keys(entries), self.label_values(entries), allowed)
 
     def forward(
-        self, hidden: Tensor, encoded: Tensor, predicted: Tensor, phrases: PhraseBatch
+        self,
+        hidden: Tensor,
+        encoded: Tensor,
+        predicted: Tensor,
+        labels: Tensor,
+        phrases: PhraseBatch,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Encoder and predictor outputs with what the list adds, and the guide's loss.
 
@@ -207,6 +239,7 @@ class PhraseBias(nn.Module):
             hidden: (B, T, encoder_width).
             encoded: (B, T, joiner_width).
             predicted: (B, U + 1, joiner_width).
+            labels: (B, U) piece ids.
             phrases: The list.
 
         Returns:
@@ -219,7 +252,8 @@ class PhraseBias(nn.Module):
         if phrases.frame_entries is not None:
             guide = guide + _guide(audio.log_weights, phrases.frame_entries)
         if self.label is not None:
-            label = self.look_up_label(predicted, entries)
+            last = functional.pad(labels, (1, 0))
+            label = self.look_up_label(predicted, entries, phrases.windows, last)
             predicted = predicted + label.added
             guide = guide + _guide(label.log_weights, phrases.label_entries)
         return encoded, predicted, guide
@@ -243,12 +277,14 @@ class PhraseBias(nn.Module):
         audio = GraphBuilder("bias_audio", ["hidden"])
         x = audio.linear("hidden", self.audio_in)
         x = audio.node("conv1d", [x], **_taps(self.audio_mix, self.config.audio_context, "causal"))
-        self.audio.describe(audio, audio.node("relu", [x]), kind="audio", out="encoder_bias")
+        self.audio.describe(
+            audio, audio.node("relu", [x]), kind="audio", entries="all", out="encoder_bias"
+        )
         made = [(phrases, outputs), (audio, ["encoder_bias"])]
         if self.label is not None:
             label = GraphBuilder("bias_label", ["predictor_out"])
             x = label.node("relu", [label.linear("predictor_out", self.label_in)])
-            self.label.describe(label, x, kind="label", out="predictor_bias")
+            self.label.describe(label, x, kind="label", entries="next", out="predictor_bias")
             made.append((label, ["predictor_bias"]))
         return made
 

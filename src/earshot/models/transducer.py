@@ -115,7 +115,7 @@ class Transducer(nn.Module):
         if with_transducer:
             encoded, predicted = self.encoder_out(hidden), self.predictor(labels)
             if self.bias is not None and phrases is not None:
-                encoded, predicted, guide = self.bias(hidden, encoded, predicted, phrases)
+                encoded, predicted, guide = self.bias(hidden, encoded, predicted, labels, phrases)
             loss = merged_transducer_loss(
                 encoded,
                 predicted,

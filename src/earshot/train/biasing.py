@@ -465,7 +465,7 @@ def _losses(
         encoded = network.encoder_out(batch.hidden)
         predicted = network.predictor(batch.labels)
     bias = cast("PhraseBias", network.bias)
-    encoded, predicted, guide = bias(batch.hidden, encoded, predicted, phrases)
+    encoded, predicted, guide = bias(batch.hidden, encoded, predicted, batch.labels, phrases)
     pieces = batch.label_lengths.sum().clamp_min(1)
     if one_path:
         return _path_loss(network, batch, encoded, predicted) / pieces, guide
@@ -533,9 +533,9 @@ def _validate(
 def _greedy(network: Transducer, hidden: Tensor, windows: Tensor | None) -> list[int]:
     encoded = network.encoder_out(hidden)
     bias = network.bias
-    entries = None
+    entries = table = None
     if windows is not None and bias is not None:
-        entries = bias.encode(windows)
+        table, entries = windows, bias.encode(windows)
         encoded = encoded + bias.look_up_audio(hidden[None], entries).added[0]
     tokens: list[int] = []
     cache: dict[tuple[int, ...], Tensor] = {}
@@ -546,8 +546,9 @@ def _greedy(network: Transducer, hidden: Tensor, windows: Tensor | None) -> list
         history = tuple(tokens[-size:] if stateless else tokens)
         if history not in cache:
             out = network.predictor(torch.tensor([history], dtype=torch.int64))[:, -1:]
-            if entries is not None and bias is not None and bias.label is not None:
-                out = out + bias.look_up_label(out, entries).added
+            if table is not None and entries is not None and bias is not None and bias.label:
+                last = torch.tensor([[tokens[-1] if tokens else BLANK_ID]])
+                out = out + bias.look_up_label(out, entries, table, last).added
             cache[history] = out[0, 0]
         return cache[history]
 
