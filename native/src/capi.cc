@@ -116,7 +116,7 @@ earshot_recognizer* earshot_recognizer_create(const earshot_model* model, const 
     native.max_symbols_per_frame = static_cast<size_t>(config->max_symbols_per_frame);
     native.blank_penalty = config->blank_penalty;
     out = std::make_unique<earshot_recognizer>();
-    out->recognizer = earshot::Recognizer::Create(model->model, native);
+    out->recognizer = earshot::Recognizer::Create(model->model, native, {}, {}, nullptr, earshot::PriorParts::Own(model->model));
   });
   return out != nullptr && out->recognizer != nullptr ? out.release() : nullptr;
 }

@@ -1,4 +1,4 @@
-"""Hotwords: against a reading of whole texts that knows no trie, and spelling against SentencePiece."""
+"""Hotwords against a reading of texts that knows no trie; spelling against SentencePiece."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def trie(listed: list[tuple[Phrase, float]]) -> _native.Hotwords:
 
 
 def worth(text: list[int], listed: list[tuple[Phrase, float]]) -> float:
-    """Oracle: at each word the longest phrase that begins there and ends with a word, from left to right."""
+    """Oracle: at each word the longest phrase that begins there and ends with a word."""
     boosts: dict[Phrase, float] = {}
     for phrase, boost in listed:
         if boost > 0:

@@ -12,7 +12,9 @@ import earshot
 from earshot.cli import (
     adapt,
     export,
+    hotwords,
     listen,
+    lm,
     model,
     train,
     transcribe,
@@ -38,6 +40,8 @@ understand.app.command("train")(understand_model.train)
 understand.app.command("evaluate")(understand_model.evaluate)
 understand.app.command("apply")(understand_model.apply)
 app.add_typer(understand.app, name="understand")
+app.add_typer(hotwords.app, name="hotwords")
+app.add_typer(lm.app, name="lm")
 
 
 def _print_version(wanted: bool) -> None:  # typer calls it with the option's value

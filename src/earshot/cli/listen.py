@@ -18,9 +18,16 @@ from earshot.cli.console import LiveLine, note, reported, say
 from earshot.cli.transcribe import (
     CommandsOption,
     CommandThresholdOption,
+    HotwordsOption,
+    HotwordsScoreOption,
+    InternalLmWeightOption,
+    LmBonusOption,
+    LmOption,
+    LmWeightOption,
     Method,
     PronunciationsOption,
     check_command_options,
+    check_hotwords_options,
     loaded,
 )
 
@@ -54,6 +61,12 @@ def listen(
     commands: CommandsOption = None,
     command_threshold: CommandThresholdOption = None,
     pronunciations: PronunciationsOption = None,
+    hotwords: HotwordsOption = None,
+    hotwords_score: HotwordsScoreOption = None,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
+    internal_lm_weight: InternalLmWeightOption = None,
+    lm_bonus: LmBonusOption = None,
     method: Annotated[Method, typer.Option(help="How to search.")] = Method.BEAM,
     seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Stop after this much audio; else at Ctrl-C.")
@@ -61,6 +74,7 @@ def listen(
 ) -> None:
     """Recognise what the microphone hears, with words as they are spoken. Ctrl-C ends it."""
     check_command_options(commands, command_threshold, pronunciations)
+    check_hotwords_options(hotwords, hotwords_score)
     with reported():
         if list_devices:
             for line in _input_devices():
@@ -71,6 +85,12 @@ def listen(
             commands=commands,
             command_threshold=command_threshold,
             pronunciations=pronunciations,
+            hotwords=hotwords,
+            hotwords_score=hotwords_score,
+            lm=lm,
+            lm_weight=lm_weight,
+            internal_lm_weight=internal_lm_weight,
+            lm_bonus=lm_bonus,
             method=method.value,
         )
         with _microphone(device) as (rate, blocks):

@@ -6,6 +6,7 @@ the others are still done. Knows nothing of how audio is read or words are found
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 PARTIAL_CHUNK_S = 0.1  # how often --stream looks for new words, in seconds of audio
 WORDS_PER_LOOK_S = 10_000  # so many words delay the next look by a second
+SHOWN_PROBLEMS = 20  # `earshot hotwords check` shows all
 SLOW_TO_COMPILE_S = 1.0  # commands that take longer say so
 
 
@@ -80,6 +82,60 @@ CommandThresholdOption = Annotated[
         min=0.0,
         max=1.0,
         help="Accept a command from this confidence on; default: as calibrated.",
+        show_default=False,
+    ),
+]
+
+
+HotwordsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Phrases to hear more readily, one a line, each perhaps with ` :SCORE`.",
+        show_default=False,
+    ),
+]
+HotwordsScoreOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=20.0,
+        help="Nats a word piece for phrases without a score; 0 changes nothing.",
+        show_default=False,
+    ),
+]
+LmOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Language model from `earshot lm`; default: the one inside the model, if any.",
+        show_default=False,
+    ),
+]
+LmWeightOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=10.0,
+        help="How much the language model counts; 0 leaves it out. Default: as its file says.",
+        show_default=False,
+    ),
+]
+InternalLmWeightOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=10.0,
+        help="How much of the network's own language model is taken off.",
+        show_default=False,
+    ),
+]
+LmBonusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=-100.0,
+        max=100.0,
+        help="Nats for each symbol of the language model.",
         show_default=False,
     ),
 ]
@@ -134,6 +190,12 @@ def transcribe(
     commands: CommandsOption = None,
     command_threshold: CommandThresholdOption = None,
     pronunciations: PronunciationsOption = None,
+    hotwords: HotwordsOption = None,
+    hotwords_score: HotwordsScoreOption = None,
+    lm: LmOption = None,
+    lm_weight: LmWeightOption = None,
+    internal_lm_weight: InternalLmWeightOption = None,
+    lm_bonus: LmBonusOption = None,
     written: Annotated[
         bool, typer.Option("--written", help="Write numbers, times and amounts in figures.")
     ] = False,
@@ -144,20 +206,6 @@ def transcribe(
         Method, typer.Option(help="How to search; the beam is slower and a little better.")
     ] = Method.BEAM,
     max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
-    hotwords: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Hear these phrases more readily: one a line, with its own score as `:2.0`.",
-            show_default=False,
-        ),
-    ] = None,
-    hotwords_score: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=20.0, help="Nats a piece of phrases without a score.", show_default=False
-        ),
-    ] = None,
     attention_weight: Annotated[
         float,
         typer.Option(
@@ -189,6 +237,7 @@ def transcribe(
             "See `earshot transcribe --help`."
         )
     check_command_options(commands, command_threshold, pronunciations)
+    check_hotwords_options(hotwords, hotwords_score)
     if attention_map is not None and hotwords is None:
         raise usage_error("--attention-map: needs --hotwords, the phrases that it shows.")
     if files and files.count(STDIN) > 1:
@@ -215,10 +264,14 @@ def transcribe(
             commands=commands,
             command_threshold=command_threshold,
             pronunciations=pronunciations,
-            method=method.value,
-            max_active_paths=max_active_paths,
             hotwords=hotwords,
             hotwords_score=hotwords_score,
+            lm=lm,
+            lm_weight=lm_weight,
+            internal_lm_weight=internal_lm_weight,
+            lm_bonus=lm_bonus,
+            method=method.value,
+            max_active_paths=max_active_paths,
             attention_weight=attention_weight,
         )
         maps = None if attention_map is None else _AttentionMaps(attention_map, recognizer)
@@ -272,6 +325,16 @@ def check_command_options(
         raise usage_error("--pronunciations: needs --commands, whose words they are of.")
 
 
+def check_hotwords_options(hotwords: Path | None, score: float | None) -> None:
+    """Refuse a score of nothing.
+
+    Raises:
+        typer.Exit: With code 2, after a line on stderr.
+    """
+    if score is not None and hotwords is None:
+        raise usage_error("--hotwords-score: needs --hotwords, which it is the score of.")
+
+
 def loaded(
     model: Path | None,
     *,
@@ -291,8 +354,12 @@ def loaded(
     """
     from earshot.session.recognizer import Recognizer
 
+    # What it would say of each phrase is said below, once.
+    logging.getLogger("earshot.decode.biasing").disabled = True
     if not commands:
-        return Recognizer.load(model, **search)
+        recognizer = Recognizer.load(model, **search)
+        _say_hotwords(recognizer)
+        return recognizer
     from earshot.understand.templates import load_commands
 
     started = time.perf_counter()
@@ -310,7 +377,20 @@ def loaded(
     ready = f", ready after {seconds:.1f} s" if seconds > SLOW_TO_COMPILE_S else ""
     count = templates.count_sentences()
     note(f"commands: {count:,} sentence{'' if count == 1 else 's'}{ready}")
+    _say_hotwords(recognizer)
     return recognizer
+
+
+def _say_hotwords(recognizer: Recognizer) -> None:
+    hotwords = recognizer.hotwords
+    if hotwords is None:
+        return
+    for problem in hotwords.problems[:SHOWN_PROBLEMS]:
+        note(f"warning: {problem}")
+    more = len(hotwords.problems) - SHOWN_PROBLEMS
+    if more > 0:
+        note(f"warning: {more:,} more; `earshot hotwords check` names them all")
+    note(f"hotwords: {len(hotwords):,} phrase{'' if len(hotwords) == 1 else 's'}")
 
 
 def _failed(tally: _Tally, total: int) -> typer.Exit:

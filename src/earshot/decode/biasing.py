@@ -1,4 +1,4 @@
-"""Hotwords: phrases that a listener should hear more readily, as files, lists, and what the engine takes.
+"""Hotwords: phrases to be heard more readily, as files, as lists, and as the engine takes them.
 
 A phrase is worth a score for each of its word pieces. The engine's trie lends it while the phrase
 is being heard and takes it back if another word comes; see `docs/concepts/biasing.md`. Here lists
@@ -100,7 +100,8 @@ def read_hotwords(path: str | Path) -> list[Hotword]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise _one_problem(path, "there is no such file", "name a text file, a phrase a line")
+        problem = _one_problem(path, "there is no such file", "name a text file, a phrase a line")
+        raise problem from None
     except (OSError, UnicodeDecodeError) as err:
         raise _one_problem(path, f"it cannot be read ({err})", "it must be UTF-8 text") from None
     found: list[Hotword] = []

@@ -206,6 +206,62 @@ def write_with_graphs(
     _write(path, header, {**kept, **tensors})
 
 
+def write_language_model(
+    path: Path,
+    *,
+    name: str,
+    lm: Mapping[str, object],
+    tensors: Mapping[str, EncodedTensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a file that holds a language model and nothing else.
+
+    Args:
+        path: The file to make or replace.
+        name: Model name, at most 128 bytes.
+        lm: The `lm` object of section 8 of the specification.
+        tensors: Those whose names begin with `lm.`.
+        metadata: Licence, sources and so on.
+
+    Raises:
+        ModelFileError: The parts do not make a valid file.
+        OSError: The file cannot be written.
+    """
+    header: dict[str, object] = {"name": name, "graphs": {}, "lm": dict(lm)}
+    header["metadata"] = dict(metadata or {})
+    _write(path, header, tensors)
+
+
+def write_with_language_model(
+    source: ModelFile,
+    path: Path,
+    *,
+    lm: Mapping[str, object] | None,
+    tensors: Mapping[str, EncodedTensor],
+) -> None:
+    """Write a model again with another language model; all else stays.
+
+    Args:
+        source: The model.
+        path: The file to make or replace; may be that of `source`.
+        lm: The `lm` object; None takes away the one that is there.
+        tensors: Those whose names begin with `lm.`.
+
+    Raises:
+        ModelFileError: The header becomes too long.
+        OSError: The file cannot be written.
+    """
+    header = {key: value for key, value in source.header.items() if key not in ("tensors", "lm")}
+    if lm is not None:
+        header["lm"] = dict(lm)
+    kept = {
+        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
+        for tensor in source.tensors
+        if not tensor.name.startswith("lm.")
+    }
+    _write(path, header, {**kept, **tensors})
+
+
 def _version(header: dict[str, object], tensors: Mapping[str, EncodedTensor]) -> int:
     """The oldest version that has all that is used, so that older readers open what they can."""
     graphs = cast("Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]", header["graphs"])

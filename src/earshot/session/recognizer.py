@@ -22,6 +22,11 @@ from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.attention import AttentionMap, attention_map
 from earshot.decode.biasing import HotwordCompiler, Hotwords
+from earshot.decode.language_model import (
+    LanguageModelConfig,
+    language_model_of,
+    open_language_model,
+)
 from earshot.decode.result import to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
@@ -308,6 +313,9 @@ class Recognizer:
         hotwords: Phrases that all streams are to hear more readily, see `create_stream`.
         hotwords_score: Nats a piece of phrases without a score of their own.
         attention_weight: What the attention to hotwords counts, of a model with trained biasing.
+        language_model: What free speech is likely to be, from `open_language_model`; None takes the
+            one that the model carries, if any.
+        language_model_config: How much it counts; None takes what its file recommends.
 
     Raises:
         ModelFileError: The model is not a recogniser's.
@@ -324,8 +332,15 @@ class Recognizer:
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
         attention_weight: float = 1.0,
+        language_model: tuple[_native.Ngram, LanguageModelConfig] | None = None,
+        language_model_config: LanguageModelConfig | None = None,
     ) -> None:
         self._model = model
+        found = language_model or language_model_of(model)
+        if language_model_config is None:
+            # Without a language model there is nothing to weigh.
+            language_model_config = found[1] if found else LanguageModelConfig(weight=0)
+        self.language_model_config = language_model_config
         self._hotwords_score = hotwords_score
         self._attention_weight = attention_weight
         self._compiler: HotwordCompiler | None = None
@@ -352,6 +367,10 @@ class Recognizer:
                 max_symbols_per_frame=search.max_symbols_per_frame,
                 blank_penalty=search.blank_penalty,
                 hotwords=None if self.hotwords is None else self.hotwords.native,
+                lm=found[0] if found else None,
+                lm_weight=language_model_config.weight,
+                internal_lm_weight=language_model_config.internal_weight,
+                lm_bonus=language_model_config.bonus,
                 **grammar_search,
             )
 
@@ -366,6 +385,10 @@ class Recognizer:
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
         attention_weight: float = 1.0,
+        lm: str | Path | None = None,
+        lm_weight: float | None = None,
+        internal_lm_weight: float | None = None,
+        lm_bonus: float | None = None,
         method: str = "modified_beam_search",
         max_active_paths: int = 4,
         max_symbols_per_frame: int = 0,
@@ -388,6 +411,12 @@ class Recognizer:
                 `decode.biasing.DEFAULT_SCORE`. 0 changes nothing, above 4 other words suffer.
             attention_weight: What the attention to hotwords counts, 0..10, of a model with trained
                 biasing: 1 as it was trained, 0 not at all. Other models have none.
+            lm: Language model of free speech, a file from `earshot lm`; None takes the one that the
+                model carries, if any.
+            lm_weight: How much it counts, 0..10; 0 leaves it out. None takes what its file
+                recommends, as for the next two.
+            internal_lm_weight: How much of the network's own language model is taken off, 0..10.
+            lm_bonus: Nats for each symbol of the language model, -100..100.
             method: "greedy_search" or "modified_beam_search".
             max_active_paths: Histories that the beam keeps, 1..64.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
@@ -401,7 +430,8 @@ class Recognizer:
             CommandsError: The templates cannot be used; it names every problem at once.
             PronunciationsError: The pronunciations cannot be used; likewise.
             HotwordsError: The hotwords cannot be used; likewise.
-            ConfigError: A search setting or the threshold is out of its range.
+            ConfigError: A weight without a language model, or a setting or the threshold is out of
+                its range.
         """
         search = SearchConfig(
             method=method,
@@ -410,19 +440,37 @@ class Recognizer:
             blank_penalty=blank_penalty,
         )
         file = embedded_model_path() if path is None else Path(path)
+
+        def biasing(model: _native.Model) -> dict[str, Any]:
+            found = language_model_of(model) if lm is None else open_language_model(Path(lm))
+            weights = {
+                "weight": lm_weight,
+                "internal_weight": internal_lm_weight,
+                "bonus": lm_bonus,
+            }
+            given = {name: value for name, value in weights.items() if value is not None}
+            if found is None and set(given) - {"internal_weight"}:
+                raise ConfigError(
+                    f"lm_weight or lm_bonus is given; {model.name} carries no language model. "
+                    "Give `lm` too, or leave them out."
+                )
+            base = found[1] if found else LanguageModelConfig(weight=0)
+            return {
+                "hotwords": hotwords,
+                "hotwords_score": hotwords_score,
+                "attention_weight": attention_weight,
+                "language_model": found,
+                "language_model_config": replace(base, **given),
+            }
+
         if commands is None:
             if command_threshold is not None:
                 raise ConfigError(
                     f"command_threshold is {command_threshold}; there are no commands to accept. "
                     "Give `commands` too, or leave it out."
                 )
-            return cls(
-                open_model(file),
-                search,
-                hotwords=hotwords,
-                hotwords_score=hotwords_score,
-                attention_weight=attention_weight,
-            )
+            model = open_model(file)
+            return cls(model, search, **biasing(model))
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -444,9 +492,7 @@ class Recognizer:
             search,
             commands=graph,
             command_config=config,
-            hotwords=hotwords,
-            hotwords_score=hotwords_score,
-            attention_weight=attention_weight,
+            **biasing(model),
         )
 
     @property
