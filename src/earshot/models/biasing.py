@@ -67,6 +67,7 @@ class PhraseBatch:
 
 
 NONE, UNGUIDED = -1, -2
+_UNSEEN = -1e4  # the score of an entry that may not be seen: of infinity there is no gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class _Lookup(nn.Module):
         scores = scores / math.sqrt(self.config.key_width)
         if allowed is not None:
             hide = functional.pad(~allowed.reshape(len(queries), 1, -1), (0, 1))
-            scores = scores.masked_fill(hide, -torch.inf)
+            scores = scores.masked_fill(hide, _UNSEEN)
         log_weights = functional.log_softmax(scores, dim=-1)
         weights = log_weights[..., :-1].exp()
         read = values.reshape(len(values), heads, self.config.value_width)

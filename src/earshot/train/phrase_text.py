@@ -105,7 +105,7 @@ def rare_words(known: Iterable[str], *, held_out: float) -> tuple[list[str], lis
         known: Words that are not rare.
         held_out: Share of the others, in (0, 1), by a hash of the word.
     """
-    known = set(known)
+    known = {*known, *_GIVEN_NAMES}  # which every list has
     trained: list[str] = []
     kept: list[str] = []
     for line in LEXICON_PATH.read_bytes().splitlines():

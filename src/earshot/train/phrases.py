@@ -10,16 +10,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from earshot.core.errors import ConfigError
-from earshot.data.tokenizer import Tokenizer
 from earshot.models.biasing import NONE, UNGUIDED, BiasConfig, PhraseBatch, phrase_windows
 from earshot.train.phrase_text import random_name
 
-__all__ = ["ListConfig", "PhraseSampler"]
+__all__ = ["ListConfig", "PhraseSampler", "PieceEncoder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,14 @@ class ListConfig:
                 )
 
 
+class PieceEncoder(Protocol):
+    """Whatever makes word pieces of a text."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the pieces."""
+        ...
+
+
 class PhraseSampler:
     """Draws the list of a batch.
 
@@ -62,7 +70,7 @@ class PhraseSampler:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: PieceEncoder,
         bias: BiasConfig,
         lists: ListConfig,
         *,
