@@ -588,7 +588,8 @@ def _heard(
     Yields:
         The one stream, again and again, and once more when the input is finished.
     """
-    stream = recognizer.create_stream(keep_attention=keep_attention)
+    kept = {"keep_attention": True} if keep_attention else {}
+    stream = recognizer.create_stream(**kept)
     with _opened(job.source) as audio:
         rate = audio.sample_rate_hz
         total_s = job.duration_s or max(0.0, (audio.duration_s or 0.0) - job.offset_s)
