@@ -3,7 +3,7 @@
 // Knows the graph `bias`, which turns transitions between word pieces into vectors,
 // and how those are laid out for attention; knows nothing of streams, text or search.
 //
-// An entry is a piece of a phrase with its neighbours (docs/formats/ear.md, section 8). Entries that
+// An entry is a piece of a phrase with its neighbours (docs/formats/ear.md, section 9). Entries that
 // several phrases share are there once, in the order of the piece before and then of all ids: a list
 // acts by the set of its phrases, however it is sorted, to the last bit.
 #pragma once

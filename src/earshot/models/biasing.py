@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -299,7 +299,7 @@ def _guide(log_weights: Tensor, wanted: Tensor) -> Tensor:
     return functional.nll_loss(mean, wanted, reduction="sum") / max(1, len(wanted))
 
 
-def _taps(layer: nn.Linear, kernel: int, padding: str) -> dict[str, object]:
+def _taps(layer: nn.Linear, kernel: int, padding: str) -> dict[str, Any]:
     """A linear layer over joined frames as attributes of a `conv1d` node."""
     tensors = {
         "weight": GraphTensor(layer.weight.detach(), "matrix"),
