@@ -219,10 +219,41 @@ def test_all_of_the_biasing_learns(made: Path, recipe: Recipe, folder: Path) -> 
     saved = torch.load(folder / "checkpoints" / "bias.ckpt", weights_only=False)
     assert saved["step"] == 6
     torch.manual_seed(recipe.train.seed)
-    fresh = biasing.read_transducer(folder / "start.ear", recipe.model).bias
+    network = biasing.read_transducer(folder / "start.ear", recipe.model)
+    fresh = network.bias
     assert fresh is not None
+    biasing._start_like(fresh, network)
     same = [n for n, value in fresh.state_dict().items() if torch.equal(value, saved["last"][n])]
     assert same == []
+
+
+@torch.no_grad()
+def test_training_starts_from_what_the_ctc_head_hears() -> None:
+    """At first the entry of the piece that CTC hears is the one that is looked at."""
+    torch.manual_seed(4)
+    bias = BiasConfig(query="audio_and_label")
+    network = Transducer(
+        TransducerConfig(
+            vocab_size=30,
+            joiner_width=36,
+            encoder=EncoderConfig(hidden=40, layers=1),
+            predictor=PredictorConfig(width=8),
+            bias=bias,
+        )
+    ).eval()
+    network.ctc.weight *= 6
+    assert network.bias is not None
+    biasing._start_like(network.bias, network)
+    hidden = torch.randn(1, 200, 40)
+    table = torch.tensor([[-1, -1, piece] for piece in range(3, 30)])
+    looked = network.bias.look_up_audio(hidden, network.bias.encode(table))
+    found = looked.log_weights[0, :, 0].argmax(dim=-1)
+    logits = network.ctc(hidden)[0][:, [*range(3, 30), 0]]  # no bias stands for blank
+    assert float((found == logits.argmax(dim=-1)).float().mean()) > 0.8
+    # What an entry adds raises its own piece more than others.
+    values = network.bias.audio_values(network.bias.encode(table))
+    raised = network.bias.audio.out(values) @ network.joiner.weight.T
+    assert float((raised.argmax(dim=1) == table[:, 2]).float().mean()) > 0.8
 
 
 def test_training_goes_on_and_frozen_frames_are_not_computed_again(

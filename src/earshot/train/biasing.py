@@ -444,13 +444,96 @@ def train(
     return path
 
 
+@torch.no_grad()
 def _start_like(bias: PhraseBias, network: Transducer) -> None:
-    """Pieces that the joiner tells apart start apart: its rows, turned at random, as embeddings."""
-    rows = network.joiner.weight.detach().float()
-    rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    turn = torch.randn(rows.shape[1], bias.config.width) / math.sqrt(rows.shape[1])
-    turned = rows @ turn
-    bias.embedding.weight.data.copy_(turned / turned.std())
+    """Start from what the recogniser knows, where there is room for it.
+
+    At first a frame's score of an entry is about the CTC head's logit of the entry's piece, that
+    of no bias the blank's, and what an entry adds raises its piece in the joiner. All this is
+    learnt from random weights too, in many times the steps.
+    """
+    config = bias.config
+    axes = (*network.ctc.weight.shape, *network.joiner.weight.shape)
+    most = min(config.width // 2, config.key_width, config.value_width, *axes) - 1
+    room = 4 * config.width <= 2 * config.hidden and 4 * most <= config.hidden
+    if most < 1 or not room:
+        return
+    width, heads = config.width, config.heads
+    heard, heard_basis = _principal(network.ctc.weight, most)  # (V, most), and what projects
+    said, said_basis = _principal(network.joiner.weight, most)
+    table = torch.zeros_like(bias.embedding.weight)
+    table[:, :most] = heard
+    table[:, most] = network.ctc.bias - network.ctc.bias.mean()
+    table[:, most + 1 : 2 * most + 1] = said
+    bias.embedding.weight.copy_(table)
+    # Through thresholds at 0 a value passes as its positive and its negative part.
+    own = slice(config.before * width, (config.before + 1) * width)
+    _pass_pairs(bias.mix, own, width)
+    bias.second.weight[: 2 * width] = 0
+    bias.second.bias[: 2 * width] = 0
+    bias.second.weight[: 2 * width, : 2 * width] = torch.eye(2 * width)
+    gain = 3.0 / network.joiner.weight.square().sum(1).mean()
+    kinds = [(bias.audio_keys, bias.audio_values, bias.audio)]
+    if bias.label is not None:
+        kinds.append((bias.label_keys, bias.label_values, bias.label))
+    for keys, values, lookup in kinds:
+        lookup.out.weight.mul_(0.1)
+        for head in range(heads):
+            at = head * config.value_width
+            values.weight[at : at + most] = 0
+            values.bias[at : at + most] = 0
+            _read_pairs(values.weight, at, most + 1, most, width)
+            lookup.out.weight[:, at : at + most] = gain / heads * said_basis.T
+        if lookup is not bias.audio:
+            continue
+        lookup.query.weight.mul_(0.1)
+        for head in range(heads):
+            at = head * config.key_width
+            span = slice(at, at + most + 1)
+            keys.weight[span], keys.bias[span] = 0, 0
+            _read_pairs(keys.weight, at, 0, most + 1, width)
+            lookup.no_bias_key[at : at + config.key_width] = 0
+            lookup.no_bias_key[span] = table[BLANK_ID, : most + 1]
+            # The newest frame asks in the first head, the last three in the others.
+            scale = math.sqrt(config.key_width)
+            frames = 1 if head == 0 else min(3, config.audio_context)
+            first = 2 * most * min(head, 1)
+            lookup.query.weight[span], lookup.query.bias[span] = 0, 0
+            lookup.query.bias[at + most] = scale
+            for k in range(most):
+                plus, minus = first + k, first + most + k
+                bias.audio_mix.weight[[plus, minus]] = 0
+                bias.audio_mix.bias[[plus, minus]] = 0
+                for frame in range(config.audio_context - frames, config.audio_context):
+                    bias.audio_mix.weight[plus, frame * width + k] = 1 / frames
+                    bias.audio_mix.weight[minus, frame * width + k] = -1 / frames
+                lookup.query.weight[at + k, plus] = scale
+                lookup.query.weight[at + k, minus] = -scale
+    bias.audio_in.weight[:most] = heard_basis
+    bias.audio_in.bias[:most] = 0
+
+
+def _principal(weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Rows less their mean on the axes on which they differ most, and those axes."""
+    rows = weight.float() - weight.float().mean(dim=0)
+    _, _, axes = torch.linalg.svd(rows, full_matrices=False)
+    return rows @ axes[:count].T, axes[:count]
+
+
+def _pass_pairs(layer: torch.nn.Linear, columns: slice, width: int) -> None:
+    """The first outputs become the inputs of `columns`, then their negatives."""
+    layer.weight[: 2 * width] = 0
+    layer.bias[: 2 * width] = 0
+    layer.weight[:width, columns] = torch.eye(width)
+    layer.weight[width : 2 * width, columns] = -torch.eye(width)
+
+
+def _read_pairs(weight: Tensor, row: int, first: int, count: int, width: int) -> None:
+    """Rows from `row` on become the values `first`, `first + 1`, ... that pass as pairs."""
+    for k in range(count):
+        weight[row + k] = 0
+        weight[row + k, first + k] = 1
+        weight[row + k, width + first + k] = -1
 
 
 def _losses(
