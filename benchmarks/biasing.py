@@ -41,6 +41,7 @@ import earshot
 from earshot.data.scoring import Estimate, WordCounts, relative_change, word_error_rate
 from earshot.data.text import normalise
 from earshot.decode.biasing import DEFAULT_SCORE
+from earshot.session.recognizer import BIASED_PATHS
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 5
@@ -489,7 +490,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="model file (default: the shipped one)")
     parser.add_argument("--lm", type=Path, help="language model beside the hotwords")
     parser.add_argument("--method", default="modified_beam_search")
-    parser.add_argument("--max-active-paths", type=int, default=4)
+    parser.add_argument("--max-active-paths", type=int, default=BIASED_PATHS)
     parser.add_argument("--dev", action="store_true", help="development names and voices")
     parser.add_argument("--count", type=int, default=400, help="names that are said")
     parser.add_argument(

@@ -21,6 +21,7 @@
 #include "executor.h"
 #include "model.h"
 #include "recognizer.h"
+#include "speller.h"
 
 namespace {
 
@@ -58,7 +59,24 @@ void Run(const std::shared_ptr<const earshot::Model>& model, Random* random) {
   if (model->FindGraph("encoder") == nullptr || model->FindGraph("predictor") == nullptr || model->FindGraph("joiner") == nullptr) return;
   earshot::SearchConfig config;
   config.max_active_paths = 1 + random->Below(5);
-  const auto recognizer = earshot::Recognizer::Create(model, config);
+  // A language model and a tokenizer are used, or refused with an error.
+  earshot::PriorParts prior;
+  try {
+    prior = earshot::PriorParts::Own(model);
+  } catch (const earshot::ModelFileError&) {
+  }
+  try {
+    const auto speller = earshot::Speller::Of(*model);
+    earshot::SpellScratch scratch;
+    speller->Spell("turn on the light", 4, &scratch);
+  } catch (const std::invalid_argument&) {
+  }
+  std::shared_ptr<const earshot::Recognizer> recognizer;
+  try {
+    recognizer = earshot::Recognizer::Create(model, config, {}, {}, nullptr, prior);
+  } catch (const std::invalid_argument&) {  // of other pieces
+    recognizer = earshot::Recognizer::Create(model, config);
+  }
   const auto stream = recognizer->CreateStream();
   std::vector<float> samples(3000);
   for (float& x : samples) x = static_cast<float>(random->Below(2001)) / 1000.0f - 1.0f;

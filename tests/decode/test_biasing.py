@@ -14,7 +14,6 @@ from earshot import _native
 from earshot.core.errors import ConfigError, HotwordsError
 from earshot.decode.biasing import (
     DEFAULT_SCORE,
-    MAX_SCORE,
     Hotword,
     HotwordCompiler,
     hotwords_of,

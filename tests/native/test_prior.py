@@ -10,6 +10,7 @@ from typing import Any
 import ear_builder as eb
 import numpy as np
 import pytest
+from grammar_oracle import Network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from score_oracle import BLANK, UNK, History, Joint, encode, noise
@@ -133,7 +134,6 @@ def test_the_internal_language_model_is_taken_off(
             total += max(logits[token] - np.logaddexp.reduce(logits), -20)
         return -weight * total
 
-    best, *_ = oracle(joint, encode(model, samples), internal, paths=5, cap=1)
     kept = oracle(joint, encode(model, samples), internal, paths=5, cap=1)
     best = max(kept, key=lambda item: item[0] + internal(item[1]))
     got = run(model, samples, max_active_paths=5, internal_lm_weight=weight).result()
@@ -202,3 +202,47 @@ def test_wrong_settings(load: Callable[[eb.Ear], _native.Model]) -> None:
             _native.Recognizer(model, **{name: -1.0})
     with pytest.raises(ValueError, match=r"lm_bonus is nan.*-100\.\.100"):
         _native.Recognizer(model, lm_bonus=math.nan)
+
+
+def sentences_of(*words: tuple[int, ...]) -> Network:
+    """Every sequence of one or two of the words."""
+    network = Network(list(words))
+    start = network.node()
+    for first in range(len(words)):
+        after = network.sentence(start, [first])
+        for second in range(len(words)):
+            network.sentence(after, [second])
+    return network
+
+
+@pytest.mark.parametrize("blank_bias", [0.5, 2.0])
+def test_hotwords_within_a_grammar(
+    load: Callable[[eb.Ear], _native.Model], blank_bias: float
+) -> None:
+    """With room for all sentences: each is worth what its phrases are, all else is as before."""
+    model = load(named(eb.recogniser(seed=3, pieces=PIECES, blank_bias=blank_bias)))
+    graph = sentences_of((3,), (3, 6), (4,), (5, 7, 8)).native(PIECES)
+    hotwords = trie()
+    found = []
+    for listed in (None, hotwords):
+        stream = run(
+            model,
+            noise(4000, seed=1),
+            word_graph=graph,
+            grammar_paths=64,
+            hotwords=listed,
+        )
+        result = stream.command_result()
+        assert result is not None
+        found.append({tuple(path["tokens"]): path for path in result["paths"]})
+    plain, biased = found
+    changed = 0
+    for tokens, path in biased.items():
+        worth = hotwords.walk(np.array(tokens, np.int32))[-1]
+        if tokens in plain:
+            assert path["prior"] == plain[tokens]["prior"] + worth
+            assert path["transducer"] == plain[tokens]["transducer"]
+            changed += worth > 0
+    assert changed
+    scores = [path["score"] for path in biased.values()]
+    assert scores == sorted(scores, reverse=True)

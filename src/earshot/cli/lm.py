@@ -64,7 +64,7 @@ def build(
     ] = None,
     weight: WeightOption = 0.3,
     internal_weight: InternalOption = 0.1,
-    bonus: BonusOption = 0.7,
+    bonus: BonusOption = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate a language model from text, and write it as the engine reads it."""
@@ -95,7 +95,7 @@ def compile_arpa(
     model: ModelOption = None,
     weight: WeightOption = 0.3,
     internal_weight: InternalOption = 0.1,
-    bonus: BonusOption = 0.7,
+    bonus: BonusOption = 1.0,
     unknown_piece: Annotated[
         float,
         typer.Option(

@@ -205,7 +205,15 @@ def transcribe(
     method: Annotated[
         Method, typer.Option(help="How to search; the beam is slower and a little better.")
     ] = Method.BEAM,
-    max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
+    max_active_paths: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Width of the beam; default 4, and 8 with hotwords or a language model.",
+            show_default=False,
+        ),
+    ] = None,
     attention_weight: Annotated[
         float,
         typer.Option(

@@ -142,12 +142,12 @@ def _section(
     """The n-grams of k + 1 words, and the rows of them by their symbols."""
     found: dict[tuple[int, ...], tuple[float, float]] = {}
     begin_backoff = 0.0
-    for _ in range(count):
+    for done in range(count):
         line = lines.take(f"{count} n-grams of order {k + 1}")
         fields = line.split()
         if fields[0].startswith("\\"):
             lines.fail(
-                f"here is '{line[:40]}' after {len(found)} n-grams",
+                f"here is '{line[:40]}' after {done} n-grams",
                 f"there must be {count}, as the top of the file says",
             )
         if not k + 2 <= len(fields) <= k + 3:

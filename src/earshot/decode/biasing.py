@@ -33,7 +33,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SCORE = 1.5  # nats for each piece
+DEFAULT_SCORE = 2.0  # nats for each piece; chosen by benchmarks/biasing.py --dev
 MAX_SCORE = 20.0  # more drowns all that is heard
 MAX_ATTENTION_WEIGHT = 10.0
 MAX_PHRASES = 1_000_000

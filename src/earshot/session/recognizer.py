@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
 
 EMBEDDED_MODEL = "assistant-en.ear"
+UNBIASED_PATHS, BIASED_PATHS = 4, 8  # of the beam; chosen by benchmarks/biasing.py --dev
 
 
 def embedded_model_path() -> Path:
@@ -390,7 +391,7 @@ class Recognizer:
         internal_lm_weight: float | None = None,
         lm_bonus: float | None = None,
         method: str = "modified_beam_search",
-        max_active_paths: int = 4,
+        max_active_paths: int | None = None,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
     ) -> Recognizer:
@@ -418,7 +419,8 @@ class Recognizer:
             internal_lm_weight: How much of the network's own language model is taken off, 0..10.
             lm_bonus: Nats for each symbol of the language model, -100..100.
             method: "greedy_search" or "modified_beam_search".
-            max_active_paths: Histories that the beam keeps, 1..64.
+            max_active_paths: Histories that the beam keeps, 1..64. None keeps 4, and 8 with
+                hotwords or a language model, which need other words to choose among.
             max_symbols_per_frame: Pieces per 40 ms frame, 0..100; 0 takes the model's own cap.
             blank_penalty: Nats taken off the blank's score.
 
@@ -433,15 +435,9 @@ class Recognizer:
             ConfigError: A weight without a language model, or a setting or the threshold is out of
                 its range.
         """
-        search = SearchConfig(
-            method=method,
-            max_active_paths=max_active_paths,
-            max_symbols_per_frame=max_symbols_per_frame,
-            blank_penalty=blank_penalty,
-        )
         file = embedded_model_path() if path is None else Path(path)
 
-        def biasing(model: _native.Model) -> dict[str, Any]:
+        def parts(model: _native.Model) -> dict[str, Any]:
             found = language_model_of(model) if lm is None else open_language_model(Path(lm))
             weights = {
                 "weight": lm_weight,
@@ -455,7 +451,16 @@ class Recognizer:
                     "Give `lm` too, or leave them out."
                 )
             base = found[1] if found else LanguageModelConfig(weight=0)
+            paths = max_active_paths
+            if paths is None:
+                paths = BIASED_PATHS if hotwords is not None or found else UNBIASED_PATHS
             return {
+                "search": SearchConfig(
+                    method=method,
+                    max_active_paths=paths,
+                    max_symbols_per_frame=max_symbols_per_frame,
+                    blank_penalty=blank_penalty,
+                ),
                 "hotwords": hotwords,
                 "hotwords_score": hotwords_score,
                 "attention_weight": attention_weight,
@@ -470,7 +475,7 @@ class Recognizer:
                     "Give `commands` too, or leave it out."
                 )
             model = open_model(file)
-            return cls(model, search, **biasing(model))
+            return cls(model, **parts(model))
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -487,13 +492,7 @@ class Recognizer:
             file, pronunciations=None if pronunciations is None else Path(pronunciations)
         )
         graph = compile_commands(commands, tokenizer_of(file), lexicon=lexicon)
-        return cls(
-            model,
-            search,
-            commands=graph,
-            command_config=config,
-            **biasing(model),
-        )
+        return cls(model, commands=graph, command_config=config, **parts(model))
 
     @property
     def name(self) -> str:
