@@ -22,7 +22,9 @@
 #include "executor.h"
 #include "model.h"
 #include "model_file.h"
+#include "phrases.h"
 #include "recognizer.h"
+#include "speller.h"
 #include "word_graph.h"
 
 namespace nb = nanobind;
@@ -63,6 +65,22 @@ class PyModelFile : public PyModel {
     if (tensor == nullptr) throw nb::key_error(("no tensor " + earshot::Quoted(name)).c_str());
     return *tensor;
   }
+};
+
+nb::object ToNumpyIds(std::vector<int32_t>&& values) {
+  auto* kept = new std::vector<int32_t>(std::move(values));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<int32_t>*>(p); });
+  const size_t shape[1] = {kept->size()};
+  return nb::cast(nb::ndarray<nb::numpy, int32_t>(kept->data(), 1, shape, owner));
+}
+
+class PyPhraseList {
+ public:
+  explicit PyPhraseList(std::shared_ptr<const earshot::PhraseList> list) : list_(std::move(list)) {}
+  const std::shared_ptr<const earshot::PhraseList>& shared() const { return list_; }
+
+ private:
+  std::shared_ptr<const earshot::PhraseList> list_;
 };
 
 class PyGraphState {
@@ -139,8 +157,8 @@ class PyGraph {
   const earshot::Graph& graph() const { return *graph_; }
   const std::shared_ptr<const earshot::Graph>& shared() const { return graph_; }
 
-  nb::dict Step(nb::handle x, PyGraphState* state, bool flush) {
-    nb::list results = StepMany({x}, {state}, {flush});
+  nb::dict Step(nb::handle x, PyGraphState* state, bool flush, const PyPhraseList* phrases, int32_t last_piece) {
+    nb::list results = StepMany({x}, {state}, {flush}, phrases != nullptr ? phrases->shared().get() : nullptr, last_piece);
     return nb::cast<nb::dict>(results[0]);
   }
 
@@ -221,7 +239,8 @@ class PyGraph {
     }
   }
 
-  nb::list StepMany(const std::vector<nb::handle>& xs, const std::vector<PyGraphState*>& states, const std::vector<bool>& flush) {
+  nb::list StepMany(const std::vector<nb::handle>& xs, const std::vector<PyGraphState*>& states, const std::vector<bool>& flush,
+                    const earshot::PhraseList* phrases = nullptr, int32_t last_piece = -1) {
     const size_t n = xs.size();
     std::vector<Inputs> inputs(n);
     std::vector<earshot::Executor::Item> items(n);
@@ -231,6 +250,8 @@ class PyGraph {
       items[i].inputs = inputs[i].pointers.data();
       items[i].frames = inputs[i].frames;
       items[i].flush = flush[i];
+      items[i].phrases = phrases;
+      items[i].last_piece = last_piece;
       if (states[i] == nullptr) {
         fresh[i] = std::make_unique<earshot::GraphState>(graph_);
         items[i].state = fresh[i].get();
@@ -310,6 +331,50 @@ class PyWordGraph {
 
  private:
   std::shared_ptr<const earshot::WordGraph> graph_;
+};
+
+// A list of phrases: rows of pieces. None if it changes nothing.
+nb::object EncodePhrases(const earshot::PhraseEncoder& encoder, const IndexArray& pieces, const IndexArray& begin, float weight) {
+  const std::vector<int32_t> ids(pieces.data(), pieces.data() + pieces.shape(0)), rows(begin.data(), begin.data() + begin.shape(0));
+  std::shared_ptr<const earshot::PhraseList> list;
+  {
+    const nb::gil_scoped_release release;
+    list = encoder.Encode(ids, rows, weight);
+  }
+  return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
+}
+
+// The same of texts; one that cannot be spelled is an empty row.
+nb::object EncodeTexts(const earshot::PhraseEncoder& encoder, const earshot::Speller& speller, const std::vector<std::string>& texts,
+                       float weight) {
+  std::shared_ptr<const earshot::PhraseList> list;
+  {
+    const nb::gil_scoped_release release;
+    std::vector<int32_t> pieces, begin{0};
+    earshot::SpellScratch scratch;
+    for (const std::string& text : texts) {
+      const std::vector<earshot::Spelling> spelled = speller.Spell(text, 1, &scratch);
+      if (!spelled.empty()) pieces.insert(pieces.end(), spelled[0].pieces.begin(), spelled[0].pieces.end());
+      begin.push_back(static_cast<int32_t>(pieces.size()));
+    }
+    list = encoder.Encode(pieces, begin, weight);
+  }
+  return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
+}
+
+class PyPhraseEncoder {
+ public:
+  explicit PyPhraseEncoder(const PyModel& model) : encoder_(std::make_unique<earshot::PhraseEncoder>(model.shared())) {}
+  nb::object Encode(const IndexArray& pieces, const IndexArray& begin, float weight) const {
+    return EncodePhrases(*encoder_, pieces, begin, weight);
+  }
+  nb::object EncodeSpelled(const earshot::Speller& speller, const std::vector<std::string>& texts, float weight) const {
+    return EncodeTexts(*encoder_, speller, texts, weight);
+  }
+  const earshot::PhraseEncoder& encoder() const { return *encoder_; }
+
+ private:
+  std::unique_ptr<earshot::PhraseEncoder> encoder_;
 };
 
 class PyStream {
@@ -511,6 +576,19 @@ nb::object CommandResult(const PyStream& self) {
   return out;
 }
 
+nb::object Attention(const PyStream& self) {
+  earshot::AttentionTrace trace;
+  const auto list = self.stream().Attention(&trace);
+  if (list == nullptr) return nb::none();
+  const size_t count = trace.weight.size();
+  nb::dict out;
+  out["begin"] = ToNumpyIds(std::move(trace.begin));
+  out["entry"] = ToNumpyIds(std::move(trace.entry));
+  out["weight"] = ToNumpy(std::move(trace.weight), {count});
+  out["phrases"] = PyPhraseList(list);
+  return out;
+}
+
 nb::dict Result(const PyStream& self) {
   const auto read = [&] {
     const nb::gil_scoped_release release;
@@ -652,7 +730,8 @@ void bind_model(nb::module_& m) {
         return out;
       })
       .def("initial_state", [](const PyGraph& self) { return new PyGraphState(self.shared()); }, nb::rv_policy::take_ownership)
-      .def("step", &PyGraph::Step, "x"_a, "state"_a.none() = nb::none(), "flush"_a = false)
+      .def("step", &PyGraph::Step, "x"_a, "state"_a.none() = nb::none(), "flush"_a = false, nb::kw_only(),
+           "phrases"_a.none() = nb::none(), "last_piece"_a = -1)
       .def("step_batch", &PyGraph::StepBatch, "xs"_a, "states"_a, nb::kw_only(), "flush"_a = false);
 
   nb::class_<PyModel>(m, "Model", "A model file with its graphs bound.")
@@ -694,6 +773,21 @@ void bind_model(nb::module_& m) {
         return new PyGraph(std::move(graph));
       }, "name"_a, nb::rv_policy::take_ownership);
 
+  nb::class_<PyPhraseList>(m, "PhraseList", "Phrases that a network with trained biasing attends to.")
+      .def_prop_ro("num_phrases", [](const PyPhraseList& self) { return self.shared()->num_phrases(); })
+      .def_prop_ro("num_entries", [](const PyPhraseList& self) { return self.shared()->num_entries(); })
+      .def_prop_ro("serial", [](const PyPhraseList& self) { return self.shared()->serial(); })
+      .def_prop_ro("weight", [](const PyPhraseList& self) { return self.shared()->weight(); })
+      .def_prop_ro("size_bytes", [](const PyPhraseList& self) { return self.shared()->size_bytes(); })
+      .def_prop_ro("begin", [](const PyPhraseList& self) { return ToNumpyIds(std::vector<int32_t>(self.shared()->begin())); })
+      .def_prop_ro("entries", [](const PyPhraseList& self) { return ToNumpyIds(std::vector<int32_t>(self.shared()->entries_of())); });
+
+  nb::class_<PyPhraseEncoder>(m, "PhraseEncoder", "Encodes lists of phrases for the graphs of one model.")
+      .def(nb::init<const PyModel&>(), "model"_a)
+      .def("encode", &PyPhraseEncoder::Encode, "pieces"_a, "begin"_a, nb::kw_only(), "weight"_a = 1.0f)
+      .def("encode_spelled", &PyPhraseEncoder::EncodeSpelled, "speller"_a, "phrases"_a, nb::kw_only(), "weight"_a = 1.0f)
+      .def_prop_ro("num_kept", [](const PyPhraseEncoder& self) { return self.encoder().num_kept(); });
+
   nb::class_<PyStream>(m, "Stream", "One recording in progress.")
       .def("accept_waveform", [](PyStream& self, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> samples) {
         const float* data = samples.data();
@@ -726,6 +820,11 @@ void bind_model(nb::module_& m) {
       }, nb::kw_only(), "from_held"_a)
       .def("grammar_end", &GrammarEnd)
       .def("alternatives", &Alternatives)
+      .def("set_phrases", [](PyStream& self, const PyPhraseList* phrases) {
+        self.stream().SetPhrases(phrases != nullptr ? phrases->shared() : nullptr);
+      }, "phrases"_a.none())
+      .def("keep_attention", [](PyStream& self, bool keep) { self.stream().KeepAttention(keep); }, "keep"_a)
+      .def("attention", &Attention)
       .def("result", &Result)
       .def("candidates", &Candidates)
       .def("command_result", &CommandResult)

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "kernels/kernels.h"
+#include "phrases.h"
 
 namespace earshot {
 namespace {
@@ -33,10 +34,28 @@ float LaneSum(size_t n, Term term) {
   return lane[0];
 }
 
+// The largest of n values, none of which is NaN or it does not count; in lanes, for the compiler.
+float Highest(const float* x, size_t n) {
+  float lane[16];
+  std::fill(lane, lane + 16, -HUGE_VALF);
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    for (size_t j = 0; j < 16; ++j) lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+  }
+  for (; i < n; ++i) lane[0] = x[i] > lane[0] ? x[i] : lane[0];
+  return *std::max_element(lane, lane + 16);
+}
+
 }  // namespace
 
 GraphState::GraphState(std::shared_ptr<const Graph> graph)
     : graph_(std::move(graph)), floats_(graph_->state_floats(), 0.0f), counters_(graph_->state_counters(), 0) {}
+
+void AttentionTrace::Clear() {
+  begin.assign(1, 0);
+  entry.clear();
+  weight.clear();
+}
 
 void GraphState::Reset() {
   std::fill(floats_.begin(), floats_.end(), 0.0f);
@@ -243,6 +262,9 @@ void Executor::Eval(const Node& node, const Rows& in_rows, const Rows& out_rows,
     case Op::kConv1d:
       EvalConv(node, in_rows, out_rows, a, out);
       break;
+    case Op::kPhraseAttention:
+      EvalPhraseAttention(node, in_rows, a, out);
+      break;
     case Op::kCausalAttention:
       EvalAttention(node, in_rows, a, out);
       break;
@@ -420,6 +442,119 @@ void Executor::EvalConv(const Node& node, const Rows& in_rows, const Rows& out_r
         }
       }
       Linear(node.weight, node.bias, taps, columns, made, to, made_width, false);
+    }
+  }
+}
+
+// Softmax over the entries of the list and the no-bias entry, whose value is 0, head by head; the result
+// is the sum of the entries' values by their weights.
+//
+// Keys are read block by block for several frames at once, and only entries that can still count
+// are written down. Which those are, in the end, depends on the frame alone: so do all bits.
+void Executor::EvalPhraseAttention(const Node& node, const Rows& rows, const float* x, float* out) {
+  constexpr size_t kFrames = 16, kEntries = 512;
+  const Kernels& kernel = kernels();
+  const size_t heads = node.heads, keys = node.in_width, width = node.out_width;
+  const size_t key_width = keys / heads, value_width = width / heads, padded = (keys + 63) / 64 * 64;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(key_width));
+  if (rows.total() > 0) std::memset(out, 0, rows.total() * width * sizeof(float));
+  for (size_t item = 0; item < count_; ++item) {
+    const PhraseList* list = items_[item].phrases;
+    const PhraseMemory* memory = list != nullptr ? list->Find(node.keys) : nullptr;
+    AttentionTrace* trace = items_[item].trace;
+    if (memory == nullptr || memory->key_width != keys || memory->value_width != width) {
+      for (size_t t = 0; trace != nullptr && t < rows.frames(item); ++t) trace->begin.push_back(trace->begin.back());
+      continue;
+    }
+    for (size_t first = rows.offset[item]; first < rows.offset[item + 1]; first += kFrames) {
+      const size_t frames = std::min(kFrames, rows.offset[item + 1] - first), asked = frames * heads;
+      // One query a frame and head, zero where other heads are: then all heads share a matrix.
+      float* queries = Buffer(&queries_, asked * keys);
+      std::memset(queries, 0, asked * keys * sizeof(float));
+      float* scores = Buffer(&scores_, asked * kEntries);
+      float* highest = Buffer(&highest_, asked);
+      float* no_bias = Buffer(&no_bias_, asked);
+      if (near_.size() < asked) near_.resize(asked);
+      if (!node.exact && quantised_.size() < asked * padded) quantised_.resize(asked * padded);
+      if (scales_.size() < asked) scales_.resize(asked);
+      for (size_t q = 0; q < asked; ++q) {
+        const size_t at = q % heads * key_width;
+        float* query = queries + q * keys + at;
+        const float* from = x + (first + q / heads) * keys + at;
+        for (size_t k = 0; k < key_width; ++k) query[k] = from[k] * scale;
+        const float* none = node.no_bias_key + at;
+        highest[q] = no_bias[q] = LaneSum(key_width, [query, none](size_t k) { return query[k] * none[k]; });
+        near_[q].clear();
+        if (!node.exact) scales_[q] = kernel.quantize_s8(queries + q * keys, keys, padded, quantised_.data() + q * padded);
+      }
+      // Entries that are seen: one stretch, or two of which the second comes behind the first.
+      std::pair<size_t, size_t> seen[2] = {{0, memory->entries}, {0, 0}};
+      if (node.next_only) {
+        seen[0] = list->Following(-1);
+        if (items_[item].last_piece >= 0) seen[1] = list->Following(items_[item].last_piece);
+      }
+      for (const auto& [begin, end] : seen) for (size_t entry = begin / 16 * 16; entry < end; entry += kEntries) {
+        const size_t count = std::min(kEntries, end - entry);
+        if (node.exact) {
+          kernel.linear_f32(memory->exact_keys.data() + entry * keys, nullptr, count, keys, queries, keys, asked, scores, kEntries, false);
+        } else {
+          kernel.linear_i8(memory->tiles.data() + entry * padded, memory->key_scale.data() + entry, memory->rowsum.data() + entry,
+                           nullptr, count, keys, quantised_.data(), scales_.data(), asked, scores, kEntries, false);
+        }
+        for (size_t q = 0; q < asked; ++q) {
+          const float* row = scores + q * kEntries;
+          // Blocks of which nothing comes near are passed over: nearly all.
+          float best = highest[q];
+          for (size_t at = entry < begin ? begin - entry : 0; at < count; at += 32) {
+            const size_t to = std::min(at + 32, count);
+            const float most = Highest(row + at, to - at);
+            if (!(most > best - kAttentionReach)) continue;
+            best = std::max(best, most);
+            for (size_t i = at; i < to; ++i) {
+              if (row[i] > best - kAttentionReach) near_[q].push_back({static_cast<int32_t>(entry + i), row[i]});
+            }
+          }
+          highest[q] = best;
+        }
+      }
+      for (size_t t = 0; t < frames; ++t) {
+        seen_.clear();
+        for (size_t head = 0; head < heads; ++head) {
+          const size_t q = t * heads + head;
+          float total = std::exp(no_bias[q] - highest[q]);
+          size_t kept = 0;
+          for (const Near& near : near_[q]) {
+            if (!(near.score > highest[q] - kAttentionReach)) continue;  // written down before a higher one came
+            const float share = std::exp(near.score - highest[q]);
+            total += share;
+            near_[q][kept++] = {near.entry, share};
+          }
+          near_[q].resize(kept);
+          float* y = out + (first + t) * width + head * value_width;
+          for (const Near& near : near_[q]) {
+            const float weight = near.score / total;
+            const size_t from = static_cast<size_t>(near.entry) * width + head * value_width;
+            if (node.exact) {
+              for (size_t k = 0; k < value_width; ++k) y[k] += weight * memory->exact_values[from + k];
+            } else {
+              const float unit = weight * memory->value_scale[static_cast<size_t>(near.entry)];
+              for (size_t k = 0; k < value_width; ++k) y[k] += unit * static_cast<float>(memory->values[from + k]);
+            }
+            if (trace != nullptr) seen_.push_back({near.entry, weight / static_cast<float>(heads)});
+          }
+        }
+        if (trace == nullptr) continue;
+        std::stable_sort(seen_.begin(), seen_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        for (size_t i = 0; i < seen_.size(); ++i) {
+          if (i > 0 && seen_[i].first == seen_[i - 1].first) {
+            trace->weight.back() += seen_[i].second;
+          } else {
+            trace->entry.push_back(seen_[i].first);
+            trace->weight.push_back(seen_[i].second);
+          }
+        }
+        trace->begin.push_back(static_cast<int32_t>(trace->entry.size()));
+      }
     }
   }
 }

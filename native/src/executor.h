@@ -36,14 +36,32 @@ class GraphState {
   std::vector<int32_t> counters_;
 };
 
+class PhraseList;
+
+// What attention looked at: of each frame the entries that were read, ascending, with their weights averaged over heads.
+// What is missing to 1 went to no-bias.
+struct AttentionTrace {
+  std::vector<int32_t> begin{0};  // of each frame, in the others; one more at the end
+  std::vector<int32_t> entry;
+  std::vector<float> weight;
+  size_t num_frames() const { return begin.size() - 1; }
+  void Clear();
+};
+
 class Executor {
  public:
+  // Entries with a score this far below the highest one have the weight 0.
+  static constexpr float kAttentionReach = 12.0f;
+
   // One stream's part of a call.
   struct Item {
     const void* const* inputs = nullptr;  // one per graph input: float[frames * width], or int32 ids
     size_t frames = 0;
     bool flush = false;            // the input ends here: stacks fill their last frame
     GraphState* state = nullptr;   // of this graph; may be null if the graph has none
+    const PhraseList* phrases = nullptr;  // what a phrase_attention looks at; null: an empty list
+    int32_t last_piece = -1;              // what entries must follow where it sees the next ones only
+    AttentionTrace* trace = nullptr;      // gets what it looked at; may be null
   };
 
   explicit Executor(std::shared_ptr<const Graph> graph);
@@ -74,6 +92,7 @@ class Executor {
   void EvalConv(const Node& node, const Rows& in_rows, const Rows& out_rows, const float* x, float* out);
   void EvalAttention(const Node& node, const Rows& rows, const float* x, float* out);
   void EvalEmbedding(const Node& node, const Rows& rows, float* out);
+  void EvalPhraseAttention(const Node& node, const Rows& rows, const float* x, float* out);
   float* State(const Node& node, size_t item) { return items_[item].state->floats() + node.state_offset; }
   float* Buffer(std::vector<float>* buffer, size_t size);
 
@@ -95,6 +114,14 @@ class Executor {
   std::vector<int8_t> quantised_;
   std::vector<uint8_t> gathered_;
   std::vector<float> scales_;
+  // phrase_attention: of a frame and head the entries that may count, and of a block of frames queries and scores.
+  struct Near {
+    int32_t entry;
+    float score;
+  };
+  std::vector<std::vector<Near>> near_;
+  std::vector<float> queries_, scores_, highest_, no_bias_;
+  std::vector<std::pair<int32_t, float>> seen_;
 };
 
 }  // namespace earshot

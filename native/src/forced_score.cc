@@ -54,7 +54,7 @@ std::vector<ForcedScore> ForcedScorer::Score(ForcedState* state, const std::vect
     if (sentence->frames < state->frames_) open.emplace_back(&found->first, sentence);
     frame = std::min(frame, sentence->frames);
   }
-  Begin(fresh, scratch);
+  Begin(fresh, state->phrases.get(), scratch);
   // As many frames at once as make a good batch; in each, every sentence that lacks it.
   while (frame < state->frames_) {
     scratch->Clear();
@@ -95,7 +95,8 @@ std::vector<ForcedScore> ForcedScorer::Score(ForcedState* state, const std::vect
 
 // Predictions after every number of pieces: those of one number together, as a stateful predictor
 // needs the one before.
-void ForcedScorer::Begin(const std::vector<std::pair<const std::vector<int32_t>*, Sentence*>>& fresh, ScorerScratch* scratch) const {
+void ForcedScorer::Begin(const std::vector<std::pair<const std::vector<int32_t>*, Sentence*>>& fresh, const PhraseList* phrases,
+                         ScorerScratch* scratch) const {
   for (const auto& [pieces, sentence] : fresh) {
     const size_t places = pieces->size() + 1;
     sentence->contexts.reserve(places);
@@ -108,7 +109,7 @@ void ForcedScorer::Begin(const std::vector<std::pair<const std::vector<int32_t>*
     scratch->Clear();
     for (const auto& [pieces, sentence] : fresh) {
       if (said > pieces->size()) continue;
-      sentence->contexts.push_back(said == 0 ? scorer_->Start() : sentence->contexts.back());
+      sentence->contexts.push_back(said == 0 ? scorer_->Start(phrases) : sentence->contexts.back());
       if (said > 0) scorer_->Extend(&sentence->contexts.back(), (*pieces)[said - 1]);
       scratch->Request(&sentence->contexts.back(), nullptr);
     }

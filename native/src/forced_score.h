@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "model.h"
@@ -30,7 +31,12 @@ class ForcedState {
   double best_ctc() const { return best_ctc_; }
   // False once there were more frames than are kept: no sentence can be scored then.
   bool complete() const { return complete_; }
-  void Reset() { *this = {}; }
+  void Reset() {
+    auto kept = std::move(phrases);
+    *this = {};
+    phrases = std::move(kept);
+  }
+  std::shared_ptr<const PhraseList> phrases;  // as in SearchState
 
  private:
   friend class ForcedScorer;
@@ -63,7 +69,8 @@ class ForcedScorer {
 
  private:
   using Sentence = ForcedState::Sentence;
-  void Begin(const std::vector<std::pair<const std::vector<int32_t>*, Sentence*>>& fresh, ScorerScratch* scratch) const;
+  void Begin(const std::vector<std::pair<const std::vector<int32_t>*, Sentence*>>& fresh, const PhraseList* phrases,
+             ScorerScratch* scratch) const;
   void AdvanceTransducer(Sentence* sentence, const std::vector<int32_t>& pieces, const float* const* rows) const;
   void AdvanceCtc(Sentence* sentence, const std::vector<int32_t>& pieces, const float* log_probs) const;
 

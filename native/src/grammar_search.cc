@@ -85,7 +85,7 @@ void GrammarSearch::Begin(GrammarSearchState* state) const {
   }
   if (!state->paths.empty()) return;
   GrammarHypothesis path;
-  path.context = scorer_->Start();
+  path.context = scorer_->Start(state->phrases.get());
   path.state = states->Start(&path.prior);
   path.ctc_piece = kMinusInfinity;
   path.rank = path.prior;

@@ -51,6 +51,7 @@ struct GrammarHypothesis {
 struct GrammarSearchState {
   std::shared_ptr<const WordGraph> graph;  // null: no search
   std::shared_ptr<const Hotwords> hotwords;  // null: none
+  std::shared_ptr<const PhraseList> phrases;  // as in SearchState
   std::shared_ptr<GrammarStates> states;   // where the hypotheses' states live
   std::vector<GrammarHypothesis> paths;    // best first; empty before the first frame
   TokenTree tree;

@@ -45,6 +45,7 @@ const std::vector<OpInfo>& Ops() {
       {Op::kSigmoid, "sigmoid", 1, {}, {}},
       {Op::kLogSoftmax, "log_softmax", 1, {}, {}},
       {Op::kCausalAttention, "causal_attention", 1, {"heads", "window"}, {{"distance", false}}},
+      {Op::kPhraseAttention, "phrase_attention", 1, {"heads", "keys", "values", "entries", "precision"}, {{"no_bias_key", false}}},
   };
   return ops;
 }
@@ -228,7 +229,7 @@ class GraphBuilder {
     who_ += std::string(" (") + info->name + ")";
     Node node;
     node.op = info->op;
-    if (node.op == Op::kCausalAttention && file_.version() < 3) {
+    if ((node.op == Op::kCausalAttention || node.op == Op::kPhraseAttention) && file_.version() < 3) {
       Bad(" needs version 3; the file says version " + std::to_string(file_.version()));
     }
     for (JsonValue v = json.first(); v; v = v.next()) {
@@ -340,6 +341,22 @@ class GraphBuilder {
         node->heads = Integer(json, "heads", 1, Graph::kMaxHeads);
         node->window = Integer(json, "window", 1, Graph::kMaxWindow);
         break;
+      case Op::kPhraseAttention: {
+        node->heads = Integer(json, "heads", 1, Graph::kMaxHeads);
+        node->keys = Name(json.Find("keys"), "`keys`");
+        node->values = Name(json.Find("values"), "`values`");
+        const JsonValue precision = json.Find("precision");
+        if (!precision || precision.kind() != JsonKind::kString || (precision.string() != "i8" && precision.string() != "f32")) {
+          Bad(" has no `precision` that is \"i8\" or \"f32\"");
+        }
+        node->exact = precision.string() == "f32";
+        const JsonValue entries = json.Find("entries");
+        if (!entries || entries.kind() != JsonKind::kString || (entries.string() != "all" && entries.string() != "next")) {
+          Bad(" has no `entries` that is \"all\" or \"next\"");
+        }
+        node->next_only = entries.string() == "next";
+        break;
+      }
       default:
         break;
     }
@@ -418,7 +435,9 @@ class GraphBuilder {
     }
     need(tensor.codec == Codec::kF32 && tensor.shape.size() == 1, "f32 with 1 dimension");
     Remember(role, tensor.shape[0]);
-    if (role == "bias" || role == "beta") {
+    if (role == "no_bias_key") {
+      node->no_bias_key = tensor.f32();
+    } else if (role == "bias" || role == "beta") {
       node->bias = tensor.f32();
     } else if (role == "mean") {
       node->mean = tensor.f32();
@@ -462,7 +481,8 @@ class GraphBuilder {
     }
     for (size_t i = length_start_[index]; i < length_start_[index + 1]; ++i) {
       const Length& length = lengths_[i];
-      if (length.role == "mean" || length.role == "inv_std" || length.role == "gamma" || length.role == "beta") {
+      if (length.role == "mean" || length.role == "inv_std" || length.role == "gamma" || length.role == "beta" ||
+          length.role == "no_bias_key") {
         set(node.in[0], length.length);
       } else if (length.role == "table") {
         set(node.out, length.length);

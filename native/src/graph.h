@@ -19,7 +19,7 @@ namespace earshot {
 
 enum class Op : uint8_t {
   kNormalize, kStack, kLinear, kLstm, kLayerNorm, kRmsNorm, kEmbedding, kConv1d, kAdd,
-  kRelu, kTanh, kSigmoid, kLogSoftmax, kCausalAttention,
+  kRelu, kTanh, kSigmoid, kLogSoftmax, kCausalAttention, kPhraseAttention,
 };
 
 enum class Skipped : uint8_t { kZero, kHold, kPass };
@@ -50,7 +50,7 @@ struct Node {
   size_t hidden = 0;               // lstm
   size_t kernel = 1, dilation = 1;  // conv1d
   bool causal = false, depthwise = false;
-  size_t heads = 1, window = 1;    // causal_attention
+  size_t heads = 1, window = 1;    // attentions; the window of causal_attention
   float eps = 0;
   Matrix weight, weight_h;         // an lstm without weight_h: `weight` is for [x, h]
   const float* bias = nullptr;     // also beta
@@ -58,6 +58,11 @@ struct Node {
   const float* mean = nullptr;
   const float* table = nullptr;    // embedding, the depthwise weight, or biases of distances
   size_t table_rows = 0;
+  // phrase_attention: outputs of the graph `bias`.
+  std::string keys, values;
+  bool exact = false;              // keys and values in float
+  bool next_only = false;          // sees what begins a phrase or follows the last piece
+  const float* no_bias_key = nullptr;
 
   // Into GraphState: floats of the op itself, its last result (`hold`), its counter.
   size_t state_offset = 0, state_size = 0;

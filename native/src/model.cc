@@ -14,7 +14,7 @@ std::string Size(size_t n) { return std::to_string(n); }
 
 bool IsRecogniserGraph(std::string_view name) {
   return name == "encoder" || name == "predictor" || name == "joiner" || name == "ctc" || name == "phones" ||
-         name == "endpoint";
+         name == "endpoint" || name == "bias" || name == "bias_audio" || name == "bias_label";
 }
 
 }  // namespace
@@ -68,6 +68,7 @@ void Model::Read() {
   }
   if (const JsonValue search = header.Find("search")) ReadSearch(search);
   if (const JsonValue phones = header.Find("phones")) ReadPhones(phones);
+  if (const JsonValue bias = header.Find("bias")) ReadBias(bias);
   for (JsonValue v = graphs.first(); v; v = v.next()) {
     if (v.key().empty() || v.key().size() > ModelFile::kMaxNameBytes) {
       file_->Bad("a graph has a name that is not 1.." + Size(ModelFile::kMaxNameBytes) + " bytes");
@@ -76,6 +77,7 @@ void Model::Read() {
                                                     v.key() == "encoder" ? num_bins_ : 0));
   }
   CheckRoles();
+  CheckBias();
 }
 
 void Model::ReadFeatures(JsonValue json) {
@@ -163,6 +165,101 @@ void Model::ReadPhones(JsonValue json) {
       file_->Bad("`phones` has " + Quoted(v.string()) + " twice, again at " + at);
     }
     phones_.emplace_back(v.string());
+  }
+}
+
+void Model::ReadBias(JsonValue json) {
+  if (json.kind() != JsonKind::kObject) file_->Bad("`bias` is not an object");
+  for (JsonValue v = json.first(); v; v = v.next()) {
+    if (v.key() != "before" && v.key() != "after") file_->Bad("`bias` has the unknown key " + Quoted(v.key()));
+  }
+  const auto reach = [&](const char* key, int64_t least) {
+    const JsonValue v = json.Find(key);
+    if (!v || v.kind() != JsonKind::kNumber || !v.IsInteger() || v.integer() < least || v.integer() > int64_t{kMaxBiasReach}) {
+      file_->Bad(std::string("`bias.") + key + "` is not a whole number in " + std::to_string(least) + ".." + Size(kMaxBiasReach));
+    }
+    return static_cast<size_t>(v.integer());
+  };
+  bias_before_ = reach("before", 1);
+  bias_after_ = reach("after", 0);
+  has_bias_ = true;
+}
+
+// The graphs of trained biasing, and what attention reads from one in the others.
+void Model::CheckBias() const {
+  const auto bad = [&](const Graph& graph, const std::string& problem) {
+    file_->Bad("graph " + Quoted(graph.name()) + " " + problem);
+  };
+  const auto bias = FindGraph("bias");
+  for (const auto& graph : graphs_) {
+    const bool asks = graph->name() == "bias_audio" || graph->name() == "bias_label";
+    if (asks && bias == nullptr) bad(*graph, "needs a graph \"bias\", which there is not");
+    size_t lookups = 0;
+    for (const Node& node : graph->nodes()) {
+      if (node.op != Op::kPhraseAttention) continue;
+      ++lookups;
+      if (node.next_only && graph->name() != "bias_label") bad(*graph, "has `entries` \"next\"; only \"bias_label\" knows what comes next");
+      if (!asks) bad(*graph, "has a phrase_attention; only \"bias_audio\" and \"bias_label\" may");
+      const auto reads = [&](const std::string& name, size_t width, const char* role) {
+        const int found = bias->FindOutput(name);
+        if (found < 0) bad(*graph, "reads " + Quoted(name) + ", which graph \"bias\" does not put out");
+        const Value& value = bias->value(bias->outputs()[static_cast<size_t>(found)]);
+        if (value.width != width) {
+          bad(*graph, "reads " + Quoted(name) + " of width " + Size(value.width) + " as `" + role + "`; it must be " + Size(width));
+        }
+        if (width > kMaxBiasWidth || width % node.heads != 0) {
+          bad(*graph, std::string("has `") + role + "` of width " + Size(width) + "; it must be a multiple of `heads` " +
+                          Size(node.heads) + " and at most " + Size(kMaxBiasWidth));
+        }
+      };
+      reads(node.keys, node.in_width, "keys");
+      reads(node.values, node.out_width, "values");
+    }
+    if (asks && lookups != 1) bad(*graph, "has " + Size(lookups) + " nodes phrase_attention; it must have one");
+  }
+  if (bias == nullptr) {
+    if (has_bias_) file_->Bad("the header has `bias` but no graph \"bias\"");
+    return;
+  }
+  if (!has_bias_) bad(*bias, "has no object `bias` in the header that says how many pieces an entry knows");
+  const size_t window = bias_before_ + 1 + bias_after_;
+  const Clock expected = window > 1 ? Clock{{1, window - 1}} : Clock{};
+  if (bias->inputs().size() != 1 || bias->FindInput("y") < 0) bad(*bias, "does not have exactly the inputs `y`");
+  if (bias->HasState()) bad(*bias, "has a state");
+  for (const int value : bias->outputs()) {
+    if (bias->clocks()[static_cast<size_t>(bias->value(value).clock)] != expected) {
+      bad(*bias, "does not make one frame of `" + bias->value(value).name + "` from " + Size(window) + " ids");
+    }
+  }
+  if (bias->id_limit() < pieces_.size()) {
+    bad(*bias, "has an embedding of " + Size(bias->id_limit()) + " rows for " + Size(pieces_.size()) + " pieces");
+  }
+  const auto encoder = FindGraph("encoder"), joiner = FindGraph("joiner");
+  if (encoder == nullptr || joiner == nullptr || FindGraph("predictor") == nullptr) {
+    bad(*bias, "needs the graphs \"encoder\", \"predictor\" and \"joiner\"");
+  }
+  const auto adds = [&](const Graph& graph, const char* input, size_t input_width, const char* output, const char* joined) {
+    if (graph.inputs().size() != 1 || graph.FindInput(input) < 0) bad(graph, std::string("does not have exactly the inputs `") + input + "`");
+    const Value& in = graph.value(graph.inputs()[0]);
+    if (in.width != input_width) bad(graph, "has `" + in.name + "` of width " + Size(in.width) + "; it must be " + Size(input_width));
+    const int found = graph.FindOutput(output);
+    if (found < 0) bad(graph, std::string("has no output `") + output + "`");
+    const Value& out = graph.value(graph.outputs()[static_cast<size_t>(found)]);
+    const size_t width = joiner->value(joiner->inputs()[static_cast<size_t>(joiner->FindInput(joined))]).width;
+    if (out.width != width) {
+      bad(graph, "has `" + out.name + "` of width " + Size(out.width) + "; it must be " + Size(width) + ", as `" + joined + "`");
+    }
+    if (!graph.clocks()[static_cast<size_t>(out.clock)].empty()) bad(graph, "does not keep the number of frames");
+    return width;
+  };
+  const auto audio = FindGraph("bias_audio"), label = FindGraph("bias_label");
+  if (audio == nullptr) bad(*bias, "needs a graph \"bias_audio\", which there is not");
+  const int hidden = encoder->FindOutput("hidden");
+  if (hidden < 0) bad(*audio, "reads `hidden`, which graph \"encoder\" does not put out");
+  const size_t width = adds(*audio, "hidden", encoder->value(encoder->outputs()[static_cast<size_t>(hidden)]).width, "encoder_bias", "encoder_out");
+  if (label != nullptr) {
+    adds(*label, "predictor_out", width, "predictor_bias", "predictor_out");
+    if (label->HasState()) bad(*label, "has a state");
   }
 }
 

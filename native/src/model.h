@@ -33,6 +33,9 @@ class Model {
   static constexpr size_t kSubsampling = 4;
   static constexpr int kFrameMs = 40;
   static constexpr int kSampleRateHz = 16000;
+  // Pieces that an entry of trained biasing may know before its own (at least one), and behind it.
+  static constexpr size_t kMaxBiasReach = 4;
+  static constexpr size_t kMaxBiasWidth = 4096;  // of its keys and values
 
   // Opens and checks everything; throws ModelFileError.
   static std::shared_ptr<const Model> Open(const std::string& path);
@@ -46,6 +49,9 @@ class Model {
   const std::vector<std::string>& pieces() const { return pieces_; }
   // What the columns of graph `phones` mean, from column 1 on; column 0 is blank. Empty without the graph.
   const std::vector<std::string>& phones() const { return phones_; }
+  // Pieces around its own that an entry of a list of phrases knows; of a model with the graph `bias`.
+  size_t bias_before() const { return bias_before_; }
+  size_t bias_after() const { return bias_after_; }
   const std::vector<std::shared_ptr<const Graph>>& graphs() const { return graphs_; }
   std::shared_ptr<const Graph> FindGraph(std::string_view name) const;  // null if there is none
   // Throws ModelFileError unless encoder, predictor and joiner are there.
@@ -57,7 +63,9 @@ class Model {
   void ReadFeatures(JsonValue json);
   void ReadSearch(JsonValue json);
   void ReadPhones(JsonValue json);
+  void ReadBias(JsonValue json);
   void CheckRoles() const;
+  void CheckBias() const;
 
   std::shared_ptr<const ModelFile> file_;
   std::string name_;
@@ -65,6 +73,8 @@ class Model {
   bool has_search_ = false;
   SearchSettings search_;
   std::vector<std::string> pieces_, phones_;
+  bool has_bias_ = false;
+  size_t bias_before_ = 0, bias_after_ = 0;
   std::vector<std::shared_ptr<const Graph>> graphs_;
 };
 

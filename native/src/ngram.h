@@ -2,7 +2,7 @@
 //
 // Knows symbols and contexts; knows nothing of what a symbol is: word pieces, or words by
 // the hash of their spelling. Nothing is unpacked: lookups read the file's sections
-// (docs/formats/ear.md, section 8).
+// (docs/formats/ear.md, section 9).
 #pragma once
 
 #include <array>

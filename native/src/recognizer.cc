@@ -67,6 +67,7 @@ struct Recognizer::Scratch {
     if (auto graph = model.FindGraph("ctc")) ctc = std::make_unique<Executor>(std::move(graph));
     if (auto graph = model.FindGraph("phones")) phones = std::make_unique<Executor>(std::move(graph));
     if (auto graph = model.FindGraph("endpoint")) endpoint = std::make_unique<Executor>(std::move(graph));
+    if (auto graph = model.FindGraph("bias_audio")) bias = std::make_unique<Executor>(std::move(graph));
   }
   // A stream's part of a block.
   struct Part {
@@ -82,7 +83,8 @@ struct Recognizer::Scratch {
     size_t first_row;       // in the current round
   };
   Executor encoder;
-  std::unique_ptr<Executor> ctc, phones, endpoint;
+  std::unique_ptr<Executor> ctc, phones, endpoint, bias;
+  std::vector<float> biased;  // encoder rows of the parts with a list
   ScorerScratch scorer;
   SearchScratch search;
   GrammarSearchScratch grammar_search;
@@ -104,6 +106,7 @@ Stream::Stream(std::shared_ptr<const Recognizer> recognizer, std::shared_ptr<con
   if (recognizer_->endpoint_.graph != nullptr) endpoint_state_ = std::make_unique<GraphState>(recognizer_->endpoint_.graph);
   if (lattice) search_.lattice = recognizer_->search_.MakeRecorder();
   UseHotwords();
+  if (recognizer_->bias_audio_ != nullptr) bias_state_ = std::make_unique<GraphState>(recognizer_->bias_audio_);
   if (graph != nullptr && graph->num_phones() > 0) {
     phones_.graph = std::move(graph);
   } else {
@@ -333,6 +336,7 @@ void Stream::ResetSearch() {
   forced_.Reset();
   if (endpoint_state_ != nullptr) endpoint_state_->Reset();
   UseHotwords();
+  UsePhrases();
   best_hash_ = 0;
 }
 
@@ -346,6 +350,35 @@ size_t Stream::RestartEncoder(bool from_held) {
   encoder_state_.Reset();
   if (endpoint_state_ != nullptr) endpoint_state_->Reset();
   return come_again;
+}
+
+void Stream::SetPhrases(std::shared_ptr<const PhraseList> phrases) {
+  if (phrases != nullptr && &phrases->model() != recognizer_->model_.get()) {
+    throw std::invalid_argument("phrases: they were encoded for another model; encode them with the recogniser of the stream.");
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  next_phrases_ = std::move(phrases);
+  if (search_.num_frames == 0) UsePhrases();
+}
+
+void Stream::KeepAttention(bool keep) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  keep_next_ = keep;
+  if (search_.num_frames == 0) UsePhrases();
+}
+
+void Stream::UsePhrases() {
+  search_.phrases = commands_.phrases = forced_.phrases = next_phrases_;
+  if (bias_state_ != nullptr) bias_state_->Reset();
+  trace_.Clear();
+  keep_attention_ = keep_next_;
+}
+
+std::shared_ptr<const PhraseList> Stream::Attention(AttentionTrace* trace) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!keep_attention_) return nullptr;
+  *trace = trace_;
+  return search_.phrases;
 }
 
 void Stream::Reset() {
@@ -362,6 +395,7 @@ void Stream::Reset() {
   phones_.Reset();
   forced_.Reset();
   UseHotwords();
+  UsePhrases();
   finished_ = flushed_ = false;
 }
 
@@ -388,6 +422,11 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
     }
     return head;
   };
+  bias_audio_ = model_->FindGraph("bias_audio");
+  if (bias_audio_ != nullptr) {
+    hidden_ = static_cast<size_t>(encoder_->FindOutput("hidden"));
+    encoder_bias_ = static_cast<size_t>(bias_audio_->FindOutput("encoder_bias"));
+  }
   ctc_ = find("ctc");
   phones_ = find("phones");
   endpoint_ = find("endpoint");
@@ -534,6 +573,7 @@ bool Recognizer::EncodeBlock(Stream* const* streams, size_t count, Scratch* scra
     s.parts[i].frames = s.encoder.output_frames(encoder_out_, i);
     if (endpoint_.graph != nullptr) s.parts[i].hidden = s.encoder.output(hidden_, i);
   }
+  if (bias_audio_ != nullptr) AddAudioBias(scratch);
   ComputeHeads(scratch);
   return true;
 }
@@ -611,6 +651,40 @@ void Recognizer::StepFrames(Stream* const* streams, const size_t* hold, size_t c
     if (!std::isfinite(out.expected_trailing)) out.expected_trailing = static_cast<double>(out.trailing);
     out.changed = paths.front().history.hash != stream.best_hash_;
     stream.best_hash_ = paths.front().history.hash;
+  }
+}
+
+// Streams without a list keep the encoder's rows as they are.
+void Recognizer::AddAudioBias(Scratch* scratch) const {
+  Scratch& s = *scratch;
+  const size_t width = scorer_.width();
+  size_t rows = 0;
+  s.items.clear();
+  for (size_t i = 0; i < s.parts.size(); ++i) {
+    Stream& stream = *s.parts[i].stream;
+    if (stream.search_.phrases == nullptr) continue;
+    s.inputs[s.items.size()] = {s.encoder.output(hidden_, i)};
+    Executor::Item item;
+    item.inputs = s.inputs[s.items.size()].data();
+    item.frames = s.parts[i].frames;
+    item.state = stream.bias_state_.get();
+    item.phrases = stream.search_.phrases.get();
+    item.trace = stream.keep_attention_ ? &stream.trace_ : nullptr;
+    s.items.push_back(item);
+    rows += s.parts[i].frames;
+  }
+  if (s.items.empty()) return;
+  s.bias->Step(s.items.data(), s.items.size());
+  if (s.biased.size() < rows * width) s.biased.resize(rows * width);
+  float* to = s.biased.data();
+  size_t item = 0;
+  for (Scratch::Part& part : s.parts) {
+    const auto& phrases = part.stream->search_.phrases;
+    if (phrases == nullptr) continue;
+    const float* added = s.bias->output(encoder_bias_, item++);
+    for (size_t k = 0; k < part.frames * width; ++k) to[k] = part.encoded[k] + phrases->weight() * added[k];
+    part.encoded = to;
+    to += part.frames * width;
   }
 }
 

@@ -18,6 +18,7 @@
 #include "grammar_search.h"
 #include "model.h"
 #include "phone_search.h"
+#include "phrases.h"
 #include "prior.h"
 #include "scorer.h"
 #include "search.h"
@@ -151,6 +152,13 @@ class Stream {
   // Other hotwords, or none, from the next recording on: at once if nothing was decoded since the last
   // reset. Throws std::invalid_argument if they are of other pieces.
   void SetHotwords(std::shared_ptr<const Hotwords> hotwords);
+  // Another list for the network to attend to, or none, from the next recording on: at once if nothing was decoded
+  // since the last reset. Throws std::invalid_argument if it was encoded for another model than this Model object.
+  void SetPhrases(std::shared_ptr<const PhraseList> phrases);
+  // Keeps what is looked at from the next recording on, or no longer; see Attention.
+  void KeepAttention(bool keep);
+  // What the frames decoded so far looked at, and the list: null where nothing was kept.
+  std::shared_ptr<const PhraseList> Attention(AttentionTrace* trace) const;
   // As good as new: neither text nor acoustic state of the recording stays.
   void Reset();
   const Recognizer& recognizer() const { return *recognizer_; }
@@ -164,6 +172,7 @@ class Stream {
   CommandResult PhoneCommands() const;
   void Rescore(CommandResult* result) const;
   void UseHotwords();
+  void UsePhrases();
 
   std::shared_ptr<const Recognizer> recognizer_;
   mutable std::mutex mutex_;
@@ -179,6 +188,10 @@ class Stream {
   PhoneSearchState phones_;      // of a graph of phones
   mutable ForcedState forced_;   // likewise: remembers what results asked for
   std::shared_ptr<const earshot::Prior> next_prior_;  // of the next recording
+  std::shared_ptr<const PhraseList> next_phrases_;  // of the next recording; those of this one are in `search_`
+  std::unique_ptr<GraphState> bias_state_;          // null: the model has no trained biasing
+  AttentionTrace trace_;
+  bool keep_attention_ = false, keep_next_ = false;
   bool finished_ = false;
   bool flushed_ = false;
 };
@@ -235,12 +248,15 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   void FillQueues(Stream* const* streams, size_t count, Scratch* scratch) const;
   void StepFrames(Stream* const* streams, const size_t* hold, size_t count, FrameEvidence* evidence, Scratch* scratch) const;
   void ComputeHeads(Scratch* scratch) const;
+  void AddAudioBias(Scratch* scratch) const;
   void SearchBlock(Scratch* scratch) const;
   void SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const;
 
   std::shared_ptr<const Model> model_;
   std::shared_ptr<const Graph> encoder_;
   Head ctc_, phones_, endpoint_;
+  std::shared_ptr<const Graph> bias_audio_;  // null: no trained biasing
+  size_t encoder_bias_ = 0;                  // position in its outputs
   FrameQueue::Widths widths_;
   size_t encoder_out_, hidden_ = 0;  // positions in the encoder's outputs
   Scorer scorer_;

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "kernels/kernels.h"
+#include "phrases.h"
 #include "token_tree.h"
 
 namespace earshot {
@@ -20,14 +21,19 @@ void Grow(std::vector<float>* buffer, size_t size) {
 
 }  // namespace
 
-size_t ScorerScratch::ContextHash::operator()(const std::array<int32_t, kMaxContext>& ids) const {
-  uint64_t hash = 0;
-  for (const int32_t id : ids) hash = ExtendHash(hash, id);
+ScorerScratch::ContextKey::ContextKey(const PredictorContext& context)
+    : ids(context.ids), list(context.phrases != nullptr ? context.phrases->serial() : 0) {}
+
+size_t ScorerScratch::ContextHash::operator()(const ContextKey& key) const {
+  uint64_t hash = key.list;
+  for (const int32_t id : key.ids) hash = ExtendHash(hash, id);
   return static_cast<size_t>(hash);
 }
 
 ScorerScratch::ScorerScratch(const Model& model)
-    : predictor_(model.FindGraph("predictor")), joiner_(model.FindGraph("joiner")) {}
+    : predictor_(model.FindGraph("predictor")), joiner_(model.FindGraph("joiner")) {
+  if (auto graph = model.FindGraph("bias_label")) label_ = std::make_unique<Executor>(std::move(graph));
+}
 
 Scorer::Scorer(std::shared_ptr<const Model> model, float blank_penalty, bool language)
     : blank_penalty_(blank_penalty), language_(language) {
@@ -35,6 +41,8 @@ Scorer::Scorer(std::shared_ptr<const Model> model, float blank_penalty, bool lan
   settings_ = model->search();
   predictor_ = model->FindGraph("predictor");
   joiner_ = model->FindGraph("joiner");
+  label_ = model->FindGraph("bias_label");
+  if (label_ != nullptr) predictor_bias_ = static_cast<size_t>(label_->FindOutput("predictor_bias"));
   vocabulary_ = model->pieces().size();
   encoder_input_ = static_cast<size_t>(joiner_->FindInput("encoder_out"));
   predictor_input_ = static_cast<size_t>(joiner_->FindInput("predictor_out"));
@@ -46,8 +54,9 @@ Scorer::Scorer(std::shared_ptr<const Model> model, float blank_penalty, bool lan
   }
 }
 
-PredictorContext Scorer::Start() const {
+PredictorContext Scorer::Start(const PhraseList* phrases) const {
   PredictorContext context;
+  context.phrases = phrases;
   context.ids.fill(-1);
   context.ids[kMaxContext - 1] = settings_.blank_id;
   if (settings_.stateful) context.state = std::make_shared<GraphState>(predictor_);
@@ -132,7 +141,7 @@ void Scorer::Predict(ScorerScratch* scratch) const {
       waiting.push_back(&context);
       continue;
     }
-    const auto [found, fresh] = scratch->cache_.try_emplace(context.ids);
+    const auto [found, fresh] = scratch->cache_.try_emplace(ScorerScratch::ContextKey(context));
     if (fresh) {
       waiting.push_back(&context);
     } else if (found->second == nullptr) {
@@ -160,6 +169,7 @@ void Scorer::Predict(ScorerScratch* scratch) const {
   }
   scratch->predictor_.Step(scratch->items_.data(), waiting.size());
   const std::vector<float> silence(language_ ? width_ : 0);
+  std::vector<std::shared_ptr<Prediction>> made;
   for (size_t i = 0; i < waiting.size(); ++i) {
     const float* out = scratch->predictor_.output(predictor_out_, i);
     auto prediction = std::make_shared<Prediction>();
@@ -173,10 +183,40 @@ void Scorer::Predict(ScorerScratch* scratch) const {
       kernels().log_softmax_f32(language.data(), vocabulary_);
       language[blank] = language[unk] = 0;
     }
-    waiting[i]->out = std::move(prediction);
-    if (!settings_.stateful) scratch->cache_[waiting[i]->ids] = waiting[i]->out;
+    made.push_back(std::move(prediction));
   }
-  for (PredictorContext* context : late) context->out = scratch->cache_[context->ids];
+  if (label_ != nullptr) AddLabelBias(scratch, made);
+  for (size_t i = 0; i < waiting.size(); ++i) {
+    waiting[i]->out = std::move(made[i]);
+    if (!settings_.stateful) scratch->cache_[ScorerScratch::ContextKey(*waiting[i])] = waiting[i]->out;
+  }
+  for (PredictorContext* context : late) context->out = scratch->cache_[ScorerScratch::ContextKey(*context)];
+}
+
+// The internal language model stays as it is: it stands for what the network believes by itself.
+void Scorer::AddLabelBias(ScorerScratch* scratch, const std::vector<std::shared_ptr<Prediction>>& fresh) const {
+  scratch->items_.clear();
+  scratch->item_inputs_.resize(fresh.size());
+  std::vector<Prediction*> biased;
+  for (size_t i = 0; i < fresh.size(); ++i) {
+    const PredictorContext& context = *scratch->waiting_[i];
+    if (context.phrases == nullptr) continue;
+    scratch->item_inputs_[biased.size()] = {fresh[i]->out.data()};
+    Executor::Item item;
+    item.inputs = scratch->item_inputs_[biased.size()].data();
+    item.frames = 1;
+    item.phrases = context.phrases;
+    item.last_piece = context.ids[kMaxContext - 1];
+    scratch->items_.push_back(item);
+    biased.push_back(fresh[i].get());
+  }
+  if (biased.empty()) return;
+  scratch->label_->Step(scratch->items_.data(), biased.size());
+  for (size_t i = 0; i < biased.size(); ++i) {
+    const float* added = scratch->label_->output(predictor_bias_, i);
+    const float weight = scratch->items_[i].phrases->weight();
+    for (size_t k = 0; k < width_; ++k) biased[i]->out[k] += weight * added[k];
+  }
 }
 
 }  // namespace earshot

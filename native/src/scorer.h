@@ -18,6 +18,8 @@
 
 namespace earshot {
 
+class PhraseList;
+
 constexpr size_t kMaxContext = 8;
 
 // What the predictor makes of a history.
@@ -37,6 +39,7 @@ struct Prediction {
 struct PredictorContext {
   std::array<int32_t, kMaxContext> ids{};  // the last `context_size` ids, the newest last
   std::shared_ptr<const Prediction> out;  // null: not computed yet
+  const PhraseList* phrases = nullptr;  // biasing; whoever starts a context keeps the list alive
   std::shared_ptr<GraphState> state;  // stateful: before `ids` is taken in; never changed once shared
 };
 
@@ -58,11 +61,19 @@ class ScorerScratch {
     PredictorContext* context;
     const float* encoder_row;
   };
+  // What the predictor sees, and with which list.
+  struct ContextKey {
+    std::array<int32_t, kMaxContext> ids;
+    uint64_t list;  // serial; 0: none
+    explicit ContextKey(const PredictorContext& context);
+    bool operator==(const ContextKey& other) const { return ids == other.ids && list == other.list; }
+  };
   struct ContextHash {
-    size_t operator()(const std::array<int32_t, kMaxContext>& ids) const;
+    size_t operator()(const ContextKey& key) const;
   };
   Executor predictor_, joiner_;
-  std::unordered_map<std::array<int32_t, kMaxContext>, std::shared_ptr<const Prediction>, ContextHash> cache_;
+  std::unique_ptr<Executor> label_;  // graph `bias_label`, if there is one
+  std::unordered_map<ContextKey, std::shared_ptr<const Prediction>, ContextHash> cache_;
   std::vector<Question> requests_;
   std::vector<size_t> row_of_;      // one per request
   std::vector<size_t> distinct_;    // the first request of each row
@@ -79,7 +90,8 @@ class Scorer {
   // of every history, as the joiner's answer to an encoder that says nothing (Meng et al. 2021).
   Scorer(std::shared_ptr<const Model> model, float blank_penalty, bool language);
 
-  PredictorContext Start() const;
+  // `phrases` may be null; it must outlive the context and all that are made from it.
+  PredictorContext Start(const PhraseList* phrases = nullptr) const;
   // Takes one more piece in.
   void Extend(PredictorContext* context, int32_t piece) const;
   // Answers all requests. The unknown piece gets minus infinity: it is never put out.
@@ -92,9 +104,12 @@ class Scorer {
 
  private:
   // Logits of `rows` pairs of an encoder row and a predictor row, until the joiner's next step.
+  // Adds what lists of phrases say to the outputs of contexts that have one.
+  void AddLabelBias(ScorerScratch* scratch, const std::vector<std::shared_ptr<Prediction>>& fresh) const;
   const float* Join(ScorerScratch* scratch, const float* encoder_rows, const float* predictor_rows, size_t rows) const;
 
-  std::shared_ptr<const Graph> predictor_, joiner_;
+  std::shared_ptr<const Graph> predictor_, joiner_, label_;
+  size_t predictor_bias_ = 0;  // position in the outputs of `label_`
   SearchSettings settings_;
   float blank_penalty_;
   bool language_;

@@ -78,7 +78,7 @@ Search::Search(const Model& model, const Scorer* scorer, const SearchConfig& con
 void Search::BeginFrame(SearchState* state) const {
   if (state->paths.empty()) {
     state->paths.emplace_back();
-    state->paths.back().context = scorer_->Start();
+    state->paths.back().context = scorer_->Start(state->phrases.get());
     if (state->prior != nullptr) state->paths.back().prior = state->prior->Start();
     if (state->lattice != nullptr) {
       LatticePath& path = state->paths.back().lattice;

@@ -56,7 +56,8 @@ struct SearchState {
   size_t num_frames = 0;
   std::unique_ptr<LatticeRecorder> lattice;  // null: none is recorded
   std::shared_ptr<const Prior> prior;        // null: none
-  void Reset();                              // the prior stays
+  std::shared_ptr<const PhraseList> phrases; // that the network attends to; null: none
+  void Reset();                              // prior and phrases stay
   // What paths are ranked by: log-probability and prior together.
   double Rank(const Hypothesis& path) const { return lattice != nullptr ? path.score : path.score + path.prior.total(); }
   // The log-probability alone.

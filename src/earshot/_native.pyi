@@ -1,5 +1,6 @@
 """What the compiled engine offers to Python; `native/bindings` defines it."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -101,10 +102,13 @@ class Graph:
         x: _F32 | _I32 | dict[str, _F32 | _I32],
         state: GraphState | None = None,
         flush: bool = False,
+        *,
+        phrases: PhraseList | None = None,
+        last_piece: int = -1,
     ) -> dict[str, _F32]: ...
     def step_batch(
         self,
-        xs: list[_F32 | _I32 | dict[str, _F32 | _I32]],
+        xs: Sequence[_F32 | _I32 | dict[str, _F32 | _I32]],
         states: list[GraphState],
         *,
         flush: bool | list[bool] = False,
@@ -286,6 +290,29 @@ class Ngram:
     @property
     def unknown_piece(self) -> float: ...
 
+class PhraseList:
+    num_phrases: int
+    num_entries: int
+    weight: float
+    serial: int
+    size_bytes: int
+    begin: _I32
+    entries: _I32
+
+class PhraseEncoder:
+    num_kept: int
+    def __init__(self, model: Model) -> None: ...
+    def encode(self, pieces: _I32, begin: _I32, *, weight: float = 1.0) -> PhraseList | None: ...
+    def encode_spelled(
+        self, speller: Speller, phrases: list[str], *, weight: float = 1.0
+    ) -> PhraseList | None: ...
+
+class Attention(TypedDict):
+    begin: _I32
+    entry: _I32
+    weight: _F32
+    phrases: PhraseList
+
 class Stream:
     def accept_waveform(self, samples: _F32) -> None: ...
     def input_finished(self) -> None: ...
@@ -298,6 +325,9 @@ class Stream:
     def result(self) -> StreamResult: ...
     def candidates(self) -> list[Candidate]: ...
     def set_hotwords(self, hotwords: Hotwords | None) -> None: ...
+    def set_phrases(self, phrases: PhraseList | None) -> None: ...
+    def keep_attention(self, keep: bool) -> None: ...
+    def attention(self) -> Attention | None: ...
     def command_result(self) -> CommandResult | None: ...
     def lattice(self) -> LatticeArcs | None: ...
 

@@ -343,3 +343,76 @@ def recogniser(
         }
         ear.header["phones"] = [f"P{i}" for i in range(phones)]
     return ear
+
+
+def add_bias(
+    ear: Ear,
+    *,
+    pieces: int = 20,
+    hidden: int = 32,
+    width: int = 16,
+    heads: int = 2,
+    key_width: int = 8,
+    value_width: int = 6,
+    precision: str = "f32",
+    seed: int = 9,
+) -> Ear:
+    """Give a file of `recogniser` random graphs of trained biasing; it then needs version 3."""
+    rng = np.random.default_rng(seed)
+
+    def matrix(name: str, rows: int, columns: int) -> str:
+        values = rng.standard_normal((rows, columns)) / np.sqrt(columns)
+        return ear.tensor(name, "f32_r16", values.astype(np.float32))
+
+    def linear(x: str, out: str, weight: str) -> dict[str, Any]:
+        return {"op": "linear", "in": [x], "out": out, "tensors": {"weight": weight}}
+
+    def attend(x: str, kind: str) -> dict[str, Any]:
+        key = rng.standard_normal(heads * key_width).astype(np.float32)
+        return {
+            "op": "phrase_attention",
+            "in": [x],
+            "out": "context",
+            "heads": heads,
+            "keys": f"{kind}_keys",
+            "values": f"{kind}_values",
+            "entries": "all" if kind == "audio" else "next",
+            "precision": precision,
+            "tensors": {"no_bias_key": ear.tensor(f"{kind}.none", "f32", key)},
+        }
+
+    table = ear.tensor("b.table", "f32", rng.standard_normal((pieces, 4)).astype(np.float32))
+    keys, values = heads * key_width, heads * value_width
+    phrases: list[dict[str, Any]] = [
+        {"op": "embedding", "in": ["y"], "out": "e", "tensors": {"table": table}},
+        {
+            "op": "conv1d",
+            "in": ["e"],
+            "out": "c",
+            "kernel": 4,
+            "dilation": 1,
+            "padding": "valid",
+            "tensors": {"weight": matrix("b.mix", 12, 16)},
+        },
+    ]
+    for kind in ("audio", "label"):
+        phrases.append(linear("c", f"{kind}_keys", matrix(f"b.{kind}.k", keys, 12)))
+        phrases.append(linear("c", f"{kind}_values", matrix(f"b.{kind}.v", values, 12)))
+    audio = [
+        linear("hidden", "q", matrix("ba.q", keys, hidden)),
+        attend("q", "audio"),
+        linear("context", "encoder_bias", matrix("ba.out", width, values)),
+    ]
+    label = [
+        linear("predictor_out", "q", matrix("bl.q", keys, width)),
+        attend("q", "label"),
+        linear("context", "predictor_bias", matrix("bl.out", width, values)),
+    ]
+    outputs = ["audio_keys", "audio_values", "label_keys", "label_values"]
+    ear.header["bias"] = {"before": 2, "after": 1}
+    ear.header["graphs"] |= {
+        "bias": {"inputs": ["y"], "outputs": outputs, "nodes": phrases},
+        "bias_audio": {"inputs": ["hidden"], "outputs": ["encoder_bias"], "nodes": audio},
+        "bias_label": {"inputs": ["predictor_out"], "outputs": ["predictor_bias"], "nodes": label},
+    }
+    return ear

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from earshot.core.understanding import Understanding
     from earshot.data.audio import AudioFile, Samples
     from earshot.data.pipe import AudioPipe
+    from earshot.decode.attention import AttentionMap
     from earshot.decode.lattice import Lattice
     from earshot.decode.rescoring import Rescorer
     from earshot.session.recognizer import Recognizer, Stream
@@ -260,6 +261,22 @@ def transcribe(
     lattice_beam: Annotated[
         float, typer.Option(min=0.0, max=1000.0, help="How far a lattice reaches, in nats.")
     ] = 16.0,
+    attention_weight: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=10.0,
+            help="What the attention of a model with trained biasing to the hotwords counts.",
+        ),
+    ] = 1.0,
+    attention_map: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a page that shows which hotword each frame attends to.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Turn recordings into text, JSON, captions (srt, vtt) or ctm.
 
@@ -278,6 +295,8 @@ def transcribe(
     if rescorer is None and rescorer_token_file is not None:
         raise usage_error("--rescorer-token-file: needs --rescorer, which the token is for.")
     check_hotwords_options(hotwords, hotwords_score)
+    if attention_map is not None and hotwords is None:
+        raise usage_error("--attention-map: needs --hotwords, the phrases that it shows.")
     if files and files.count(STDIN) > 1:
         raise usage_error("transcribe: - stands for standard input and can be given only once.")
     if form is None:
@@ -316,10 +335,12 @@ def transcribe(
             lm_bonus=lm_bonus,
             method=method.value,
             max_active_paths=max_active_paths,
+            attention_weight=attention_weight,
             lattice_paths=lattice_paths,
             lattice_beam=lattice_beam,
             rescorer=_rescorer(rescorer, rescorer_token_file, rescorer_deadline_ms),
         )
+        maps = None if attention_map is None else _AttentionMaps(attention_map, recognizer)
         tally = _Tally()
         with (
             Display(len(jobs), bar=not stream) as display,
@@ -342,11 +363,22 @@ def transcribe(
                 lattices=_lattice_place(lattice, lattice_format, len(jobs)),
             )
             for job in jobs:
-                _do(job, recognizer, writer, tally, display, stream=stream, written=written)
+                _do(
+                    job,
+                    recognizer,
+                    writer,
+                    tally,
+                    display,
+                    stream=stream,
+                    written=written,
+                    maps=maps,
+                )
             if not tally.done:
                 # Leaves through `opened`, so that an output file keeps what it held.
                 display.close()
                 raise _failed(tally, len(jobs))
+        if maps is not None:
+            maps.write()
     if tally.failed:
         raise _failed(tally, len(jobs))
     note(tally.summary(len(jobs)))
@@ -487,6 +519,42 @@ class _Tally:
             kept = [f"{n} {why}" for why, n in sorted(self.rescoring.items()) if why]
             text += f" (first pass kept: {', '.join(kept)})" if kept else ""
         return f"{text}; {self.failed} failed" if self.failed else text
+
+
+class _AttentionMaps:
+    """What the recordings attended to, on one page.
+
+    Args:
+        path: The page to make or replace.
+        recognizer: Must have trained biasing.
+
+    Raises:
+        ConfigError: It has none.
+    """
+
+    def __init__(self, path: Path, recognizer: Recognizer) -> None:
+        from earshot.core.errors import ConfigError
+
+        if not recognizer.attends:
+            raise ConfigError(
+                f"--attention-map: the model '{recognizer.name}' has no trained biasing, so it "
+                "attends to no list. Take one that has (docs/guides/trained-biasing.md)."
+            )
+        self._path = path
+        self._recordings: list[tuple[str, Transcript, AttentionMap | None]] = []
+
+    def add(self, name: str, transcript: Transcript, stream: Stream) -> None:
+        """Take what a recording attended to."""
+        self._recordings.append((name, transcript, stream.attention()))
+
+    def write(self) -> None:
+        """Write the page, whole or not at all."""
+        from earshot.cli.attention_page import attention_page
+        from earshot.data.atomic import replaced_file
+
+        with replaced_file(self._path) as out:
+            out.write(attention_page(self._recordings).encode())
+        note(f"attention of {len(self._recordings)} recordings: {self._path}")
 
 
 class _Writer:
@@ -630,6 +698,7 @@ def _do(
     *,
     stream: bool,
     written: bool,
+    maps: _AttentionMaps | None,
 ) -> None:
     """Transcribe one recording; a recording that cannot be used is reported and counted."""
     from earshot.core.errors import EarshotError
@@ -647,6 +716,7 @@ def _do(
             recognizer,
             chunk_s=PARTIAL_CHUNK_S if stream else None,
             lattice=writer.wants_lattice,
+            keep_attention=maps is not None,
         ):
             audio_s = tally.audio_s + heard.audio_s
             wall_s = tally.wall_s + time.perf_counter() - started
@@ -666,6 +736,8 @@ def _do(
                     writer.partial(job, shown, t_s=heard.audio_s)
         transcript = words_of(heard.stream)
         understanding = heard.stream.understanding()
+        if maps is not None:
+            maps.add(job.name, transcript, heard.stream)
         lattice = heard.stream.lattice() if writer.wants_lattice else None
         processing_s = time.perf_counter() - started
         writer.write(job, transcript, understanding, processing_s=processing_s, lattice=lattice)
@@ -690,7 +762,12 @@ class _Heard:
 
 
 def _heard(
-    job: Job, recognizer: Recognizer, *, chunk_s: float | None, lattice: bool = False
+    job: Job,
+    recognizer: Recognizer,
+    *,
+    chunk_s: float | None,
+    lattice: bool = False,
+    keep_attention: bool = False,
 ) -> Iterator[_Heard]:
     """Feed a recording piece by piece; after the last item the stream holds all of it.
 
@@ -699,11 +776,13 @@ def _heard(
         recognizer: Makes the stream.
         chunk_s: Size of a piece; None takes blocks as they are read.
         lattice: The stream is to record one.
+        keep_attention: The stream remembers what its frames attend to.
 
     Yields:
         The one stream, again and again, and once more when the input is finished.
     """
-    stream = recognizer.create_stream(lattice=lattice)
+    asked: dict[str, Any] = {"lattice": lattice, "keep_attention": keep_attention}
+    stream = recognizer.create_stream(**{name: True for name in asked if asked[name]})
     with _opened(job.source) as audio:
         rate = audio.sample_rate_hz
         total_s = job.duration_s or max(0.0, (audio.duration_s or 0.0) - job.offset_s)

@@ -7,7 +7,7 @@ smallest codec that holds it exactly; vectors stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,7 +37,9 @@ from earshot.modelfile.codecs import (
 )
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_model
+from earshot.models.biasing import BiasConfig
 from earshot.models.encoder import EncoderConfig
+from earshot.models.graph import GraphBuilder, GraphTensor
 from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer, TransducerConfig
 
@@ -56,6 +58,7 @@ _LEAST_ZEROS = (
     1 / 8
 )  # of the columns of blocks of 16 rows: below it, masks cost more than they save
 _MOST_STRAYS = 1 / 20  # of a matrix: more zeros outside of blocks were made by training
+_BIAS_GRAPHS = frozenset(("bias", "bias_audio", "bias_label"))
 _TABLE_CODECS: tuple[Codec, ...] = ("i8_r16x4",)
 
 
@@ -89,24 +92,20 @@ def export_transducer(
         ModelFileError: The parts do not make a valid file.
     """
     graphs, tensors = model.graphs()
-    packed = {}
+    _set_precision(graphs, codec)
+    packed: dict[str, EncodedTensor] = {}
     grids, codecs = grids or {}, codecs or {}
     for tensor_name, tensor in tensors.items():
         value = tensor.value.detach().float().cpu().numpy()
-        if tensor.role == "vector":
-            packed[tensor_name] = encode_f32(value)
-        elif tensor_name in grids:
+        if tensor.role != "vector" and tensor_name in grids:
             grid = grids[tensor_name]
             scale = grid.scale if tensor.arrange is None else tensor.arrange(grid.scale)
             allowed = _TABLE_CODECS if tensor.role == "table" else _matrix_codecs(value)
             kept = codecs.get(tensor_name)
             allowed = allowed if kept is None else (kept,)
             packed[tensor_name] = _on_grid(value, Grid(grid.levels, scale), allowed)
-        elif codec == "i8_r16x4":
-            packed[tensor_name] = encode_int8(value)
         else:
-            encode = encode_f32_r16 if tensor.role == "matrix" else encode_f32
-            packed[tensor_name] = encode(value)
+            packed[tensor_name] = _packed(tensor, codec)
     packed["tokenizer"] = encode_u8(tokenizer)
     predictor = model.config.predictor
     stateless = predictor.type == "stateless"
@@ -125,8 +124,52 @@ def export_transducer(
         },
         num_bins=model.config.encoder.num_bins,
         phones=PHONES if model.config.phones else None,
+        bias=(
+            {"before": model.config.bias.before, "after": model.config.bias.after}
+            if model.bias is not None
+            else None
+        ),
         metadata=metadata,
     )
+
+
+def pack_graphs(
+    described: Sequence[tuple[GraphBuilder, list[str]]], codec: MatrixCodec
+) -> tuple[dict[str, Any], dict[str, EncodedTensor]]:
+    """Graphs that a module described, as a file holds them.
+
+    Args:
+        described: Each graph and its outputs.
+        codec: For matrices and tables.
+
+    Returns:
+        Graph name to graph, and tensor name to packed tensor.
+    """
+    graphs = {builder.name: builder.as_json(outputs) for builder, outputs in described}
+    _set_precision(graphs, codec)
+    tensors = {
+        name: _packed(tensor, codec)
+        for builder, _ in described
+        for name, tensor in builder.tensors.items()
+    }
+    return graphs, tensors
+
+
+def _set_precision(graphs: Mapping[str, Any], codec: MatrixCodec) -> None:
+    """Lists of phrases are kept as matrices are: in int8, or exactly."""
+    for graph in graphs.values():
+        for node in graph["nodes"]:
+            if node["op"] == "phrase_attention":
+                node["precision"] = "f32" if codec == "f32_r16" else "i8"
+
+
+def _packed(tensor: GraphTensor, codec: MatrixCodec) -> EncodedTensor:
+    value = tensor.value.detach().float().cpu().numpy()
+    if tensor.role == "vector":
+        return encode_f32(value)
+    if codec == "i8_r16x4":
+        return encode_int8(value)
+    return encode_f32_r16(value) if tensor.role == "matrix" else encode_f32(value)
 
 
 def _matrix_codecs(value: npt.NDArray[np.float32]) -> tuple[Codec, ...]:
@@ -234,6 +277,7 @@ def transducer_config(file: ModelFile) -> TransducerConfig:
             joiner_width=joiner_width,
             one_symbol_per_frame=search["max_symbols_per_frame"] == 1,
             phones="phones" in nodes,
+            bias=_bias_config(header, shapes),
             encoder=EncoderConfig(
                 num_bins=header["features"]["num_bins"],
                 layers=len(lstms),
@@ -252,6 +296,26 @@ def transducer_config(file: ModelFile) -> TransducerConfig:
         ) from None
 
 
+def _bias_config(header: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> BiasConfig:
+    """The shape of the biasing networks in a file; the default where there are none."""
+    if "bias" not in header["graphs"]:
+        return BiasConfig()
+    nodes = {n["out"]: n for n in header["graphs"]["bias_audio"]["nodes"]}
+    heads = nodes["context"]["heads"]
+    mix = next(n for n in nodes.values() if n["op"] == "conv1d")
+    return BiasConfig(
+        query="audio_and_label" if "bias_label" in header["graphs"] else "audio",
+        before=header["bias"]["before"],
+        after=header["bias"]["after"],
+        width=shapes["bias.embedding0.table"][1],
+        hidden=shapes[mix["tensors"]["weight"]][0],
+        heads=heads,
+        key_width=shapes["bias.audio_keys.weight"][0] // heads,
+        value_width=shapes["bias.audio_values.weight"][0] // heads,
+        audio_context=mix["kernel"],
+    )
+
+
 def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
     """The network of a `.ear` file, to fine-tune.
 
@@ -263,8 +327,8 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
         config: The shape it was trained with.
 
     Returns:
-        The network, on the CPU. A head over phones that the configuration has and the file lacks
-        is as a new network's.
+        The network, on the CPU. A head over phones, or biasing networks, that the configuration
+        has and the file lacks are as a new network's.
 
     Raises:
         ModelFileError: Not a sound model file.
@@ -276,11 +340,16 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
     shapes = {info.name: info.shape for info in file.tensors}
     wanted = {name: tuple(tensor.value.shape) for name, tensor in tensors.items()}
     shapes.pop("tokenizer", None)
-    if "phones" not in cast("dict[str, object]", file.header["graphs"]):
-        # An older model: the head is trained from nothing.
-        graphs.pop("phones", None)
-        tensors = {k: v for k, v in tensors.items() if not k.startswith("phones.")}
+    there = cast("dict[str, Any]", file.header["graphs"])
+    for missing in {"phones", *_BIAS_GRAPHS} - there.keys():
+        # An older model: what it lacks is trained from nothing.
+        graphs.pop(missing, None)
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(f"{missing}.")}
         wanted = {name: wanted[name] for name in tensors}
+    for name in _BIAS_GRAPHS & graphs.keys():  # how lists are kept is the engine's affair
+        for node, stored in zip(graphs[name]["nodes"], there[name]["nodes"], strict=False):
+            if "precision" in stored:
+                node["precision"] = stored["precision"]
     if file.header["graphs"] != graphs or shapes != wanted:
         raise ConfigError(
             f"{path}: holds a network of another shape than the recipe's [model]. Use the recipe "

@@ -1,7 +1,7 @@
 """Language models for the search: made from text or ARPA, quantised into a file, and opened.
 
 A model is of word pieces, those of one recogniser, or of words, for any recogniser. In a file it
-is the section `lm`, by itself or beside a recogniser; section 8 of `docs/formats/ear.md` is its
+is the section `lm`, by itself or beside a recogniser; section 9 of `docs/formats/ear.md` is its
 layout. Knows nothing of audio; the engine does the asking.
 """
 

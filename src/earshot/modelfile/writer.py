@@ -21,7 +21,8 @@ MAGIC = b"\x89EAR\r\n\x1a\n"
 ALIGNMENT = 64
 PREAMBLE_BYTES = 32
 MAX_HEADER_BYTES = 1 << 20
-VERSION_3_OPS = frozenset(("causal_attention",))  # those that a reader of version 2 does not know
+# Those that a reader of version 2 does not know.
+VERSION_3_OPS = frozenset(("causal_attention", "phrase_attention"))
 
 
 def _aligned(offset: int) -> int:
@@ -99,6 +100,7 @@ def write_model(
     phones: Sequence[str] | None = None,
     num_bins: int = 80,
     understanding: Mapping[str, object] | None = None,
+    bias: Mapping[str, object] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a model file, checked by the reader before it takes its name.
@@ -113,6 +115,7 @@ def write_model(
         phones: What outputs 1.. of the graph `phones` mean; only a model with that graph has them.
         num_bins: Mel bins of the features, 1..256; said in a recogniser's file only.
         understanding: The `understanding` object of section 6, for a model over words.
+        bias: The `bias` object of section 2; only a model with the graph `bias` has one.
         metadata: Licence, description, recipe and so on.
 
     Raises:
@@ -129,6 +132,8 @@ def write_model(
     header |= {"graphs": dict(graphs), "metadata": dict(metadata or {})}
     if understanding is not None:
         header["understanding"] = dict(understanding)
+    if bias is not None:
+        header["bias"] = dict(bias)
     _write(path, header, tensors)
 
 
@@ -190,6 +195,47 @@ def write_with_graph(
     _write(path, header, {**kept, **tensors})
 
 
+def write_with_graphs(
+    source: ModelFile,
+    path: Path,
+    graphs: Mapping[str, object],
+    tensors: Mapping[str, EncodedTensor],
+    *,
+    bias: Mapping[str, object],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a model again with the graphs of trained biasing; all that is in it stays.
+
+    Args:
+        source: The model.
+        path: The file to make or replace; may be that of `source`.
+        graphs: Added, or in the place of those of the same names.
+        tensors: Likewise.
+        bias: The `bias` object of section 2.
+        metadata: Added, or in the place of what has the same key.
+
+    Raises:
+        ModelFileError: The parts do not make a valid file.
+        OSError: The file cannot be written.
+    """
+    header = {key: value for key, value in source.header.items() if key != "tensors"}
+    # Of an older bias nothing must stay: a tensor that no graph reads is dead weight.
+    kept_graphs = {
+        name: graph
+        for name, graph in cast("dict[str, object]", header["graphs"]).items()
+        if name != "bias" and not name.startswith("bias_")
+    }
+    kept = {
+        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
+        for tensor in source.tensors
+        if tensor.name.split(".")[0] not in ("bias", "bias_audio", "bias_label")
+    }
+    header["graphs"] = {**kept_graphs, **graphs}
+    header["bias"] = dict(bias)
+    header["metadata"] = {**cast("dict[str, str]", header.get("metadata", {})), **metadata}
+    _write(path, header, {**kept, **tensors})
+
+
 def write_language_model(
     path: Path,
     *,
@@ -203,7 +249,7 @@ def write_language_model(
     Args:
         path: The file to make or replace.
         name: Model name, at most 128 bytes.
-        lm: The `lm` object of section 8 of the specification.
+        lm: The `lm` object of section 9 of the specification.
         tensors: Those whose names begin with `lm.`.
         metadata: Licence, sources and so on.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earshot.data.pronunciation import PHONES
+from earshot.models.biasing import BiasConfig, PhraseBatch, PhraseBias
 from earshot.models.encoder import EncoderConfig, LstmEncoder
 from earshot.models.graph import GraphBuilder, GraphTensor
 from earshot.models.loss import merged_transducer_loss
@@ -36,6 +37,8 @@ class TransducerConfig:
     phone_weight: float = 1.0
     one_symbol_per_frame: bool = True  # the loss allows what the search allows
     fastemit_lambda: float = 0.0
+    bias: BiasConfig = field(default_factory=BiasConfig)
+    guide_weight: float = 0.3  # of the biasing attention's guide, see `models.biasing`
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Losses:
     transducer: Tensor
     ctc: Tensor
     phones: Tensor  # 0 without the head
+    guide: Tensor  # per guided place; 0 without phrases
 
 
 class Transducer(nn.Module):
@@ -67,6 +71,14 @@ class Transducer(nn.Module):
         self.joiner = nn.Linear(config.joiner_width, config.vocab_size)
         self.ctc = nn.Linear(config.encoder.hidden, config.vocab_size)
         self.phones = nn.Linear(config.encoder.hidden, len(PHONES) + 1) if config.phones else None
+        self.bias: PhraseBias | None = None
+        if config.bias.query != "none":
+            self.bias = PhraseBias(
+                config.bias,
+                vocab_size=config.vocab_size,
+                encoder_width=config.encoder.hidden,
+                joiner_width=config.joiner_width,
+            )
 
     def forward(
         self,
@@ -78,6 +90,7 @@ class Transducer(nn.Module):
         phones: Tensor,
         phone_lengths: Tensor,
         with_transducer: bool = True,
+        phrases: PhraseBatch | None = None,
     ) -> Losses:
         """Losses of a padded batch.
 
@@ -90,6 +103,7 @@ class Transducer(nn.Module):
             phone_lengths: (B,).
             with_transducer: Whether to compute the transducer's loss, about half of a step's time;
                 it is 0 without.
+            phrases: The list that all clips of the batch are heard with; None: no list.
 
         Returns:
             Losses, each summed over the batch and divided by the number of its labels.
@@ -97,11 +111,14 @@ class Transducer(nn.Module):
         hidden = self.encoder(features)
         stack = self.config.encoder.stack
         frames = (feature_lengths + stack - 1) // stack
-        transducer = torch.zeros((), device=hidden.device)
+        transducer = guide = torch.zeros((), device=hidden.device)
         if with_transducer:
+            encoded, predicted = self.encoder_out(hidden), self.predictor(labels)
+            if self.bias is not None and phrases is not None:
+                encoded, predicted, guide = self.bias(hidden, encoded, predicted, labels, phrases)
             loss = merged_transducer_loss(
-                self.encoder_out(hidden),
-                self.predictor(labels),
+                encoded,
+                predicted,
                 self.joiner.weight,
                 self.joiner.bias,
                 labels,
@@ -112,12 +129,12 @@ class Transducer(nn.Module):
             )
             transducer = loss / label_lengths.sum().clamp_min(1)
         ctc = _ctc_loss(self.ctc(hidden), frames, labels, label_lengths)
-        total = transducer + self.config.ctc_weight * ctc
+        total = transducer + self.config.ctc_weight * ctc + self.config.guide_weight * guide
         phone = torch.zeros((), device=hidden.device)
         if self.phones is not None:
             phone = _ctc_loss(self.phones(hidden), frames, phones, phone_lengths)
             total = total + self.config.phone_weight * phone
-        return Losses(total, transducer.detach(), ctc.detach(), phone.detach())
+        return Losses(total, transducer.detach(), ctc.detach(), phone.detach(), guide.detach())
 
     @torch.no_grad()
     def greedy_search(
@@ -184,6 +201,10 @@ class Transducer(nn.Module):
             "ctc": ["log_probs"],
             "phones": ["log_probs"],
         }
+        if self.bias is not None:
+            for builder, made in self.bias.describe():
+                builders.append(builder)
+                outputs[builder.name] = made
         graphs = {b.name: b.as_json(outputs[b.name]) for b in builders}
         tensors = {name: t for b in builders for name, t in b.tensors.items()}
         return graphs, tensors

@@ -21,6 +21,7 @@ from earshot.core.transcript import Transcript
 from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
+from earshot.decode.attention import AttentionMap, attention_map
 from earshot.decode.biasing import HotwordCompiler, Hotwords
 from earshot.decode.language_model import (
     LanguageModelConfig,
@@ -140,6 +141,7 @@ class Stream:
         grammar: tuple[CommandGraph, CommandConfig] | None,
         *,
         compile_hotwords: Callable[[Any, float | None], Hotwords],
+        frame_s: float,
         lattice: bool = False,
         rescorer: Rescorer | None = None,
     ) -> None:
@@ -147,6 +149,8 @@ class Stream:
         self._native = engine.create_stream(lattice=lattice or rescorer is not None)
         self._grammar = grammar
         self._compile_hotwords = compile_hotwords
+        self._frame_s = frame_s
+        self._lists: dict[int, Hotwords] = {}  # by serial: this utterance's, and the next one's
         self._rescorer = rescorer
         self._rescored: tuple[int, Transcript] | None = None  # and how many frames it rests on
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
@@ -285,7 +289,34 @@ class Stream:
         """
         compiled = None if hotwords is None else self._compile_hotwords(hotwords, score)
         self._native.set_hotwords(None if compiled is None else compiled.native)
+        self._attend(compiled)
         return compiled
+
+    def _attend(self, hotwords: Hotwords | None) -> None:
+        attended = None if hotwords is None else hotwords.attended
+        self._native.set_phrases(attended)
+        if hotwords is not None and attended is not None:
+            self._lists[attended.serial] = hotwords
+            for serial in sorted(self._lists)[:-2]:
+                del self._lists[serial]
+
+    def attention(self, *, most: int = 24) -> AttentionMap | None:
+        """Which hotwords the frames decoded so far attended to.
+
+        Args:
+            most: Phrases to tell of: those that were looked at most.
+
+        Returns:
+            Weights by phrase and frame; None for a stream that does not keep them (see
+            `Recognizer.create_stream`), a model without trained biasing, and without hotwords.
+        """
+        found = self._native.attention()
+        if found is None:
+            return None
+        hotwords = self._lists[found["phrases"].serial]
+        return attention_map(
+            found, [h.phrase for h in hotwords.phrases], frame_s=self._frame_s, most=most
+        )
 
     @property
     def duration_s(self) -> float:
@@ -324,6 +355,7 @@ class Recognizer:
         command_config: How commands are searched for and when one is believed.
         hotwords: Phrases that all streams are to hear more readily, see `create_stream`.
         hotwords_score: Nats a piece of phrases without a score of their own.
+        attention_weight: What the attention to hotwords counts, of a model with trained biasing.
         language_model: What free speech is likely to be, from `open_language_model`; None takes the
             one that the model carries, if any.
         language_model_config: How much it counts; None takes what its file recommends.
@@ -343,6 +375,7 @@ class Recognizer:
         command_config: CommandConfig | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
+        attention_weight: float = 1.0,
         language_model: tuple[_native.Ngram, LanguageModelConfig] | None = None,
         language_model_config: LanguageModelConfig | None = None,
         rescorer: Rescorer | None = None,
@@ -356,6 +389,7 @@ class Recognizer:
             language_model_config = found[1] if found else LanguageModelConfig(weight=0)
         self.language_model_config = language_model_config
         self._hotwords_score = hotwords_score
+        self._attention_weight = attention_weight
         self._compiler: HotwordCompiler | None = None
         self.hotwords = None if hotwords is None else self.compile_hotwords(hotwords)
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
@@ -401,6 +435,7 @@ class Recognizer:
         pronunciations: str | Path | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
+        attention_weight: float = 1.0,
         lm: str | Path | None = None,
         lm_weight: float | None = None,
         internal_lm_weight: float | None = None,
@@ -429,6 +464,8 @@ class Recognizer:
                 a mapping to scores; see `create_stream`.
             hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
                 `decode.biasing.DEFAULT_SCORE`. 0 changes nothing, above 4 other words suffer.
+            attention_weight: What the attention to hotwords counts, 0..10, of a model with trained
+                biasing: 1 as it was trained, 0 not at all. Other models have none.
             lm: Language model of free speech, a file from `earshot lm`; None takes the one that the
                 model carries, if any.
             lm_weight: How much it counts, 0..10; 0 leaves it out. None takes what its file
@@ -498,6 +535,7 @@ class Recognizer:
                 ),
                 "hotwords": hotwords,
                 "hotwords_score": hotwords_score,
+                "attention_weight": attention_weight,
                 "language_model": found,
                 "language_model_config": replace(base, **given),
             }
@@ -549,6 +587,11 @@ class Recognizer:
         """The phones that the model hears for commands; none if it goes by pieces only."""
         return tuple(self._model.phones)
 
+    @property
+    def attends(self) -> bool:
+        """Whether the model has trained biasing: its network attends to hotwords, too."""
+        return "bias" in self._model.graph_names
+
     def compile_hotwords(self, hotwords: HotwordSource, *, score: float | None = None) -> Hotwords:
         """Make phrases ready once for many streams.
 
@@ -569,7 +612,9 @@ class Recognizer:
         if self._compiler is None:
             self._compiler = HotwordCompiler(self._model)
         return self._compiler.compile(
-            hotwords, default_score=self._hotwords_score if score is None else score
+            hotwords,
+            default_score=self._hotwords_score if score is None else score,
+            attention_weight=self._attention_weight,
         )
 
     def create_stream(
@@ -578,6 +623,7 @@ class Recognizer:
         lattice: bool = False,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
+        keep_attention: bool = False,
     ) -> Stream:
         """A new stream, independent of all others.
 
@@ -588,6 +634,7 @@ class Recognizer:
                 sherpa-onnx defines it, a list of phrases or of pairs with scores, a mapping to
                 scores, or what `compile_hotwords` made. None keeps the recogniser's.
             hotwords_score: Nats a piece of phrases without a score of their own.
+            keep_attention: Remember what frames attend to, for `Stream.attention`.
 
         Returns:
             The stream.
@@ -600,11 +647,16 @@ class Recognizer:
             self._engine,
             self._grammar,
             compile_hotwords=lambda source, score: self.compile_hotwords(source, score=score),
+            frame_s=self._model.frame_ms / 1000,
             lattice=lattice,
             rescorer=self._rescorer,
         )
+        if keep_attention:
+            stream._native.keep_attention(True)
         if hotwords is not None:
             stream.set_hotwords(hotwords, score=hotwords_score)
+        else:
+            stream._attend(self.hotwords)
         return stream
 
     @property

@@ -31,6 +31,7 @@ from earshot.core.errors import ManifestError
 from earshot.data.pronunciation import Lexicon
 from earshot.data.spoken import spoken_form
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
+from earshot.train.phrase_text import phrase_in
 from earshot.train.recipe import Recipe, SourceConfig
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class Batch:
 
     features (B, T, num_bins) log-mel, padded by repeating the last frame; feature_lengths (B,);
     labels (B, U) int64 padded with 0; label_lengths (B,); phones (B, P) int64 padded with 0;
-    phone_lengths (B,); texts and kinds, B each.
+    phone_lengths (B,); texts and kinds, B each; phrases: what each clip is about, None where that
+    is not known, for lists to train biasing with.
     """
 
     features: Tensor
@@ -72,6 +74,7 @@ class Batch:
     phone_lengths: Tensor
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
+    phrases: tuple[str | None, ...] = ()
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device` (the signature is torch's own)."""
@@ -86,7 +89,7 @@ class Batch:
                 "phone_lengths",
             )
         }
-        return Batch(**moved, texts=self.texts, kinds=self.kinds)
+        return Batch(**moved, texts=self.texts, kinds=self.kinds, phrases=self.phrases)
 
 
 class Mixture:
@@ -223,7 +226,17 @@ class TrainingClips(Dataset[Batch]):
             labels = self._tokenizer.encode(text)
             # A frame of 40 ms emits one piece at most: faster speech cannot be learnt.
             if len(labels) <= 0.8 * len(features) / self._stack:
-                clips.append(_Clip(features, labels, self._phones(text, rng), text, kind_of(cut)))
+                template = str((cut.supervisions[0].custom or {}).get("template", ""))
+                clips.append(
+                    _Clip(
+                        features,
+                        labels,
+                        self._phones(text, rng),
+                        text,
+                        kind_of(cut),
+                        phrase_in(text, template),
+                    )
+                )
         if not clips:  # every device must get a batch: one second of near silence will do
             floor = rng.standard_normal(16000, dtype=np.float32) * np.float32(1e-4)
             clips.append(_Clip(_native.fbank(floor, self._num_bins), [], [], "", "noise"))
@@ -254,6 +267,7 @@ class _Clip:
     phones: list[int]
     text: str
     kind: str
+    phrase: str | None = None
 
 
 def _collate(clips: list[_Clip], num_bins: int) -> Batch:
@@ -275,6 +289,7 @@ def _collate(clips: list[_Clip], num_bins: int) -> Batch:
         phone_lengths=phone_lengths,
         texts=tuple(clip.text for clip in clips),
         kinds=tuple(clip.kind for clip in clips),
+        phrases=tuple(clip.phrase for clip in clips),
     )
 
 

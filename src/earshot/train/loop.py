@@ -11,6 +11,7 @@ import ctypes
 import logging
 import math
 import platform
+import random
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -32,9 +33,13 @@ from lightning.pytorch.loggers import CSVLogger
 from earshot.compress.export import read_transducer
 from earshot.compress.methods import compression_callbacks
 from earshot.data.scoring import WordCounts, count_words
+from earshot.models.biasing import PhraseBatch
 from earshot.models.transducer import Transducer, TransducerConfig
 from earshot.train.batches import Batch, Progress, training_loader, validation_loader
+from earshot.train.phrase_text import rare_words
+from earshot.train.phrases import PhraseSampler, PieceEncoder
 from earshot.train.recipe import Recipe, TrainConfig
+from earshot.train.text import load_texts
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +59,8 @@ class TrainingModule(lightning.LightningModule):
         self._train_config = train
         self._tokenizer = tokenizer
         self._progress = progress
+        self.phrases: PhraseSampler | None = None  # of a network with biasing
+        self._phrase_rng = random.Random(train.seed)
         self.extra_losses: list[Callable[[Batch], torch.Tensor]] = []  # of `earshot.compress`
         self._audio_s = 0.0
         self._counts: defaultdict[str, WordCounts] = defaultdict(WordCounts)
@@ -95,6 +102,7 @@ class TrainingModule(lightning.LightningModule):
             phones=batch.phones,
             phone_lengths=batch.phone_lengths,
             with_transducer=index % self._train_config.transducer_every == 0,
+            phrases=self._phrases_of(batch),
         )
         self._audio_s += float(batch.feature_lengths.sum()) / 100
         self.log_dict(
@@ -102,6 +110,7 @@ class TrainingModule(lightning.LightningModule):
                 "loss": losses.transducer,
                 "ctc": losses.ctc,
                 "phones": losses.phones,
+                "guide": losses.guide,
                 "lr": rate,
                 "hours": self._audio_s / 3600,
                 "done": self._progress.get(),
@@ -112,6 +121,15 @@ class TrainingModule(lightning.LightningModule):
         for extra in self.extra_losses:
             total = total + extra(batch)
         return total
+
+    def _phrases_of(self, batch: Batch) -> PhraseBatch | None:
+        """A list for the batch, where the network has biasing."""
+        if self.phrases is None:
+            return None
+        phrases = batch.phrases or (None,) * len(batch.texts)
+        drawn, _ = self.phrases.draw(batch.texts, phrases, self._progress.get(), self._phrase_rng)
+        device = batch.labels.device
+        return PhraseBatch(drawn.windows.to(device), drawn.label_entries.to(device))
 
     def on_after_backward(self) -> None:
         """Drop gradients that are not finite; all devices see the same sum, so all drop it."""
@@ -239,6 +257,8 @@ def train(
     if config.start_from:  # brings its own statistics: they never change once trained with
         start = read_transducer(Path(config.start_from), recipe.model)
         module.transducer.load_state_dict(start.state_dict())
+    if recipe.model.bias.query != "none":
+        module.phrases = phrase_sampler(recipe, folder, tokenizer)
     last = folder / "checkpoints" / "last.ckpt"
     resumed = resume and last.exists()
     if not resumed:  # a later resume must not find an older run's checkpoint
@@ -302,6 +322,14 @@ def train(
         raise
     trainer.save_checkpoint(last)
     return last
+
+
+def phrase_sampler(recipe: Recipe, folder: Path, tokenizer: PieceEncoder) -> PhraseSampler:
+    """Draws lists for training from the texts of an experiment folder."""
+    texts = [item.text for item in load_texts(folder / "text" / "train.jsonl")]
+    known = {word for text in texts for word in text.split()}
+    trained, _ = rare_words(known, held_out=recipe.phrases.held_out_words)
+    return PhraseSampler(tokenizer, recipe.model.bias, recipe.lists, rare=trained, texts=texts)
 
 
 # Of glibc's <malloc.h>, with what they are set to.

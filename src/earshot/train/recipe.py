@@ -24,6 +24,8 @@ from earshot.train.language_text import LanguageTextConfig
 from earshot.train.librispeech import LibriSpeechConfig
 from earshot.train.mitigate_config import MitigateConfig
 from earshot.train.noise import NoiseConfig
+from earshot.train.phrase_text import PhraseTextConfig
+from earshot.train.phrases import ListConfig
 from earshot.train.rescoring_weights import WeightsConfig
 from earshot.train.rooms import RoomsConfig
 from earshot.train.synthesis import SynthesisConfig
@@ -145,6 +147,7 @@ class TrainConfig:
     validation_clips: int = 150
     seed: int = 1
     start_from: str = ""  # a `.ear` file whose network and word pieces to train further
+    trained: Literal["all", "bias"] = "all"  # `bias`: all but the biasing networks stays as it is
 
     def __post_init__(self) -> None:
         for name in (
@@ -164,6 +167,23 @@ class TrainConfig:
                 f"train.transducer_every is {self.transducer_every} on {self.devices} devices of "
                 f"{self.nodes} nodes; more than one device trains all parts in every batch. Set "
                 "it to 1."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """Biasing on a frozen recogniser, for `train.trained` = `bias`."""
+
+    clips: int = 8000  # whose frames are computed before training
+    clean_share: float = 0.4  # of them, not augmented
+    one_path_until: float = 0.8  # share of the run in which only the likeliest alignment counts
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or not 0 <= self.clean_share <= 1 or not 0 <= self.one_path_until <= 1:
+            raise ConfigError(
+                f"adapter: clips is {self.clips}, clean_share {self.clean_share} and "
+                f"one_path_until {self.one_path_until}; clips must be above 0, the others between "
+                "0 and 1. Change one."
             )
 
 
@@ -229,6 +249,9 @@ class Recipe:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
+    phrases: PhraseTextConfig = field(default_factory=PhraseTextConfig)
+    lists: ListConfig = field(default_factory=ListConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     compress: CompressConfig = field(default_factory=CompressConfig)
     mitigate: MitigateConfig = field(default_factory=MitigateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
@@ -259,6 +282,14 @@ class Recipe:
             raise ConfigError(
                 "compress: keep_mask or changed_blocks is set and train.start_from is empty; what "
                 "is kept must come from a model file. Name one in train.start_from."
+            )
+        if self.train.trained == "bias" and (
+            not self.train.start_from or self.model.bias.query == "none"
+        ):
+            raise ConfigError(
+                f"train.trained is 'bias', train.start_from '{self.train.start_from}' and "
+                f"model.bias.query '{self.model.bias.query}'; an adapter needs a recogniser and a "
+                "query. Name a model file in train.start_from, and set model.bias.query."
             )
         if not self.sources:
             raise ConfigError("sources: is empty; at least one source must be named. Add one.")

@@ -23,7 +23,18 @@ from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
-from earshot.train import command_text, corpora, librispeech, loop, noise, rooms, synthesis, text
+from earshot.train import (
+    biasing,
+    command_text,
+    corpora,
+    librispeech,
+    loop,
+    noise,
+    phrase_text,
+    rooms,
+    synthesis,
+    text,
+)
 from earshot.train.batches import load_audio, read_sources
 from earshot.train.pieces import load_tokenizer, train_pieces
 from earshot.train.recipe import Recipe
@@ -38,6 +49,7 @@ STAGES = (
     "synthesis",
     "tokenizer",
     "statistics",
+    "frozen",
     "train",
     "export",
     "endpoint",
@@ -97,6 +109,15 @@ def run(
         "export": lambda: export(recipe),
         "endpoint": lambda: _give_endpoint_head(recipe, folder, partial(progress, "endpoint")),
     }
+    if recipe.train.trained == "bias":
+        shown = (lambda *_: None) if training_bar else partial(progress, "train")
+        steps |= {
+            "frozen": lambda: biasing.freeze(recipe, folder, progress=partial(progress, "frozen")),
+            "train": lambda: biasing.train(
+                recipe, folder, biasing.freeze(recipe, folder), resume=resume, progress=shown
+            ),
+            "export": lambda: biasing.export(recipe, folder, folder / "checkpoints" / "bias.ckpt"),
+        }
     if not recipe.data.prepared:
         steps |= _preparing(recipe, folder, recordings, progress)
     for stage in STAGES:
@@ -223,29 +244,50 @@ def _prepare_text(recipe: Recipe, folder: Path, recordings: Path) -> None:
     text.prepare(folder, seed=seed, config=recipe.text, root=recordings)
     if recipe.commands.files:
         command_text.prepare(folder, seed=seed, config=recipe.commands)
+    if recipe.phrases.hours:
+        phrase_text.prepare(folder, seed=seed, config=recipe.phrases)
 
 
 def _prepare_synthesis(
     recipe: Recipe, folder: Path, *, progress: Callable[[float, float], None]
 ) -> None:
-    """General speech, and before it that of the user's commands where there are any."""
+    """General speech, and before it that of the user's commands and of names, if there are any."""
     seed, general = recipe.train.seed, recipe.synthesis
-    commands_hours = recipe.commands.hours if recipe.commands.files else 0.0
-    total = commands_hours + general.hours
-    if commands_hours:
+    special = {
+        "commands": recipe.commands.hours if recipe.commands.files else 0.0,
+        "phrases": recipe.phrases.hours,
+    }
+    total = sum(special.values()) + general.hours
+    before = 0.0
+    for source, hours in special.items():
+        if not hours:
+            continue
         synthesis.prepare(
             folder,
             seed=seed,
-            config=replace(general, hours=commands_hours),
-            source="commands",
-            progress=lambda done, _: progress(min(done, commands_hours), total),
+            config=replace(general, hours=hours),
+            source=source,
+            progress=partial(_report_part, progress, before, hours, total),
         )
+        before += hours
     synthesis.prepare(
         folder,
         seed=seed,
         config=general,
-        progress=lambda done, _: progress(commands_hours + done, total),
+        progress=partial(_report_part, progress, before, general.hours, total),
     )
+
+
+def _report_part(
+    progress: Callable[[float, float], None],
+    before: float,
+    most: float,
+    total: float,
+    done: float,
+    _: float,
+) -> None:
+    """Progress of one of several parts."""
+    progress(before + min(done, most), total)
 
 
 def _prepare_tokenizer(recipe: Recipe, folder: Path) -> None:
