@@ -781,8 +781,12 @@ def _heard(
     Yields:
         The one stream, again and again, and once more when the input is finished.
     """
-    asked: dict[str, Any] = {"lattice": lattice, "keep_attention": keep_attention}
-    stream = recognizer.create_stream(**{name: True for name in asked if asked[name]})
+    wanted: dict[str, Any] = {}  # what was not asked for is not named
+    if lattice:
+        wanted["lattice"] = True
+    if keep_attention:
+        wanted["keep_attention"] = True
+    stream = recognizer.create_stream(**wanted)
     with _opened(job.source) as audio:
         rate = audio.sample_rate_hz
         total_s = job.duration_s or max(0.0, (audio.duration_s or 0.0) - job.offset_s)
