@@ -75,9 +75,14 @@ PATIENCE = {
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[None]:
+    from ray.serve._private import api
+
     before = {name: os.environ.get(name) for name in PATIENCE}
     os.environ.update(PATIENCE)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        # What `serve.start` waits for proxies; there is no setting for it.
+        patch.setattr(api, "HTTP_PROXY_TIMEOUT", 300, raising=False)
+        yield
     for name, value in before.items():
         if value is None:
             del os.environ[name]
