@@ -146,7 +146,7 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
       score = Sane(score + log_prob);
     }
     SearchScratch::Candidate candidate{score, score, recording ? 0 : paths[p].prior.total(), p, -1, log_prob, true};
-    if (recording) candidate.state = HashOf(paths[p].prior);
+    if (recording && state->prior != nullptr) candidate.state = HashOf(paths[p].prior);
     candidates.push_back(candidate);
   }
   if (num_rows == 0) return 0;

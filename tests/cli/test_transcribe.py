@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 from typer.testing import Result
+
+from earshot.session.recognizer import Recognizer
 
 Earshot = Callable[..., Result]
 Speech = Callable[..., Path]
@@ -72,7 +75,11 @@ def test_settings_reach_the_recogniser(
     options = ("--model", model, "--method", "modified_beam_search", "--max-active-paths", 8)
     earshot("transcribe", speech("a.wav"), *options)
     settings = {"path": model, "method": "modified_beam_search", "max_active_paths": 8}
-    assert vars(loaded[0]) == {"settings": settings}
+    passed = vars(loaded[0])["settings"]
+    assert {name: passed[name] for name in settings} == settings
+    usual = inspect.signature(Recognizer.load).parameters
+    for name in passed.keys() - settings.keys():
+        assert passed[name] == usual[name].default, name
 
 
 def test_captions_and_ctm(earshot: Earshot, speech: Speech) -> None:
