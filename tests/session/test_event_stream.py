@@ -438,8 +438,7 @@ def test_an_unfinished_command_is_waited_for(house):
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"hotwords": ["earshot"]}, "hotwords: not available in this version. Leave them out."),
-        ({"lattice": True}, "lattice: not available in this version. Leave it out."),
+        ({"nbest": 65}, "nbest is 65; it must lie in 1..64."),
         ({"nbest": 0}, "nbest is 0; it must lie in 1..64."),
     ],
 )

@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
@@ -44,9 +44,11 @@ from earshot.decode.endpoint import (
     is_numeric,
     sentence_of,
 )
-from earshot.decode.result import to_transcript
+from earshot.decode.result import to_lattice, to_transcript
 
 if TYPE_CHECKING:
+    from earshot.decode.biasing import Hotwords
+    from earshot.session.recognizer import HotwordSource
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.graph import CommandGraph
 
@@ -152,6 +154,8 @@ class EventStream:
     _grammar: tuple[CommandGraph, CommandConfig] | None
     config: EndpointConfig
     _nbest: int = 1
+    _lattice: bool = False
+    _compile_hotwords: Callable[[Any], Hotwords] | None = None
     # Told of every frame of an utterance: its number, the time, the evidence, the free words.
     observer: Callable[[int, float, Evidence, str], None] | None = field(init=False, default=None)
     _stream: _native.Stream = field(init=False)
@@ -171,8 +175,22 @@ class EventStream:
     _heard_endpoint: bool = field(init=False, default=False)  # the model has the head
 
     def __post_init__(self) -> None:
-        self._stream = self._engine.create_stream()
+        self._stream = self._engine.create_stream(lattice=self._lattice)
         self._signal = SpeechSignal(self.config)
+
+    def set_hotwords(self, hotwords: HotwordSource | None) -> None:
+        """Replace the hotwords, from the next utterance on.
+
+        Args:
+            hotwords: As for `Recognizer.create_stream`; None or an empty list listens for none.
+
+        Raises:
+            HotwordsError: The list cannot be used; it names every problem at once.
+        """
+        assert self._compile_hotwords is not None  # the recogniser gives it
+        compiled = self._compile_hotwords(hotwords) if hotwords else None
+        self._stream.set_hotwords(None if compiled is None else compiled.native)
+        self._stream.set_phrases(None if compiled is None else compiled.attended)
 
     def accept_waveform(self, sample_rate_hz: int, samples: npt.ArrayLike) -> None:
         """Take more audio; nothing is searched yet.
@@ -524,9 +542,11 @@ class EventStream:
         assert said.name is not None
         reading = self._read(said)
         open_speculation = said.speculation
-        nbest = None
+        nbest = lattice = None
         if self._nbest > 1:
             nbest = _alternatives(self._stream.alternatives(), self._nbest)
+        if self._lattice:
+            lattice = self._serialised_lattice()
         events.append(
             Final(
                 utterance=said.name,
@@ -542,9 +562,18 @@ class EventStream:
                 end_s=self._end_s(said, reading, now_s),
                 reason=reason,
                 nbest=nbest,
+                lattice=lattice,
             )
         )
         self._sleep()
+
+    def _serialised_lattice(self) -> bytes:
+        """The free words of the utterance; its frames count from where the search woke."""
+        from earshot.decode.lattice_wire import encode_lattice  # who asks for none does not wait
+
+        recorded = self._stream.lattice()
+        assert recorded is not None
+        return encode_lattice(to_lattice(recorded))
 
     def _sleep(self) -> None:
         """The text starts clean, and the acoustic state too unless it is to be kept."""

@@ -669,7 +669,7 @@ class Recognizer:
         *,
         endpoint: EndpointConfig | None = None,
         max_utterance_s: float | None = None,
-        hotwords: Sequence[object] = (),
+        hotwords: HotwordSource | None = None,
         nbest: int = 1,
         lattice: bool = False,
     ) -> EventStream:
@@ -679,29 +679,40 @@ class Recognizer:
             endpoint: When utterances begin and end; None takes the model's own settings, or the
                 defaults of `EndpointConfig` where it has none.
             max_utterance_s: Greatest length of an utterance, seconds >= 0.04; None leaves it.
-            hotwords: Phrases to expect.
+            hotwords: Phrases to hear more readily, as for `create_stream`; None keeps the
+                recogniser's. `EventStream.set_hotwords` replaces them.
             nbest: Texts that a final lists, 1..64; 1 leaves the list out.
-            lattice: Whether finals carry their word lattice.
+            lattice: Whether finals carry their word lattice, serialised as
+                `decode.lattice_wire` says. The search then goes by `lattice_paths`.
 
         Returns:
             The stream, independent of all others.
 
         Raises:
-            ConfigError: A value is out of its range, or asks for what this version cannot do.
+            ConfigError: A value is out of its range.
+            HotwordsError: The hotwords cannot be used; it names every problem at once.
             ModelFileError: The model's own settings cannot be used.
         """
         from earshot.session.event_stream import EventStream
 
-        if hotwords:
-            raise ConfigError("hotwords: not available in this version. Leave them out.")
-        if lattice:
-            raise ConfigError("lattice: not available in this version. Leave it out.")
         if not 1 <= nbest <= 64:
             raise ConfigError(f"nbest is {nbest}; it must lie in 1..64.")
         config = endpoint or self.endpoint_config()
         if max_utterance_s is not None:
             config = config.with_max_utterance_s(max_utterance_s)
-        return EventStream(self._engine, self._grammar, config, nbest)
+        stream = EventStream(
+            self._engine,
+            self._grammar,
+            config,
+            nbest,
+            lattice,
+            lambda source: self.compile_hotwords(source),
+        )
+        if hotwords:
+            stream.set_hotwords(hotwords)
+        elif self.hotwords is not None:
+            stream.set_hotwords(self.hotwords)
+        return stream
 
     def endpoint_config(self) -> EndpointConfig:
         """When utterances begin and end by default: as the model was tuned, where it was.
