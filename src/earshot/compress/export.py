@@ -337,10 +337,15 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
     file = ModelFile(path)
     model = Transducer(config)
     graphs, tensors = model.graphs()
-    shapes = {info.name: info.shape for info in file.tensors}
+    # What stands beside the network: it is made anew from the network, or has nothing of it.
+    shapes = {
+        info.name: info.shape
+        for info in file.tensors
+        if info.name.partition(".")[0] not in ("tokenizer", "endpoint", "lm")
+    }
     wanted = {name: tuple(tensor.value.shape) for name, tensor in tensors.items()}
-    shapes.pop("tokenizer", None)
     there = cast("dict[str, Any]", file.header["graphs"])
+    there = {name: graph for name, graph in there.items() if name != "endpoint"}
     for missing in {"phones", *_BIAS_GRAPHS} - there.keys():
         # An older model: what it lacks is trained from nothing.
         graphs.pop(missing, None)
@@ -350,7 +355,7 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
         for node, stored in zip(graphs[name]["nodes"], there[name]["nodes"], strict=False):
             if "precision" in stored:
                 node["precision"] = stored["precision"]
-    if file.header["graphs"] != graphs or shapes != wanted:
+    if there != graphs or shapes != wanted:
         raise ConfigError(
             f"{path}: holds a network of another shape than the recipe's [model]. Use the recipe "
             "it was trained with, or train from nothing."

@@ -21,6 +21,7 @@ from earshot.compress.export import export_transducer
 from earshot.compress.methods import export_grids
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
+from earshot.decode.language_model import embed
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
 from earshot.train import (
@@ -213,6 +214,9 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
             "audio_hours_seen": f"{state['audio_s'] / 3600:.0f}",
         },
     )
+    start = recipe.train.start_from
+    if start and "lm" in ModelFile(Path(start)).header:  # of the same pieces
+        embed(path, Path(start), path)
     logger.info("wrote %s, %d bytes", path, path.stat().st_size)
     return path
 
