@@ -18,6 +18,8 @@ from earshot.session.recognizer import Recognizer
 Earshot = Callable[..., Result]
 Speech = Callable[..., Path]
 
+USUAL = inspect.signature(Recognizer.load).parameters  # before `loaded` takes its place
+
 pytestmark = pytest.mark.usefixtures("loaded")
 
 
@@ -77,9 +79,8 @@ def test_settings_reach_the_recogniser(
     settings = {"path": model, "method": "modified_beam_search", "max_active_paths": 8}
     passed = vars(loaded[0])["settings"]
     assert {name: passed[name] for name in settings} == settings
-    usual = inspect.signature(Recognizer.load).parameters
     for name in passed.keys() - settings.keys():
-        assert passed[name] == usual[name].default, name
+        assert passed[name] == USUAL[name].default, name
 
 
 def test_captions_and_ctm(earshot: Earshot, speech: Speech) -> None:

@@ -449,10 +449,9 @@ def loaded(
     """
     from earshot.session.recognizer import Recognizer
 
-    # What it would say of each phrase is said below, once.
-    logging.getLogger("earshot.decode.biasing").disabled = True
     if not commands:
-        recognizer = Recognizer.load(model, **search)
+        with _silent_biasing():
+            recognizer = Recognizer.load(model, **search)
         if search.get("hotwords") is not None:
             _say_hotwords(recognizer)
         return recognizer
@@ -460,13 +459,14 @@ def loaded(
 
     started = time.perf_counter()
     templates = load_commands(commands)
-    recognizer = Recognizer.load(
-        model,
-        commands=templates,
-        command_threshold=command_threshold,
-        pronunciations=pronunciations,
-        **search,
-    )
+    with _silent_biasing():
+        recognizer = Recognizer.load(
+            model,
+            commands=templates,
+            command_threshold=command_threshold,
+            pronunciations=pronunciations,
+            **search,
+        )
     if pronunciations is not None and not recognizer.phones:
         note(f"warning: {recognizer.name} hears no phones; --pronunciations changes nothing")
     seconds = time.perf_counter() - started
@@ -476,6 +476,17 @@ def loaded(
     if search.get("hotwords") is not None:
         _say_hotwords(recognizer)
     return recognizer
+
+
+@contextmanager
+def _silent_biasing() -> Iterator[None]:
+    """What the library would log of each hotword is said by `_say_hotwords`, once."""
+    logger = logging.getLogger("earshot.decode.biasing")
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def _say_hotwords(recognizer: Recognizer) -> None:

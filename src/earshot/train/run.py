@@ -108,7 +108,7 @@ def run(
             progress=None if training_bar else partial(progress, "train"),
         ),
         "export": lambda: export(recipe),
-        "endpoint": lambda: _give_endpoint_head(recipe, folder, partial(progress, "endpoint")),
+        "endpoint": lambda: _give_endpoint_head(recipe, material, partial(progress, "endpoint")),
     }
     if recipe.train.trained == "bias":
         shown = (lambda *_: None) if training_bar else partial(progress, "train")
@@ -222,17 +222,17 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
 
 
 def _give_endpoint_head(
-    recipe: Recipe, folder: Path, progress: Callable[[float, float], None]
+    recipe: Recipe, material: Path, progress: Callable[[float, float], None]
 ) -> None:
     if recipe.endpoint.clips == 0:
         return
     from earshot.train.endpoint import train_endpoint
 
-    path = folder / recipe.export.output
+    path = Path(recipe.folder) / recipe.export.output
     train_endpoint(
         path,
         path,
-        folder=folder,
+        folder=material,
         config=recipe.endpoint,
         seed=recipe.train.seed,
         progress=progress,
