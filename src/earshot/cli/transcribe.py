@@ -596,7 +596,7 @@ def _heard(
     Yields:
         The one stream, again and again, and once more when the input is finished.
     """
-    kept = {"keep_attention": True} if keep_attention else {}
+    kept: dict[str, Any] = {"keep_attention": True} if keep_attention else {}
     stream = recognizer.create_stream(**kept)
     with _opened(job.source) as audio:
         rate = audio.sample_rate_hz
