@@ -161,7 +161,7 @@ def _freeze_clips(
     clips: list[FrozenClip] = []
     for first in range(0, len(cuts), _STREAMS):
         part = cuts[first : first + _STREAMS]
-        features = []
+        features: list[Any] = []
         for cut in part:
             samples = load_audio(cut)
             if augmenter is not None:
