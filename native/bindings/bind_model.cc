@@ -505,11 +505,11 @@ nb::object Column(std::vector<T>&& values) {
   return nb::cast(nb::ndarray<nb::numpy, T>(kept->data(), 1, &size, owner));
 }
 
-nb::object Lattice(const PyStream& self) {
+nb::object Lattice(const PyStream& self, bool ended) {
   if (!self.stream().HasLattice()) return nb::none();
   const auto read = [&] {
     const nb::gil_scoped_release release;
-    return self.stream().Lattice();
+    return self.stream().Lattice(ended);
   };
   earshot::LatticeArcs arcs = read();
   nb::list words;
@@ -589,13 +589,13 @@ nb::object Attention(const PyStream& self) {
   return out;
 }
 
-nb::dict Result(const PyStream& self) {
+nb::dict Result(const PyStream& self, bool ended) {
   const auto read = [&] {
     const nb::gil_scoped_release release;
-    return self.stream().Result();
+    return self.stream().Result(ended);
   };
   const earshot::Transcript transcript = read();
-  const earshot::PriorState prior = self.stream().PriorScore();
+  const earshot::PriorState prior = self.stream().PriorScore(ended);
   const std::vector<std::string>& names = self.stream().recognizer().model().pieces();
   nb::list pieces;
   for (const int32_t token : transcript.path.tokens) pieces.append(Text(names[static_cast<size_t>(token)]));
@@ -636,10 +636,10 @@ nb::list Candidates(const PyStream& self) {
   return out;
 }
 
-nb::list Alternatives(const PyStream& self) {
+nb::list Alternatives(const PyStream& self, bool ended) {
   const auto read = [&] {
     const nb::gil_scoped_release release;
-    return self.stream().Alternatives();
+    return self.stream().Alternatives(ended);
   };
   nb::list out;
   for (const earshot::Stream::Alternative& alternative : read()) {
@@ -819,16 +819,16 @@ void bind_model(nb::module_& m) {
         return self.stream().RestartEncoder(from_held);
       }, nb::kw_only(), "from_held"_a)
       .def("grammar_end", &GrammarEnd)
-      .def("alternatives", &Alternatives)
+      .def("alternatives", &Alternatives, nb::kw_only(), "ended"_a = false)
       .def("set_phrases", [](PyStream& self, const PyPhraseList* phrases) {
         self.stream().SetPhrases(phrases != nullptr ? phrases->shared() : nullptr);
       }, "phrases"_a.none())
       .def("keep_attention", [](PyStream& self, bool keep) { self.stream().KeepAttention(keep); }, "keep"_a)
       .def("attention", &Attention)
-      .def("result", &Result)
+      .def("result", &Result, nb::kw_only(), "ended"_a = false)
       .def("candidates", &Candidates)
       .def("command_result", &CommandResult)
-      .def("lattice", &Lattice);
+      .def("lattice", &Lattice, nb::kw_only(), "ended"_a = false);
 
   nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")
       .def(nb::init<const IndexArray&, const ByteArray&, const IndexArray&, const IndexArray&, const WeightArray&, const ByteArray&,

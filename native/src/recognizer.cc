@@ -153,41 +153,48 @@ bool Stream::IsReady() const {
   return Ready();
 }
 
-Transcript Stream::Result() const {
+Transcript Stream::Result(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   double score = 0;
   PriorState prior;
-  TokenPath path = recognizer_->search_.Best(search_, flushed_, &score, &prior);
+  TokenPath path = recognizer_->search_.Best(search_, flushed_ || ended, &score, &prior);
   Transcript out = MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, score);
   out.settled_words = WholeWords(search_.settled.tokens, *recognizer_->model_);
   return out;
 }
 
-std::vector<Stream::Alternative> Stream::Alternatives() const {
+std::vector<Stream::Alternative> Stream::Alternatives(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::pair<double, const Hypothesis*>> ranked;
+  for (const Hypothesis& path : search_.paths) {
+    const bool whole = (ended || flushed_) && search_.prior != nullptr;
+    const double prior = whole ? search_.prior->End(path.prior).total() : path.prior.total();
+    ranked.emplace_back(search_.Acoustic(path) + prior, &path);
+  }
+  std::stable_sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   std::vector<Alternative> out;
   double total = 0;
-  for (const Hypothesis& hypothesis : search_.paths) {
+  for (const auto& [rank, hypothesis] : ranked) {
     TokenPath path = search_.settled;
-    search_.tree.Append(hypothesis.history, &path);
-    const double share = std::exp(search_.Rank(hypothesis) - search_.Rank(search_.paths.front()));
+    search_.tree.Append(hypothesis->history, &path);
+    const double share = std::exp(rank - ranked.front().first);
     total += share;
-    out.push_back({MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, hypothesis.score).text, share});
+    out.push_back({MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, rank).text, share});
   }
   for (Alternative& alternative : out) alternative.probability /= total;
   return out;
 }
 
-LatticeArcs Stream::Lattice() const {
+LatticeArcs Stream::Lattice(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return recognizer_->search_.Lattice(search_, flushed_);
+  return recognizer_->search_.Lattice(search_, flushed_ || ended);
 }
 
-PriorState Stream::PriorScore() const {
+PriorState Stream::PriorScore(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   double score = 0;
   PriorState prior;
-  recognizer_->search_.Best(search_, flushed_, &score, &prior);
+  recognizer_->search_.Best(search_, flushed_ || ended, &score, &prior);
   return prior;
 }
 

@@ -120,17 +120,18 @@ class Stream {
   // True if decoding would make progress.
   bool IsReady() const;
   // What has been decoded so far; also in the middle of a recording.
-  Transcript Result() const;
+  // `ended`: what was said is over, though more audio may come: the language model counts its end.
+  Transcript Result(bool ended = false) const;
   bool HasLattice() const { return search_.lattice != nullptr; }
   // The lattice of what has been decoded so far; it must be recorded.
-  LatticeArcs Lattice() const;
+  LatticeArcs Lattice(bool ended = false) const;
   bool HasGraph() const { return commands_.graph != nullptr || phones_.graph != nullptr; }
   // The texts of the paths that the search holds, best first, with their shares of its probability.
   struct Alternative {
     std::string text;
     double probability = 0;
   };
-  std::vector<Alternative> Alternatives() const;
+  std::vector<Alternative> Alternatives(bool ended = false) const;
   // The same for the sentences of the graph, which there must be.
   CommandResult Commands() const;
   // Whether the sentences of the graph, which there must be, may end here.
@@ -141,7 +142,7 @@ class Stream {
   // Returns how many frames come again.
   size_t RestartEncoder(bool from_held);
   // What the best path is made of beside `Transcript::score`: hotwords and language model.
-  PriorState PriorScore() const;
+  PriorState PriorScore(bool ended = false) const;
   // Every hypothesis of the beam, best first by score and prior together.
   struct Candidate {
     TokenPath path;

@@ -37,6 +37,7 @@ from earshot.decode.ngram import (
 )
 from earshot.modelfile.codecs import encode_f32, encode_u8
 from earshot.modelfile.reader import ModelFile
+from earshot.modelfile.writer import write_with_language_model
 from earshot.modelfile.writer import write_language_model
 from earshot.runtime.session import open_model
 from earshot.session.recognizer import embedded_model_path
@@ -348,7 +349,8 @@ CLIP = Path(__file__).parents[2] / "examples" / "turn-on-the-lights.flac"
 
 
 def test_from_text_into_a_model_and_off_again(tmp_path: Path) -> None:
-    model_path = embedded_model_path()
+    model_path = tmp_path / "bare.ear"  # the embedded one carries a language model
+    write_with_language_model(ModelFile(embedded_model_path()), model_path, lm=None, tensors={})
     model = open_model(model_path)
     made, report = from_text([*SAID, "ж"], model, order=3)
     assert (report.sentences, report.words, report.left_out) == (12, 42, 1)

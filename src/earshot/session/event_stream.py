@@ -445,7 +445,7 @@ class EventStream:
 
     def _read(self, said: _Utterance) -> Reading:
         """What the utterance says as of now."""
-        found = self._stream.result()
+        found = self._stream.result(ended=True)
         said.found = found
         free_text = _text(found)
         understanding: Understanding | None = None
@@ -544,7 +544,7 @@ class EventStream:
         open_speculation = said.speculation
         nbest = lattice = None
         if self._nbest > 1:
-            nbest = _alternatives(self._stream.alternatives(), self._nbest)
+            nbest = _alternatives(self._stream.alternatives(ended=True), self._nbest)
         if self._lattice:
             lattice = self._serialised_lattice()
         events.append(
@@ -571,7 +571,7 @@ class EventStream:
         """The free words of the utterance; its frames count from where the search woke."""
         from earshot.decode.lattice_wire import encode_lattice  # who asks for none does not wait
 
-        recorded = self._stream.lattice()
+        recorded = self._stream.lattice(ended=True)
         assert recorded is not None
         return encode_lattice(to_lattice(recorded))
 
