@@ -37,8 +37,7 @@ from earshot.decode.ngram import (
 )
 from earshot.modelfile.codecs import encode_f32, encode_u8
 from earshot.modelfile.reader import ModelFile
-from earshot.modelfile.writer import write_with_language_model
-from earshot.modelfile.writer import write_language_model
+from earshot.modelfile.writer import write_language_model, write_with_language_model
 from earshot.runtime.session import open_model
 from earshot.session.recognizer import embedded_model_path
 
