@@ -82,7 +82,8 @@ def test_options_reach_the_sweep_and_figures_are_printed(
     assert lines[5].split() == ["worst", "cohort", "60.00", "30.00"]
     assert "Because it is so." in lines
     assert "south.ear: for south" in lines
-    result = earshot("train", "mitigate", report, "-o", output, "--json")
+    result = earshot("train", "mitigate", report, "--json")
+    assert asked[1].output == tmp_path / "r-mended.ear"
     assert json.loads(result.stdout)["start"]["evaluation"]["overall"] == 0.2
 
 

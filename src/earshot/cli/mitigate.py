@@ -22,7 +22,12 @@ _STAGES = {"hear": "hearing the model", "fisher": "importance of weights", "tune
 
 def mitigate(
     report: Annotated[Path, typer.Argument(help="JSON report of `earshot audit run`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model file to make.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The model file to make; default: REPORT-mended.ear beside it."
+        ),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The model that was audited; default: the embedded one.")
     ] = None,
@@ -88,6 +93,7 @@ def mitigate(
     from earshot.core.errors import ConfigError, MissingExtraError
 
     with reported():
+        output = output or report.with_name(f"{report.stem}-mended.ear")
         if not output.parent.is_dir():
             raise ConfigError(f"{output.parent}: no such folder; the model goes there. Make it.")
         for path, option in ((model, "--model"), (general, "--general")):

@@ -23,8 +23,8 @@ class MitigateConfig:
     above: float = 0.0  # mend all with a word error rate above this instead; 0 takes `top`
     plain_steps: tuple[float, ...] = (10, 20, 40, 80)  # fine-tuning without any pull, so long
     average_shares: tuple[float, ...] = (0.25, 0.5, 0.75)  # of the plain model, mixed into the old
-    ewc_strengths: tuple[float, ...] = (0.1, 1, 10, 100, 1000)  # lambda; mean importance is 1
-    l2_strengths: tuple[float, ...] = (0.1, 1, 10, 100, 1000)  # the same, all weights alike
+    ewc_strengths: tuple[float, ...] = (0.01, 0.1, 1, 10, 100)  # lambda; mean importance is 1
+    l2_strengths: tuple[float, ...] = (0.001, 0.01, 0.1, 1, 10)  # the same, all weights alike
     mixed_shares: tuple[float, ...] = (0.25, 0.5, 0.75)  # of the batches, from the cohorts
     oversample_ratios: tuple[float, ...] = (2, 5, 10)  # how often a clip of theirs is drawn
     cohort_steps: tuple[float, ...] = (20, 80)  # training one vector a cohort and nothing else
