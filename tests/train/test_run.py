@@ -127,7 +127,8 @@ def test_a_tiny_recipe_trains_exports_and_goes_on(repository: Path, tmp_path: Pa
 
 @speaks
 def test_what_another_run_prepared_must_be_there(repository: Path, tmp_path: Path) -> None:
-    run = start(repository, tmp_path / "new", [*TINY, f"data.prepared={tmp_path}"])
+    settings = [*TINY, "train.max_steps=4", f"data.prepared={tmp_path}"]
+    run = start(repository, tmp_path / "new", settings)
     output, _ = run.communicate(timeout=400)
     assert run.returncode == 1
     assert "holds no speech to train on" in output
