@@ -300,7 +300,9 @@ def test_the_best_fair_model_is_chosen_by_development_speakers() -> None:
     assert "of 4 models 2 are" in why and "'ewc 1'" in why and "40.00 % instead of 50.00 %" in why
     assert choose(start, [good, better_for_others], tolerance=0.01)[0] is better_for_others
     nothing, why = choose(start, [hurts_others, worse], tolerance=0.01)
-    assert nothing is None and "the start is kept" in why
+    assert nothing is None and "none of them has fewer errors" in why
+    nothing, why = choose(start, [hurts_others, hurts_all], tolerance=0.01)
+    assert nothing is None and why.endswith("(10.00 %): the start is kept")
 
 
 def test_the_front_is_what_nothing_beats() -> None:

@@ -35,7 +35,7 @@ _STYLE = """
 :root{color-scheme:light dark;--ink:#1c1c1c;--soft:#666;--line:#ddd;--paper:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#eee;--soft:#aaa;--line:#444;--paper:#181818}}
 body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;
-max-width:1180px;padding:1rem}
+max-width:1180px;padding:1rem;overflow-wrap:anywhere}
 .panels{display:flex;flex-wrap:wrap;gap:1rem}.panels svg{flex:1 1 340px;max-width:100%;height:auto}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
@@ -76,6 +76,8 @@ def curve_page(report: Mapping[str, Any]) -> str:
 Speakers in the cohorts: {_dealt(speakers["target"])}; others: {_dealt(speakers["rest"])}.
 Seed {report["seed"]}.</p>
 <div class="panels">{panels}</div>
+<p class="soft">Below and left of the cross both are better off than at the start. Filled: no other
+model is at least as good for both and better for one. Ringed: chosen.</p>
 <ul>{legend}</ul>
 <h2>Every model, on the evaluation speakers</h2>
 <p class="soft">Word error rates in percent; mean, highest and variance (of percents) are over

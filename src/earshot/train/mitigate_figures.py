@@ -233,6 +233,8 @@ def choose(
         f"worse for those who are not mended ({100 * start.rest:.2f} %)"
     )
     better = [c for c in fair if c.dev.target < start.target]
+    if not fair:
+        return None, f"{limits}: the start is kept"
     if not better:
         return None, (
             f"{limits}; none of them has fewer errors in the cohorts that are mended "
