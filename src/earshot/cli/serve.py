@@ -54,7 +54,15 @@ def serve(
     command_threshold: CommandThresholdOption = None,
     pronunciations: PronunciationsOption = None,
     method: Annotated[Method, typer.Option(help="How to search.")] = Method.BEAM,
-    max_active_paths: Annotated[int, typer.Option(min=1, max=64, help="Width of the beam.")] = 4,
+    max_active_paths: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Width of the beam; default 4, 8 with a language model.",
+            show_default=False,
+        ),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
