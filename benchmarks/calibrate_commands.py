@@ -39,11 +39,10 @@ from noisy_speech import Noise, load_noise
 from speech_sets import REAL_SETS, SAMPLE_RATE_HZ, Clip, data_folder, read_clip
 from wer import progress
 
-from earshot import _native
 from earshot.core.understanding import Understanding
 from earshot.data.atomic import replaced_file
 from earshot.runtime.session import open_model
-from earshot.session.recognizer import embedded_model_path, lexicon_of, tokenizer_of
+from earshot.session.recognizer import Recognizer, embedded_model_path, lexicon_of, tokenizer_of
 from earshot.understand.calibration import (
     Heard,
     acceptance,
@@ -300,15 +299,7 @@ class Ears:
         native = open_model(model)
         self._graphs = graphs
         self._engines = {
-            name: _native.Recognizer(
-                native,
-                method="modified_beam_search",
-                max_active_paths=4,
-                word_graph=graph.word_graph.to_native(
-                    vocabulary=len(native.pieces), phones=len(native.phones)
-                ),
-                **config.search_settings(),
-            )
+            name: Recognizer(native, commands=graph, command_config=config).engine
             for name, graph in graphs.items()
         }
 

@@ -57,6 +57,12 @@ EMBEDDED_MODEL = "assistant-en.ear"
 PLAIN_PATHS, LANGUAGE_MODEL_PATHS, HOTWORD_PATHS = 4, 8, 16
 
 
+def _usual_paths(*, language_model: bool, hotwords: bool) -> int:
+    if hotwords:
+        return HOTWORD_PATHS
+    return LANGUAGE_MODEL_PATHS if language_model else PLAIN_PATHS
+
+
 def embedded_model_path() -> Path:
     """Where the model that comes with the package is.
 
@@ -349,7 +355,7 @@ class Recognizer:
 
     Args:
         model: From `runtime.session.open_model`.
-        search: How to search.
+        search: How to search; None takes the beam that is usual for what it is given.
         commands: What may be asked for, compiled for this model's word pieces, and with a lexicon
             if it hears phones; None recognises free speech only.
         command_config: How commands are searched for and when one is believed.
@@ -369,7 +375,7 @@ class Recognizer:
     def __init__(
         self,
         model: _native.Model,
-        search: SearchConfig,
+        search: SearchConfig | None = None,
         *,
         commands: CommandGraph | None = None,
         command_config: CommandConfig | None = None,
@@ -392,6 +398,9 @@ class Recognizer:
         self._attention_weight = attention_weight
         self._compiler: HotwordCompiler | None = None
         self.hotwords = None if hotwords is None else self.compile_hotwords(hotwords)
+        if search is None:
+            paths = _usual_paths(language_model=bool(found), hotwords=hotwords is not None)
+            search = SearchConfig(max_active_paths=paths)
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
         grammar_search: dict[str, Any] = {}
         if commands is not None:
@@ -522,8 +531,7 @@ class Recognizer:
             base = found[1] if found else LanguageModelConfig(weight=0)
             paths = max_active_paths
             if paths is None:
-                paths = LANGUAGE_MODEL_PATHS if found else PLAIN_PATHS
-                paths = HOTWORD_PATHS if hotwords is not None else paths
+                paths = _usual_paths(language_model=bool(found), hotwords=hotwords is not None)
             return {
                 "search": SearchConfig(
                     method=method,
@@ -658,6 +666,11 @@ class Recognizer:
         else:
             stream._attend(self.hotwords)
         return stream
+
+    @property
+    def engine(self) -> _native.Recognizer:
+        """What searches, for who asks its streams for more than words, as calibration does."""
+        return self._engine
 
     @property
     def hears_commands(self) -> bool:

@@ -21,11 +21,10 @@ import numpy as np
 from earshot import _native
 from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.data.audio import read_audio
-from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_with_metadata
 from earshot.runtime.session import open_model
-from earshot.session.recognizer import lexicon_of, tokenizer_of
+from earshot.session.recognizer import Recognizer, lexicon_of, tokenizer_of
 from earshot.train.augment import NoisePool, Samples
 from earshot.train.batches import read_noise
 from earshot.train.cuts import read_cuts
@@ -136,19 +135,8 @@ def hear_clips(
     """
     lexicon = lexicon_of(model, pronunciations=pronunciations)
     graph = compile_commands(commands, tokenizer_of(model), lexicon=lexicon)
-    native = open_model(model)
-    search = SearchConfig()
-    engine = _native.Recognizer(
-        native,
-        method=search.method,
-        max_active_paths=search.max_active_paths,
-        max_symbols_per_frame=search.max_symbols_per_frame,
-        blank_penalty=search.blank_penalty,
-        word_graph=graph.word_graph.to_native(
-            vocabulary=len(native.pieces), phones=len(native.phones)
-        ),
-        **CommandConfig().search_settings(),
-    )
+    # As users will load it: a language model that it carries changes what is heard beside commands.
+    engine = Recognizer(open_model(model), commands=graph, command_config=CommandConfig()).engine
     trials = list(_trials(work_dir, graph, seed=seed))
     heard: list[Heard] = []
     progress(0, len(trials))

@@ -143,16 +143,14 @@ class CommandConfig:
     phone_beam: float = 16.0
     transducer_weight: float = 0.3
     piece_ctc_weight: float = 0.0
-    threshold: float = 0.5483
-    bias: float = -1.032
+    threshold: float = 0.5294
+    bias: float = -1.151
     weights: tuple[float, ...] = (
-        *(1.288, -3.108, 0.613, -1.563, 2.329, -0.388, 0.0, 0.247),
-        *(-0.483, -1.748),  # of phones
+        *(1.325, -3.044, 0.592, -1.558, 2.331, -0.395, 0.169, 0.211),
+        *(-0.498, -1.76),  # of phones
     )
-    # Of near commands too few were heard in the last calibration for likeness to count: the values
-    # of the one before, which are the stricter.
-    near_bias: float = -2.149
-    near_weights: tuple[float, ...] = (0.237, 0.325, 1.514)
+    near_bias: float = -1.492
+    near_weights: tuple[float, ...] = (0.532, -0.268, 1.729)
 
     def __post_init__(self) -> None:
         for name, low, high in (
