@@ -590,12 +590,12 @@ nb::object Attention(const PyStream& self) {
 }
 
 nb::dict Result(const PyStream& self, bool ended) {
+  earshot::PriorState prior;
   const auto read = [&] {
     const nb::gil_scoped_release release;
-    return self.stream().Result(ended);
+    return self.stream().Result(ended, &prior);
   };
   const earshot::Transcript transcript = read();
-  const earshot::PriorState prior = self.stream().PriorScore(ended);
   const std::vector<std::string>& names = self.stream().recognizer().model().pieces();
   nb::list pieces;
   for (const int32_t token : transcript.path.tokens) pieces.append(Text(names[static_cast<size_t>(token)]));

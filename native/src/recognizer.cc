@@ -153,11 +153,11 @@ bool Stream::IsReady() const {
   return Ready();
 }
 
-Transcript Stream::Result(bool ended) const {
+Transcript Stream::Result(bool ended, PriorState* prior) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   double score = 0;
-  PriorState prior;
-  TokenPath path = recognizer_->search_.Best(search_, flushed_ || ended, &score, &prior);
+  PriorState unused;
+  TokenPath path = recognizer_->search_.Best(search_, flushed_ || ended, &score, prior != nullptr ? prior : &unused);
   Transcript out = MakeTranscript(std::move(path), *recognizer_->model_, search_.num_frames, score);
   out.settled_words = WholeWords(search_.settled.tokens, *recognizer_->model_);
   return out;
@@ -166,8 +166,8 @@ Transcript Stream::Result(bool ended) const {
 std::vector<Stream::Alternative> Stream::Alternatives(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<std::pair<double, const Hypothesis*>> ranked;
+  const bool whole = (ended || flushed_) && search_.prior != nullptr;
   for (const Hypothesis& path : search_.paths) {
-    const bool whole = (ended || flushed_) && search_.prior != nullptr;
     const double prior = whole ? search_.prior->End(path.prior).total() : path.prior.total();
     ranked.emplace_back(search_.Acoustic(path) + prior, &path);
   }
@@ -188,14 +188,6 @@ std::vector<Stream::Alternative> Stream::Alternatives(bool ended) const {
 LatticeArcs Stream::Lattice(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   return recognizer_->search_.Lattice(search_, flushed_ || ended);
-}
-
-PriorState Stream::PriorScore(bool ended) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  double score = 0;
-  PriorState prior;
-  recognizer_->search_.Best(search_, flushed_ || ended, &score, &prior);
-  return prior;
 }
 
 std::vector<Stream::Candidate> Stream::Candidates() const {

@@ -120,8 +120,9 @@ class Stream {
   // True if decoding would make progress.
   bool IsReady() const;
   // What has been decoded so far; also in the middle of a recording.
-  // `ended`: what was said is over, though more audio may come: the language model counts its end.
-  Transcript Result(bool ended = false) const;
+  // `ended`: what was said is over, though more audio may come: the language model counts its end. `prior`, if
+  // not null, gets what the best path is made of beside `Transcript::score`: hotwords and language model.
+  Transcript Result(bool ended = false, PriorState* prior = nullptr) const;
   bool HasLattice() const { return search_.lattice != nullptr; }
   // The lattice of what has been decoded so far; it must be recorded.
   LatticeArcs Lattice(bool ended = false) const;
@@ -141,8 +142,6 @@ class Stream {
   // The acoustic state starts clean, from the first frame that is held, or behind those that are.
   // Returns how many frames come again.
   size_t RestartEncoder(bool from_held);
-  // What the best path is made of beside `Transcript::score`: hotwords and language model.
-  PriorState PriorScore(bool ended = false) const;
   // Every hypothesis of the beam, best first by score and prior together.
   struct Candidate {
     TokenPath path;

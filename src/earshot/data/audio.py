@@ -168,6 +168,66 @@ class StreamingResampler:
         return out
 
 
+class StreamInput:
+    """The samples of one live signal: checked, counted, and brought to 16 kHz."""
+
+    def __init__(self) -> None:
+        self.num_samples = 0  # that came in, at the signal's own rate
+        self._resampler: StreamingResampler | None = None  # None until the rate is known
+
+    @property
+    def sample_rate_hz(self) -> int | None:
+        """Of the signal; None before its first samples."""
+        return None if self._resampler is None else self._resampler.sample_rate_hz
+
+    @property
+    def duration_s(self) -> float:
+        """Of what came in, seconds."""
+        return self.seconds(self.num_samples)
+
+    def seconds(self, samples: int) -> float:
+        """How long so many samples of the signal last; 0 before its first."""
+        return 0.0 if self._resampler is None else samples / self._resampler.sample_rate_hz
+
+    def push(self, sample_rate_hz: int, samples: npt.ArrayLike) -> Samples:
+        """Take more of the signal.
+
+        Args:
+            sample_rate_hz: 1 kHz..1 MHz, the same for the whole signal.
+            samples: Shape (n,): floats in -1..1, or int16 or int32 at full scale. n may be 0.
+
+        Returns:
+            Shape (m,) at 16 kHz, what is ready; may be empty.
+
+        Raises:
+            AudioError: The rate is out of its range, or the samples have a wrong shape or type, are
+                not finite or not on the scale of -1..1. Nothing is taken then.
+            RuntimeError: The rate differs from before.
+        """
+        if self._resampler is None:
+            self._resampler = StreamingResampler(sample_rate_hz)
+        elif self._resampler.sample_rate_hz != sample_rate_hz:
+            raise RuntimeError(
+                f"stream: the rate is {sample_rate_hz} Hz and was "
+                f"{self._resampler.sample_rate_hz} Hz; it must not change. Call reset() first."
+            )
+        waveform = as_waveform(samples, where="stream", first=self.num_samples)
+        self.num_samples += len(waveform)
+        return self._resampler.push(waveform)
+
+    def drain(self) -> Samples:
+        """Take what the resampler holds back; the signal may go on, as if cut there.
+
+        Returns:
+            Shape (m,) at 16 kHz; may be empty.
+        """
+        if self._resampler is None:
+            return np.zeros(0, np.float32)
+        rest = self._resampler.finish()
+        self._resampler = StreamingResampler(self._resampler.sample_rate_hz)
+        return rest
+
+
 class _ForwardSound(soundfile.SoundFile):  # type: ignore[misc]
     """A sound that is read on and on.
 

@@ -32,7 +32,7 @@ from earshot.core.events import (
 from earshot.core.features import ENCODER_CLOCK, SAMPLE_RATE_HZ
 from earshot.core.transcript import Word
 from earshot.core.understanding import SlotValue, Understanding
-from earshot.data.audio import Samples, StreamingResampler, as_waveform
+from earshot.data.audio import Samples, StreamInput
 from earshot.decode.endpoint import (
     FRAME_S,
     EndpointConfig,
@@ -153,16 +153,15 @@ class EventStream:
     _engine: _native.Recognizer
     _grammar: tuple[CommandGraph, CommandConfig] | None
     config: EndpointConfig
+    _compile_hotwords: Callable[[Any], Hotwords]
     _nbest: int = 1
     _lattice: bool = False
-    _compile_hotwords: Callable[[Any], Hotwords] | None = None
     # Told of every frame of an utterance: its number, the time, the evidence, the free words.
     observer: Callable[[int, float, Evidence, str], None] | None = field(init=False, default=None)
     _stream: _native.Stream = field(init=False)
     _pending: deque[Samples | _Mark] = field(init=False, default_factory=deque)
-    _resampler: StreamingResampler | None = field(init=False, default=None)
+    _input: StreamInput = field(init=False, default_factory=StreamInput)
     _signal: SpeechSignal = field(init=False)
-    _num_samples: int = field(init=False, default=0)  # of the input
     _closing: _Mark | None = field(init=False, default=None)
     _finished: bool = field(init=False, default=False)
     _segment: int = field(init=False, default=0)  # first sample of the input that frames count from
@@ -187,7 +186,6 @@ class EventStream:
         Raises:
             HotwordsError: The list cannot be used; it names every problem at once.
         """
-        assert self._compile_hotwords is not None  # the recogniser gives it
         compiled = self._compile_hotwords(hotwords) if hotwords else None
         self._stream.set_hotwords(None if compiled is None else compiled.native)
         self._stream.set_phrases(None if compiled is None else compiled.attended)
@@ -206,16 +204,7 @@ class EventStream:
         """
         if self._finished:
             raise RuntimeError("stream: audio after input_finished(). Call reset() first.")
-        if self._resampler is None:
-            self._resampler = StreamingResampler(sample_rate_hz)
-        elif self._resampler.sample_rate_hz != sample_rate_hz:
-            raise RuntimeError(
-                f"stream: the rate is {sample_rate_hz} Hz and was "
-                f"{self._resampler.sample_rate_hz} Hz; it must not change. Call reset() first."
-            )
-        waveform = as_waveform(samples, where="stream", first=self._num_samples)
-        self._num_samples += len(waveform)
-        converted = self._resampler.push(waveform)
+        converted = self._input.push(sample_rate_hz, samples)
         if len(converted):
             self._pending.append(converted)
 
@@ -239,12 +228,10 @@ class EventStream:
             self._mark("end")
 
     def _mark(self, reason: FinalReason) -> None:
-        if self._resampler is not None:
-            rest = self._resampler.finish()
-            if len(rest):
-                self._pending.append(rest)
-            self._resampler = StreamingResampler(self._resampler.sample_rate_hz)
-        self._pending.append(_Mark(reason, self._num_samples))
+        rest = self._input.drain()
+        if len(rest):
+            self._pending.append(rest)
+        self._pending.append(_Mark(reason, self._input.num_samples))
 
     def is_ready(self) -> bool:
         """Whether there is something that `decode` has not looked at."""
@@ -261,9 +248,7 @@ class EventStream:
     @property
     def duration_s(self) -> float:
         """Audio that came in since the last reset, seconds."""
-        if self._resampler is None:
-            return 0.0
-        return self._num_samples / self._resampler.sample_rate_hz
+        return self._input.duration_s
 
     @property
     def num_utterances(self) -> int:
@@ -280,8 +265,9 @@ class EventStream:
         self._stream.reset()
         self._pending.clear()
         self._signal.reset()
-        self._resampler = self._closing = self._open = None
-        self._num_samples = self._segment = self._utterances = 0
+        self._input = StreamInput()
+        self._closing = self._open = None
+        self._segment = self._utterances = 0
         self._frame = self._newest = -1
         self._idle_frames = 0
         self._finished = self._awake = False
@@ -604,26 +590,27 @@ class EventStream:
                 said.found = self._stream.result()
                 self._report(said, events)
             if said.name is not None:
-                self._end(said, mark.reason, self._input_s(mark.samples), events)
+                self._end(said, mark.reason, self._input.seconds(mark.samples), events)
         self._stream.reset()
         self._open = None
         self._awake = False
         self._segment, self._frame, self._newest = mark.samples, -1, -1
         self._idle_frames = 0
 
-    def _input_s(self, samples: int) -> float:
-        return 0.0 if self._resampler is None else samples / self._resampler.sample_rate_hz
-
     def _frame_s(self, frame: int) -> float:
         """Stream time at which a frame begins."""
-        return self._input_s(self._segment) + ENCODER_CLOCK.start_s(frame)
+        return self._input.seconds(self._segment) + ENCODER_CLOCK.start_s(frame)
 
     def _now_s(self) -> float:
         """Stream time of the newest sample that the newest frame rests on."""
         samples = ENCODER_CLOCK.start_sample(self._newest) + _FIRST_FRAME_SAMPLES
-        now_s = self._input_s(self._segment) + samples / SAMPLE_RATE_HZ
+        now_s = self._input.seconds(self._segment) + samples / SAMPLE_RATE_HZ
         # The last frames before a mark rest on mirrored samples.
-        return now_s if self._closing is None else min(now_s, self._input_s(self._closing.samples))
+        return (
+            now_s
+            if self._closing is None
+            else min(now_s, self._input.seconds(self._closing.samples))
+        )
 
 
 def _text(found: _native.StreamResult) -> str:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from earshot import _native
 from earshot.core.errors import AudioError, ConfigError, ModelFileError
 from earshot.core.transcript import Transcript
-from earshot.data.audio import AudioFile, Source, StreamingResampler, as_waveform
+from earshot.data.audio import AudioFile, Source, StreamInput
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.attention import AttentionMap, attention_map
@@ -160,8 +160,7 @@ class Stream:
         self._rescorer = rescorer
         self._rescored: tuple[int, Transcript] | None = None  # and how many frames it rests on
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
-        self._resampler: StreamingResampler | None = None
-        self._num_samples = 0
+        self._input = StreamInput()
         self._finished = False
 
     def accept_waveform(self, sample_rate_hz: int, samples: npt.ArrayLike) -> None:
@@ -178,24 +177,14 @@ class Stream:
         """
         if self._finished:
             raise RuntimeError("stream: audio after input_finished(). Call reset() first.")
-        if self._resampler is None:
-            self._resampler = StreamingResampler(sample_rate_hz)
-        elif self._resampler.sample_rate_hz != sample_rate_hz:
-            raise RuntimeError(
-                f"stream: the rate is {sample_rate_hz} Hz and was "
-                f"{self._resampler.sample_rate_hz} Hz; it must not change. Call reset() first."
-            )
-        waveform = as_waveform(samples, where="stream", first=self._num_samples)
-        self._num_samples += len(waveform)
-        self._native.accept_waveform(self._resampler.push(waveform))
+        self._native.accept_waveform(self._input.push(sample_rate_hz, samples))
 
     def input_finished(self) -> None:
         """End the signal, so that its last word comes out; calling twice is allowed."""
         if self._finished:
             return
         self._finished = True
-        if self._resampler is not None:
-            self._native.accept_waveform(self._resampler.finish())
+        self._native.accept_waveform(self._input.drain())
         self._native.input_finished()
 
     def is_ready(self) -> bool:
@@ -327,16 +316,13 @@ class Stream:
     @property
     def duration_s(self) -> float:
         """Audio that came in since the last reset, seconds."""
-        if self._resampler is None:
-            return 0.0
-        return self._num_samples / self._resampler.sample_rate_hz
+        return self._input.duration_s
 
     def reset(self) -> None:
         """Forget everything; the stream is as if new, and may have another rate."""
         self._native.reset()
         self._decided = self._rescored = None
-        self._resampler = None
-        self._num_samples = 0
+        self._input = StreamInput()
         self._finished = False
 
 
@@ -717,9 +703,9 @@ class Recognizer:
             self._engine,
             self._grammar,
             config,
+            self.compile_hotwords,
             nbest,
             lattice,
-            lambda source: self.compile_hotwords(source),
         )
         if hotwords:
             stream.set_hotwords(hotwords)
