@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from earshot.cli.console import note, reported, say, usage_error
+from earshot.cli.serve import (
+    AllowHostOption,
+    HostOption,
+    TlsCertOption,
+    TlsKeyOption,
+    TokenFileOption,
+)
 
 if TYPE_CHECKING:
     from earshot.decode.language import LanguageScorer
@@ -45,28 +52,12 @@ def rescore(
         float | None,
         typer.Option(min=-10.0, max=10.0, help="Nats for every word; default: the model's own."),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 takes connections from elsewhere.")
-    ] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8090,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Let in only who sends one of these tokens: one a line, plain or hashed."
-        ),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate chain, PEM; HTTP becomes HTTPS.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Private key of the certificate.")] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A public name that the server is reached by; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    token_file: TokenFileOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    allow_host: AllowHostOption = None,
     nbest: Annotated[
         int, typer.Option(min=1, max=100, help="Hypotheses for who does not say how many.")
     ] = 10,

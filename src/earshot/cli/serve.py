@@ -27,15 +27,33 @@ if TYPE_CHECKING:
 
 _MB = 1_000_000
 
+HostOption = Annotated[
+    str, typer.Option(help="Address to listen on; 0.0.0.0 takes connections from elsewhere.")
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(help="Let in only who sends one of these tokens: one a line, plain or hashed."),
+]
+TlsCertOption = Annotated[
+    Path | None, typer.Option(help="Certificate chain, PEM; HTTP becomes HTTPS.")
+]
+TlsKeyOption = Annotated[Path | None, typer.Option(help="Private key of the certificate.")]
+AllowHostOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A public name that the server is reached by; repeatable.",
+        show_default=False,
+    ),
+]
+
 app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 takes connections from elsewhere.")
-    ] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     http_port: Annotated[
         int,
         typer.Option(
@@ -63,16 +81,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Let in only who sends one of these tokens: one a line, plain or hashed."
-        ),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(help="Certificate chain, PEM; HTTP becomes HTTPS.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Private key of the certificate.")] = None,
+    token_file: TokenFileOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     local_only: Annotated[
         bool,
         typer.Option("--local-only", help="Loopback only, and the kernel lets no connection out."),
@@ -85,14 +96,7 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A public name that the server is reached by; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    allow_host: AllowHostOption = None,
     zeroconf: Annotated[
         bool | None,
         typer.Option(
