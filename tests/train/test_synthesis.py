@@ -69,7 +69,7 @@ def test_letters_are_not_read_as_articles() -> None:
     assert said == "one, two"
 
 
-@pytest.mark.parametrize("engine", ["espeak-ng", "flite", "festival", "pico"])
+@pytest.mark.parametrize("engine", ["espeak-ng", "flite", "festival", "pico", "rhvoice"])
 def test_every_installed_engine_speaks(engine: str) -> None:
     voice = _voice(engine)
     clip = synthesis.Clip("turn on the kitchen lights", "command", "t", voice, level_db=-23.0)
@@ -85,7 +85,7 @@ def test_every_installed_engine_speaks(engine: str) -> None:
     assert np.abs(first[:800]).max() == 0.0
 
 
-@pytest.mark.parametrize("engine", ["espeak-ng", "flite", "pico"])
+@pytest.mark.parametrize("engine", ["espeak-ng", "flite", "pico", "rhvoice"])
 def test_vocal_tract_changes_neither_length_nor_pitch(engine: str) -> None:
     voice = _voice(engine)
     words = "turn on the lights in the living room"

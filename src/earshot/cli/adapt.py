@@ -151,7 +151,7 @@ def _check_machine(
             f"missing Python packages {', '.join(packages)}: pip install 'earshot[train]'"
         )
     missing = missing_engine_packages()
-    engines = {"espeak-ng", "flite", "festival", "libttspico-utils"}
+    engines = {"espeak-ng", "flite", "festival", "libttspico-utils", "rhvoice"}
     if engines <= set(missing):
         problems.append(f"no speech engine: apt-get install {' '.join(ENGINE_PACKAGES)}")
     for path in (output, work_dir):

@@ -25,6 +25,8 @@ ENGINE_PACKAGES: Mapping[str, str] = {
     "festvox-kdlpc16k": "/usr/share/festival/voices/english/ked_diphone",
     "festvox-us-slt-hts": "/usr/share/festival/voices/us/cmu_us_slt_arctic_hts",
     "libttspico-utils": "pico2wave",
+    "rhvoice": "RHVoice-test",
+    "rhvoice-english": "/usr/share/RHVoice/voices/bdl",
 }
 
 

@@ -70,6 +70,9 @@ _ESPEAK_NOVELTY = re.compile(
     r"whisper|croak|fast|robo|robot|ufo|demonic|storm|tweaky|klatt6|anxious|\?\?|grand", re.I
 )
 _MBROLA = ("us1", "us2", "us3", "en1")
+# RHVoice has three more English voices. Two may not be used commercially; `alan` speaks with the
+# voice of CMU Arctic's awb, who is held out.
+_RHVOICE = (("bdl", 125), ("clb", 180), ("slt", 175))
 _SPELLED_KINDS = frozenset({"spelled", "mix"})
 _PAUSED_KINDS = frozenset({"digits", "spelled", "mix", "phone"})
 
@@ -79,7 +82,7 @@ class Voice:
     """One voice of one engine. `name` is what the engine calls it."""
 
     id: str
-    engine: str  # espeak-ng, flite, festival, pico, mbrola
+    engine: str  # espeak-ng, flite, festival, pico, rhvoice, mbrola
     name: str
     pitch_hz: float  # its usual pitch, for engines that are told hertz
 
@@ -110,7 +113,9 @@ class Clip:
 
 def _default_engine_weights() -> dict[str, float]:
     # The licence of mbrola's voices is non-commercial: whoever wants them must say so.
-    return {"espeak-ng": 1.0, "flite": 2.0, "festival": 1.5, "pico": 2.5, "mbrola": 0.0}
+    return {
+        "espeak-ng": 1.0, "flite": 2.0, "festival": 1.5, "pico": 2.5, "rhvoice": 3.0, "mbrola": 0.0,
+    }  # fmt: skip
 
 
 def _default_kind_weights() -> dict[str, float]:
@@ -127,8 +132,8 @@ class SynthesisConfig:
 
     Args:
         engine_weights: Share of the clips by engine, of those installed: espeak-ng, flite,
-            festival, pico, mbrola. One not named gets none. mbrola's is 0 by default, because the
-            licence of its voices forbids commercial use.
+            festival, pico, rhvoice, mbrola. One not named gets none. mbrola's is 0 by default,
+            because the licence of its voices forbids commercial use.
         kind_weights: Share of the clips by kind of sentence. A kind not named gets none.
     """
 
@@ -209,7 +214,7 @@ def require_voices(weights: Mapping[str, float]) -> list[Voice]:
     if not voices:
         raise SynthesisError(
             "synthesis: no text-to-speech engine was found that has a weight above 0; at least "
-            "one of espeak-ng, flite, festival and pico must be installed. "
+            "one of espeak-ng, flite, festival, pico and RHVoice must be installed. "
             "Run: apt-get install espeak-ng flite festival"
         )
     return voices
@@ -261,6 +266,13 @@ def installed_voices() -> tuple[list[Voice], list[str]]:
             found.append(Voice(f"pico-{name}", "pico", name, 175.0))
         else:
             missing.append(f"pico-{name}")
+
+    speaks = shutil.which("RHVoice-test") is not None
+    for name, hertz in _RHVOICE:
+        if speaks and (Path("/usr/share/RHVoice/voices") / name).is_dir():
+            found.append(Voice(f"rhvoice-{name}", "rhvoice", name, float(hertz)))
+        else:
+            missing.append(f"rhvoice-{name}")
     return found, missing
 
 
@@ -284,7 +296,7 @@ def _versions() -> dict[str, str]:
         named = [line for line in lines if "ersion" in line or "eSpeak" in line]
         if named:
             out[engine] = named[0]
-    packages = ["espeak-ng", "flite", "festival", "libttspico-utils", "mbrola"]
+    packages = ["espeak-ng", "flite", "festival", "libttspico-utils", "rhvoice", "mbrola"]
     asked = ["dpkg-query", "-W", "-f=${Package}=${Version}\n", *packages]
     for line in _run(asked).splitlines():
         package, _, version = line.partition("=")
@@ -373,6 +385,20 @@ def _speak_pico(clip: Clip, words: str, folder: Path) -> Path:
     return path
 
 
+def _speak_rhvoice(clip: Clip, words: str, folder: Path) -> Path:
+    rate, pitch = clip.rate / clip.tract, clip.pitch / clip.tract
+    path = folder / "clip.wav"
+    subprocess.run(
+        [
+            "RHVoice-test", "-p", clip.voice.name, "-o", str(path),
+            "-r", str(round(100 * min(2.0, max(0.5, rate)))),
+            "-t", str(round(100 * min(2.0, max(0.5, pitch)))),
+        ],
+        input=words + "\n", text=True, check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return path
+
+
 def _festival_script(clips: Sequence[tuple[Clip, str, Path]]) -> str:
     lines: list[str] = []
     for name in sorted({clip.voice.name for clip, _, _ in clips}):
@@ -440,6 +466,7 @@ _SPEAKERS: Mapping[str, Callable[[Clip, str, Path], Path]] = {
     "mbrola": _speak_espeak,
     "flite": _speak_flite,
     "pico": _speak_pico,
+    "rhvoice": _speak_rhvoice,
 }
 
 
