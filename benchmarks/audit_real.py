@@ -6,7 +6,8 @@ audits can be made again without recognising again. Knows nothing of statistics:
 `earshot audit`.
 
 Positions in these sets are centroids of countries, never measured; every report that has
-them says so.
+them says so. Voices are compared by the statistics of their spectra, for want of a speaker
+network; reports say that, too. No set has ZIP codes.
 """
 
 from __future__ import annotations
@@ -19,11 +20,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from scored_text import scored_text
 from speech_sets import data_folder, read_clip
 from systems import EarshotSystem, PocketSphinx, System, default_model
 
+from earshot import _native
+
 CENTROIDS = "Positions are centroids of the speaker's country. Nobody's position was measured."
+SPECTRA = (
+    "Voices are clustered by means and deviations of log-mel bins, not by a speaker network: "
+    "microphones and rooms count as much as voices do."
+)
 FEW = "A handful of speakers: nothing here is a statement about any population."
 SETS: dict[str, dict[str, Any]] = {
     "alphanumeric": {
@@ -68,17 +77,34 @@ def rows_of(name: str, data: Path) -> Iterator[tuple[dict[str, Any], Path]]:
                 yield row, folder
 
 
+def read_row(row: dict[str, Any], folder: Path) -> npt.NDArray[np.float32]:
+    """Samples of a row, 16 kHz."""
+    path = folder / row["audio"]
+    if "offset" in row:
+        return read_clip(path, offset_s=row["offset"], duration_s=row["duration"])
+    return read_clip(path)
+
+
+def voices(name: str, data: Path, target: Path) -> None:
+    """Write (N, 160) float32: mean and deviation of 80 log-mel bins of each row, standardised."""
+    found = []
+    for row, folder in rows_of(name, data):
+        features = _native.fbank(read_row(row, folder), 80)
+        level = features.mean(axis=1)
+        spoken = features[level >= np.quantile(level, 0.4)]  # pauses say little of a voice
+        found.append(np.concatenate([spoken.mean(axis=0), spoken.std(axis=0)]))
+    matrix = np.array(found)
+    matrix = (matrix - matrix.mean(axis=0)) / (matrix.std(axis=0) + 1e-6)
+    np.save(target, matrix.astype(np.float32))
+
+
 def recognise(name: str, system: System, data: Path, target: Path) -> None:
     """Write references and hypotheses of a set; the file appears when all rows are done."""
     chosen = SETS[name]
     partial = target.with_suffix(".partial")
     with open(partial, "w", encoding="utf-8") as file:
         for row, folder in rows_of(name, data):
-            path = folder / row["audio"]
-            if "offset" in row:
-                samples = read_clip(path, offset_s=row["offset"], duration_s=row["duration"])
-            else:
-                samples = read_clip(path)
+            samples = read_row(row, folder)
             kind = row.get("prompt_type", "")
             texts = {
                 field: scored_text(text, rules=chosen["rules"], group=kind)
@@ -86,7 +112,7 @@ def recognise(name: str, system: System, data: Path, target: Path) -> None:
             }
             known = {key: row[key] for key in chosen["keep"] if key in row}
             result = {"id": row["id"], **texts, "speaker": row["speaker"], **known}
-            result["audio"] = str(path.resolve())
+            result["audio"] = str((folder / row["audio"]).resolve())
             for key in ("offset", "duration"):
                 if key in row and "offset" in row:
                     result[key] = row[key]
@@ -112,6 +138,9 @@ def main() -> None:
     made: dict[str, System] = {}
     summary: list[dict[str, Any]] = []
     for name in options.sets:
+        embeddings = options.output / f"{name}-voices.npy"
+        if not embeddings.exists():
+            voices(name, data, embeddings)
         for label in options.systems:
             target = options.output / f"{name}-{label}.jsonl"
             if not target.exists():
@@ -120,7 +149,8 @@ def main() -> None:
                 recognise(name, made[label], data, target)
             command = [sys.executable, "-m", "earshot.cli", "audit", "run", str(target)]
             command += ["-o", str(target.with_suffix(".html")), "--title", f"{label} on {name}"]
-            for caveat in SETS[name]["caveats"]:
+            command += ["--embeddings", str(embeddings)]
+            for caveat in [*SETS[name]["caveats"], SPECTRA]:
                 command += ["--caveat", caveat]
             command += ["--min-speakers", "3", "--min-words", "50", "--json"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)

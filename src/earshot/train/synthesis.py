@@ -114,7 +114,7 @@ class Clip:
 def _default_engine_weights() -> dict[str, float]:
     # The licence of mbrola's voices is non-commercial: whoever wants them must say so.
     return {
-        "espeak-ng": 1.0, "flite": 2.0, "festival": 1.5, "pico": 2.5, "rhvoice": 3.0, "mbrola": 0.0,
+        "espeak-ng": 1.0, "flite": 2.0, "festival": 1.5, "pico": 2.5, "rhvoice": 2.0, "mbrola": 0.0,
     }  # fmt: skip
 
 
