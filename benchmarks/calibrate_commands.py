@@ -42,6 +42,7 @@ from wer import progress
 from earshot.core.understanding import Understanding
 from earshot.data.atomic import replaced_file
 from earshot.runtime.session import open_model
+from earshot.session.looks import hear_again
 from earshot.session.recognizer import Recognizer, embedded_model_path, lexicon_of, tokenizer_of
 from earshot.understand.calibration import (
     Heard,
@@ -297,28 +298,31 @@ class Ears:
         self, model: Path, graphs: Mapping[str, CommandGraph], config: CommandConfig
     ) -> None:
         native = open_model(model)
-        self._graphs = graphs
+        self._graphs, self._config = graphs, config
         self._engines = {
             name: Recognizer(native, commands=graph, command_config=config).engine
             for name, graph in graphs.items()
         }
 
     def hear(self, trials: Sequence[Trial], *, nearest: bool = True) -> list[Heard]:
-        """Decode some trials of one grammar together."""
+        """Decode some trials of one grammar together; without `nearest` there is one look only."""
         graph, engine = self._graphs[trials[0].grammar], self._engines[trials[0].grammar]
         streams = [engine.create_stream() for _ in trials]
-        for stream, trial in zip(streams, trials, strict=True):
-            stream.accept_waveform(trial.read())
+        sounds = [trial.read() for trial in trials]
+        for stream, samples in zip(streams, sounds, strict=True):
+            stream.accept_waveform(samples)
             stream.input_finished()
         engine.decode_streams(streams)
         heard = []
-        for stream, trial in zip(streams, trials, strict=True):
-            free, found = stream.result(), stream.command_result()
+        for stream, trial, samples in zip(streams, trials, sounds, strict=True):
+            found = stream.command_result()
             assert found is not None
-            heard.append(
+            looks = [(found, stream.result())]
+            if nearest:
+                looks += hear_again(engine, samples, self._config.looks)
+            first_look, *others = (
                 weigh(
-                    found,
-                    free,
+                    *look,
                     graph,
                     kind=trial.kind,
                     grammar=trial.grammar,
@@ -326,7 +330,9 @@ class Ears:
                     is_right=functools.partial(is_meant, trial.meaning),
                     nearest=nearest,
                 )
+                for look in looks
             )
+            heard.append(replace(first_look, looks=tuple(others)))
         return heard
 
     def hear_all(self, trials: Sequence[Trial], *, nearest: bool = True) -> list[Heard]:

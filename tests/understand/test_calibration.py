@@ -20,6 +20,7 @@ from earshot.understand.calibration import (
     balanced_weights,
     calibrated,
     choose_threshold,
+    confidence_of,
     fit_logistic,
     stored_config,
 )
@@ -217,3 +218,34 @@ def test_values_that_cannot_be_used_are_said(
 def test_values_of_another_form_are_said(tmp_path: Path, text: str) -> None:
     with pytest.raises(ModelFileError, match=r"metadata\.commands (is no JSON|lacks)"):
         stored_config(carrying(tmp_path / "bad.ear", text))
+
+
+def test_the_surest_look_counts_where_the_first_is_in_doubt() -> None:
+    config = replace(CommandConfig(), threshold=0.5, sure=0.9)
+
+    def look(gap: float, *, right: bool) -> Heard:
+        return Heard("commands", "", True, evidence(gap, 6.0, 0.9), right, None, False)
+
+    poor, good = look(30.0, right=False), look(1.0, right=True)
+    alone = confidence_of(poor, config)
+    assert alone[0] < config.sure < confidence_of(good, config)[0]
+    assert confidence_of(replace(poor, looks=(good,)), config) == confidence_of(good, config)
+    assert confidence_of(replace(good, looks=(poor,)), config) == confidence_of(good, config)
+    certain = replace(config, sure=alone[0])
+    assert confidence_of(replace(poor, looks=(good,)), certain) == alone
+
+
+def test_a_file_that_says_nothing_of_looks_was_fitted_without(tmp_path: Path) -> None:
+    values = json.loads(as_metadata(CommandConfig()))
+    assert values.pop("looks") == [0.9, 1.1]
+    config = stored_config(carrying(tmp_path / "old.ear", json.dumps(values)))
+    assert config is not None
+    assert config.looks == ()
+    values["looks"] = [0.8, 0.9, 1.1]
+    config = stored_config(carrying(tmp_path / "new.ear", json.dumps(values)))
+    assert config is not None
+    assert config.looks == (0.8, 0.9, 1.1)
+    for looks in ([0.1], [1.0] * 9, [[1.0]], "1"):
+        values["looks"] = looks
+        with pytest.raises(ModelFileError, match="looks"):
+            stored_config(carrying(tmp_path / "bad.ear", json.dumps(values)))

@@ -275,3 +275,30 @@ def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ConfigError) as caught:
         CommandConfig(**{name: value})
     assert str(caught.value).startswith(f"commands.{name} is {value}; it must lie in ")
+
+
+def test_what_is_in_doubt_is_heard_again_and_the_surest_look_counts() -> None:
+    config = replace(MARGIN_ONLY, sure=0.8)
+    asked = []
+
+    def again() -> list[tuple[Any, Any]]:
+        asked.append(1)
+        return [
+            (found(path("light off", -4.0), path("light on", -9.0)), free("light off")),
+            (found(path("light up", -4.0), path("light off", -7.0)), free("light up")),
+        ]
+
+    def heard(margin: float, **more: Any) -> Any:
+        paths = found(path("light on", -4.0), path("light off", -4.0 - margin))
+        return decide(paths, free("light on"), BOOK, config=config, **more)
+
+    assert heard(1.0).understanding == replace(light("on"), confidence=0.5)
+    doubted = heard(1.0, again=again)
+    assert doubted.understanding.slots["state"].value == "off"
+    assert doubted.understanding.confidence == pytest.approx(0.75)
+    assert doubted.words is not None
+    assert [word["word"] for word in doubted.words] == ["light", "off"]
+    assert asked == [1]
+    sure = heard(8.0, again=again)
+    assert sure.understanding.slots["state"].value == "on"
+    assert asked == [1]  # the first look was enough

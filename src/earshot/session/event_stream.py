@@ -13,8 +13,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from earshot import _native
@@ -45,6 +47,7 @@ from earshot.decode.endpoint import (
     sentence_of,
 )
 from earshot.decode.result import to_lattice, to_transcript
+from earshot.session.looks import hear_again
 
 if TYPE_CHECKING:
     from earshot.decode.biasing import Hotwords
@@ -125,6 +128,8 @@ class _Utterance:
     stable: str = ""  # what was promised
     speculations: int = 0
     speculation: SpeculativeEndpoint | None = None
+    reading: Reading | None = None  # that the speculation tells
+    first_look: object = None  # what it rests on, see `EventStream._first_look`
     resumed: bool = False  # speech was heard since the speculation
 
     def promise(self, text: str) -> None:
@@ -172,6 +177,10 @@ class EventStream:
     _open: _Utterance | None = field(init=False, default=None)
     _utterances: int = field(init=False, default=0)
     _heard_endpoint: bool = field(init=False, default=False)  # the model has the head
+    # With commands the sound of the utterance is kept, to hear it again: blocks of samples, and
+    # which sample of the segment they begin with.
+    _kept: deque[Samples] = field(init=False, default_factory=deque)
+    _kept_from: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._stream = self._engine.create_stream(lattice=self._lattice)
@@ -267,7 +276,8 @@ class EventStream:
         self._signal.reset()
         self._input = StreamInput()
         self._closing = self._open = None
-        self._segment = self._utterances = 0
+        self._kept.clear()
+        self._segment = self._utterances = self._kept_from = 0
         self._frame = self._newest = -1
         self._idle_frames = 0
         self._finished = self._awake = False
@@ -287,9 +297,29 @@ class EventStream:
                     self._stream.input_finished()
                 else:
                     self._stream.accept_waveform(item)
+                    if self._grammar is not None:
+                        self._kept.append(item)
+                        self._forget()
             else:
                 return False
         return True
+
+    def _forget(self) -> None:
+        """Drop sound that no utterance can begin with any more."""
+        held = math.ceil(self.config.pre_roll_s / FRAME_S) + 1
+        frame = self._frame - held if self._open is None else self._open.base_frame
+        while self._kept and self._kept_from + len(self._kept[0]) <= ENCODER_CLOCK.start_sample(
+            max(0, frame)
+        ):
+            self._kept_from += len(self._kept.popleft())
+
+    def _hear_again(
+        self, said: _Utterance, looks: Sequence[float]
+    ) -> list[tuple[_native.CommandResult, _native.StreamResult]]:
+        """The utterance as far as it was searched, at other rates."""
+        first = max(0, ENCODER_CLOCK.start_sample(said.base_frame) - self._kept_from)
+        last = ENCODER_CLOCK.start_sample(self._newest) + _FIRST_FRAME_SAMPLES - self._kept_from
+        return hear_again(self._engine, np.concatenate([*self._kept])[first:last], looks)
 
     def _hold(self) -> int:
         """Frames to keep while nobody speaks; 0 lets the engine search."""
@@ -442,7 +472,8 @@ class EventStream:
             graph, config = self._grammar
             paths = self._stream.command_result()
             assert paths is not None  # the engine has the graph
-            decision = decide(paths, found, graph, config=config)
+            again = partial(self._hear_again, said, config.looks)
+            decision = decide(paths, found, graph, config=config, again=again)
             understanding = decision.understanding
             if decision.words is not None:
                 text = " ".join(word["word"] for word in decision.words)
@@ -473,6 +504,25 @@ class EventStream:
             " ".join(word.word for word in words), words, confidence, None, {}, free_text
         )
 
+    def _first_look(self, said: _Utterance) -> object:
+        """What the utterance says at first sight, to tell whether it says something else now."""
+        found = self._stream.result(ended=True)
+        if self._grammar is None:
+            return _plain(_text(found))
+        from earshot.understand.decision import decide
+
+        graph, config = self._grammar
+        paths = self._stream.command_result()
+        assert paths is not None  # the engine has the graph
+        decision = decide(paths, found, graph, config=config)
+        meant = decision.understanding
+        words = found["words"] if decision.words is None else decision.words
+        return (
+            _plain(" ".join(word["word"] for word in words)),
+            meant.intent,
+            {name: slot.value for name, slot in meant.slots.items()},
+        )
+
     def _end_s(self, said: _Utterance, reading: Reading, now_s: float) -> float:
         """When the speech ended: with its last word, or where the head last heard speech."""
         end_s = reading.words[-1].end_s if reading.words else said.start_s
@@ -485,7 +535,8 @@ class EventStream:
 
     def _speculate(self, said: _Utterance, events: list[Event]) -> None:
         assert said.name is not None
-        reading = self._read(said)
+        reading = said.reading = self._read(said)
+        said.first_look = self._first_look(said)
         said.speculations += 1
         said.resumed = False
         now_s = self._now_s()
@@ -517,7 +568,7 @@ class EventStream:
     def _check_speculation(self, said: _Utterance, events: list[Event]) -> None:
         """The best path has changed: cancel the speculation if it says something else now."""
         assert said.speculation is not None
-        if same_reading(said.speculation, self._read(said)):
+        if self._first_look(said) == said.first_look:
             return
         said.detector.withdraw()
         self._cancel(said, "speech_resumed" if said.resumed else "text_changed", events)
@@ -526,8 +577,15 @@ class EventStream:
         self, said: _Utterance, reason: FinalReason, now_s: float, events: list[Event]
     ) -> None:
         assert said.name is not None
-        reading = self._read(said)
         open_speculation = said.speculation
+        reading = said.reading
+        if (
+            self._grammar is None
+            or reading is None
+            or open_speculation is None
+            or self._first_look(said) != said.first_look
+        ):
+            reading = self._read(said)
         nbest = lattice = None
         if self._nbest > 1:
             nbest = _alternatives(self._stream.alternatives(ended=True), self._nbest)
@@ -595,6 +653,8 @@ class EventStream:
         self._open = None
         self._awake = False
         self._segment, self._frame, self._newest = mark.samples, -1, -1
+        self._kept.clear()
+        self._kept_from = 0
         self._idle_frames = 0
 
     def _frame_s(self, frame: int) -> float:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from earshot import _native
@@ -32,6 +34,7 @@ from earshot.decode.result import rescored_transcript, to_lattice, to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
 from earshot.runtime.session import open_model
+from earshot.session.looks import LONGEST_SAMPLES, hear_again
 
 if TYPE_CHECKING:
     from earshot.core.events import Event
@@ -161,6 +164,8 @@ class Stream:
         self._rescored: tuple[int, Transcript] | None = None  # and how many frames it rests on
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._input = StreamInput()
+        self._heard: list[npt.NDArray[np.float32]] = []  # all of it, as long as a command may be
+        self._num_heard = 0
         self._finished = False
 
     def accept_waveform(self, sample_rate_hz: int, samples: npt.ArrayLike) -> None:
@@ -177,15 +182,22 @@ class Stream:
         """
         if self._finished:
             raise RuntimeError("stream: audio after input_finished(). Call reset() first.")
-        self._native.accept_waveform(self._input.push(sample_rate_hz, samples))
+        self._push(self._input.push(sample_rate_hz, samples))
 
     def input_finished(self) -> None:
         """End the signal, so that its last word comes out; calling twice is allowed."""
         if self._finished:
             return
         self._finished = True
-        self._native.accept_waveform(self._input.drain())
+        self._push(self._input.drain())
         self._native.input_finished()
+
+    def _push(self, samples: npt.NDArray[np.float32]) -> None:
+        self._native.accept_waveform(samples)
+        # One block too many is kept: so long a signal is not looked at again.
+        if self._grammar is not None and self._num_heard <= LONGEST_SAMPLES:
+            self._heard.append(samples)
+            self._num_heard += len(samples)
 
     def is_ready(self) -> bool:
         """Whether there is audio that `decode` has not searched yet."""
@@ -259,9 +271,23 @@ class Stream:
             graph, config = self._grammar
             found = self._native.command_result()
             assert found is not None  # the engine has the graph
-            decision = decide(found, free, graph, config=config, nearest=self._finished)
+            whole = self._finished and not self.is_ready()
+            decision = decide(
+                found,
+                free,
+                graph,
+                config=config,
+                nearest=self._finished,
+                again=partial(self._hear_again, config.looks) if whole else None,
+            )
             self._decided = (basis, decision)
         return self._decided[1]
+
+    def _hear_again(
+        self, looks: Sequence[float]
+    ) -> list[tuple[_native.CommandResult, _native.StreamResult]]:
+        samples = np.concatenate(self._heard) if self._heard else np.zeros(0, np.float32)
+        return hear_again(self._engine, samples, looks)
 
     def set_hotwords(
         self, hotwords: HotwordSource | None, *, score: float | None = None
@@ -323,6 +349,7 @@ class Stream:
         self._native.reset()
         self._decided = self._rescored = None
         self._input = StreamInput()
+        self._heard, self._num_heard = [], 0
         self._finished = False
 
 

@@ -68,6 +68,7 @@ class Heard:
         right: Whether that path has the right meaning.
         near: Of the command nearest to the free words; None where nothing is near.
         near_right: Whether that command is the right one.
+        looks: The same of the further looks at it, in the order of `CommandConfig.looks`.
     """
 
     kind: str
@@ -77,6 +78,7 @@ class Heard:
     right: bool
     near: NearEvidence | None
     near_right: bool
+    looks: tuple[Heard, ...] = ()
 
 
 def weigh(
@@ -282,6 +284,16 @@ def calibrated(
 
 def confidence_of(one: Heard, config: CommandConfig) -> tuple[float, bool]:
     """How sure a decision is, and whether it is right: as `understand.decision.decide` decides."""
+    sure, right = _first_look(one, config)
+    if sure < config.sure:
+        for look in one.looks:
+            again, again_right = _first_look(look, config)
+            if again > sure:
+                sure, right = again, again_right
+    return sure, right
+
+
+def _first_look(one: Heard, config: CommandConfig) -> tuple[float, bool]:
     sure, right = 0.0, False
     if one.evidence is not None:
         sure, right = command_confidence(one.evidence, config), one.right
@@ -350,6 +362,7 @@ def stored_config(file: ModelFile) -> CommandConfig | None:
         fail("is no JSON")
     if not isinstance(values, dict):
         fail("is no JSON object")
+    values.setdefault("looks", [])  # files from before there were any were fitted without
     known = {field.name: field.default for field in fields(CommandConfig)}
     if unknown := sorted(set(values) - set(known)):
         fail(f"has the unknown value {unknown[0]!r}")
@@ -362,7 +375,7 @@ def stored_config(file: ModelFile) -> CommandConfig | None:
                 value = [*value, *[0.0] * (len(default) - len(value))]
             if not (
                 isinstance(value, list)
-                and len(value) == len(default)
+                and (len(value) == len(default) or name == "looks")
                 and all(_is_number(one) for one in value)
             ):
                 fail(f"has {name} {value!r}, which must be {len(default)} finite numbers")

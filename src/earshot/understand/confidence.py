@@ -27,6 +27,7 @@ __all__ = [
 # together make a curve, and say together what speaks against it.
 EVIDENCE_SIGNS = (0, 0, 0, 0, 1, 0, 1, 1, 0, 0)
 NEAR_SIGNS = (1, 0, 1)
+MAX_LOOKS = 4
 MAX_MARGIN = 10.0  # nats; also the margin where there is no other interpretation
 
 
@@ -115,6 +116,10 @@ class CommandConfig:
         transducer_weight: How much the transducer's score of a command found by phones counts
             beside that of its phones, 0..100.
         piece_ctc_weight: The same of CTC over pieces.
+        looks: What a sound that is not understood for sure is heard at once more, each in 0.5..2:
+            0.9 makes everything a tenth slower and every voice a tenth lower. The surest answer
+            counts. At most four; none leaves it at the first.
+        sure: From this confidence on the first answer is enough, 0..1.
         grammar_paths: Histories that the grammar search keeps, 1..64.
         grammar_beam: Nats, above 0: histories further behind the best are dropped.
         threshold: A command is accepted from this confidence on, 0..1.
@@ -143,14 +148,16 @@ class CommandConfig:
     phone_beam: float = 16.0
     transducer_weight: float = 0.3
     piece_ctc_weight: float = 0.0
-    threshold: float = 0.5294
+    looks: tuple[float, ...] = (0.9, 1.1)
+    sure: float = 0.95
+    threshold: float = 0.6602
     bias: float = -1.151
     weights: tuple[float, ...] = (
         *(1.325, -3.044, 0.592, -1.558, 2.331, -0.395, 0.169, 0.211),
         *(-0.498, -1.76),  # of phones
     )
-    near_bias: float = -1.492
-    near_weights: tuple[float, ...] = (0.532, -0.268, 1.729)
+    near_bias: float = -1.071
+    near_weights: tuple[float, ...] = (0.629, -0.598, 1.769)
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -166,11 +173,16 @@ class CommandConfig:
             ("phone_beam", 1e-3, 1e3),
             ("transducer_weight", 0.0, 100.0),
             ("piece_ctc_weight", 0.0, 100.0),
+            ("sure", 0.0, 1.0),
             ("threshold", 0.0, 1.0),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"commands.{name} is {value}; it must lie in {low}..{high}.")
+        if len(self.looks) > MAX_LOOKS or not all(0.5 <= look <= 2.0 for look in self.looks):
+            raise ConfigError(
+                f"commands.looks is {self.looks}; it must be at most {MAX_LOOKS} numbers in 0.5..2."
+            )
 
     def search_settings(self) -> dict[str, Any]:
         """What the engine's recogniser is told beside the words."""

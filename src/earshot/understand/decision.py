@@ -8,7 +8,7 @@ audio, and nothing of how paths or commands are found.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -87,6 +87,7 @@ def decide(
     *,
     config: CommandConfig,
     nearest: bool = True,
+    again: Callable[[], Sequence[tuple[CommandResult, StreamResult]]] | None = None,
 ) -> Decision:
     """Choose between the command of the grammar search, the one nearest to free speech, and none.
 
@@ -99,10 +100,32 @@ def decide(
         config: Weights and threshold.
         nearest: Whether to ask for the nearest command at all: it takes a while, and while
             someone still speaks the words are not all there.
+        again: Hears the sound once more, as `session.looks` does; asked where the first look is
+            less than `config.sure`, and the surest look counts.
 
     Returns:
         The decision.
     """
+    best, words, confidence = _look(result, free, commands, config, nearest=nearest)
+    if again is not None and confidence < config.sure:
+        for further, free_again in again():
+            look = _look(further, free_again, commands, config, nearest=nearest)
+            if look[2] > confidence:
+                best, words, confidence = look
+    if best is None or confidence < config.threshold:
+        return Decision(Understanding(None, {}, confidence), None)
+    return Decision(replace(best, confidence=confidence), words)
+
+
+def _look(
+    result: CommandResult,
+    free: StreamResult,
+    commands: Interpreter,
+    config: CommandConfig,
+    *,
+    nearest: bool,
+) -> tuple[Understanding | None, tuple[WordResult, ...] | None, float]:
+    """The likeliest command of one look, its words if the grammar search has them, how sure."""
     best: Understanding | None = None
     words: tuple[WordResult, ...] | None = None
     confidence = 0.0
@@ -116,9 +139,7 @@ def decide(
         if near is not None and near_confidence(near[1], config) > confidence:
             best, words = near[0], None
             confidence = near_confidence(near[1], config)
-    if best is None or confidence < config.threshold:
-        return Decision(Understanding(None, {}, confidence), None)
-    return Decision(replace(best, confidence=confidence), words)
+    return best, words, confidence
 
 
 def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter) -> Reading | None:
