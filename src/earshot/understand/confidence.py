@@ -133,7 +133,7 @@ class CommandConfig:
     """
 
     # On development data only. Weights and threshold are those that
-    # `benchmarks/calibrate_commands.py --keep-search --false-accepts 0.03` prints; without
+    # `benchmarks/calibrate_commands.py --keep-search` prints; without
     # --keep-search it compares search settings. Less of the language model is taken off, and CTC
     # counts for more, than is best there: adapted models in noise want both.
     ctc_weight: float = 0.2
@@ -150,14 +150,14 @@ class CommandConfig:
     piece_ctc_weight: float = 0.0
     looks: tuple[float, ...] = (0.9, 1.1)
     sure: float = 0.95
-    threshold: float = 0.6602
-    bias: float = -1.151
+    threshold: float = 0.6858
+    bias: float = -0.842
     weights: tuple[float, ...] = (
-        *(1.325, -3.044, 0.592, -1.558, 2.331, -0.395, 0.169, 0.211),
-        *(-0.498, -1.76),  # of phones
+        *(1.197, -3.003, 0.851, -1.696, 2.307, -0.706, 0.303, 0.094),
+        *(-0.412, -1.965),  # of phones
     )
-    near_bias: float = -1.071
-    near_weights: tuple[float, ...] = (0.629, -0.598, 1.769)
+    near_bias: float = -0.721
+    near_weights: tuple[float, ...] = (0.747, -0.848, 1.811)
 
     def __post_init__(self) -> None:
         for name, low, high in (
