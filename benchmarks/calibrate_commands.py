@@ -42,7 +42,7 @@ from wer import progress
 from earshot.core.understanding import Understanding
 from earshot.data.atomic import replaced_file
 from earshot.runtime.session import open_model
-from earshot.session.looks import hear_again
+from earshot.session.looks import hear
 from earshot.session.recognizer import Recognizer, embedded_model_path, lexicon_of, tokenizer_of
 from earshot.train.calibrate import FALSE_ACCEPTS
 from earshot.understand.calibration import (
@@ -309,33 +309,21 @@ class Ears:
     def hear(self, trials: Sequence[Trial], *, nearest: bool = True) -> list[Heard]:
         """Decode some trials of one grammar together; without `nearest` there is one look only."""
         graph, engine = self._graphs[trials[0].grammar], self._engines[trials[0].grammar]
-        streams = [engine.create_stream() for _ in trials]
-        sounds = [trial.read() for trial in trials]
-        for stream, samples in zip(streams, sounds, strict=True):
-            stream.accept_waveform(samples)
-            stream.input_finished()
-        engine.decode_streams(streams)
-        heard = []
-        for stream, trial, samples in zip(streams, trials, sounds, strict=True):
-            found = stream.command_result()
-            assert found is not None
-            looks = [(found, stream.result())]
-            if nearest:
-                looks += hear_again(engine, samples, self._config.looks)
-            first_look, *others = (
-                weigh(
-                    *look,
-                    graph,
-                    kind=trial.kind,
-                    grammar=trial.grammar,
-                    is_command=trial.meaning is not None,
-                    is_right=functools.partial(is_meant, trial.meaning),
-                    nearest=nearest,
-                )
-                for look in looks
+        found = hear(
+            engine, [trial.read() for trial in trials], self._config.looks if nearest else ()
+        )
+        return [
+            weigh(
+                looks,
+                graph,
+                kind=trial.kind,
+                grammar=trial.grammar,
+                is_command=trial.meaning is not None,
+                is_right=functools.partial(is_meant, trial.meaning),
+                nearest=nearest,
             )
-            heard.append(replace(first_look, looks=tuple(others)))
-        return heard
+            for looks, trial in zip(found, trials, strict=True)
+        ]
 
     def hear_all(self, trials: Sequence[Trial], *, nearest: bool = True) -> list[Heard]:
         """Decode all trials, those of a grammar and of like length together."""

@@ -15,20 +15,9 @@ from earshot.session import event_stream, looks, recognizer
 from earshot.understand.confidence import CommandConfig
 from earshot.understand.graph import CommandGraph, compile_commands
 from earshot.understand.templates import load_commands
+from tests.session.test_commands import HOUSE
 
 RATE = 16_000
-HOUSE = """\
-language: en
-intents:
-  TurnOn:
-    data:
-      - sentences: ["turn (on|off) the {device} [in the {room}]"]
-lists:
-  device:
-    values: [lights, fan, radio]
-  room:
-    values: [kitchen, bedroom]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +62,9 @@ def test_what_is_longer_than_any_command_and_silence_are_not_heard_again(
 ) -> None:
     engine = listener(graph).engine
     assert looks.hear_again(engine, np.zeros(0, np.float32), [0.9]) == []
-    assert looks.hear_again(engine, np.zeros(looks.LONGEST_SAMPLES + 1, np.float32), [0.9]) == []
+    assert (
+        looks.hear_again(engine, np.zeros(int(looks.LONGEST_S * RATE) + 1, np.float32), [0.9]) == []
+    )
     found, free = looks.hear_again(engine, np.zeros(8000, np.float32), [0.9])[0]
     assert free["words"] == []
     assert found["num_frames"] > 0
@@ -129,7 +120,7 @@ def test_long_signals_are_not_kept(graph: CommandGraph) -> None:
     stream = listener(graph).create_stream()
     for _ in range(30):
         stream.accept_waveform(RATE, np.zeros(RATE, np.float32))
-    assert sum(map(len, stream._heard)) <= looks.LONGEST_SAMPLES + RATE
+    assert sum(map(len, stream._heard)) <= looks.LONGEST_S * RATE + RATE
     stream.input_finished()
     stream.decode()
     understood = stream.understanding()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -51,9 +51,13 @@ from earshot.session.looks import hear_again
 
 if TYPE_CHECKING:
     from earshot.decode.biasing import Hotwords
+    from earshot.session.looks import Look
     from earshot.session.recognizer import HotwordSource
     from earshot.understand.confidence import CommandConfig
+    from earshot.understand.decision import Decision
     from earshot.understand.graph import CommandGraph
+
+_Content = tuple[str, "str | None", dict[str, object]]
 
 __all__ = ["EventStream", "Reading", "decode_event_streams", "same_reading"]
 
@@ -101,12 +105,12 @@ def same_reading(a: Reading | SpeculativeEndpoint, b: Reading | SpeculativeEndpo
     Returns:
         True if so.
     """
-    return (
-        _plain(a.text) == _plain(b.text)
-        and a.intent == b.intent
-        and {name: slot.value for name, slot in a.slots.items()}
-        == {name: slot.value for name, slot in b.slots.items()}
-    )
+    return _content(a.text, a.intent, a.slots) == _content(b.text, b.intent, b.slots)
+
+
+def _content(text: str, intent: str | None, slots: Mapping[str, SlotValue]) -> _Content:
+    """What work rests on: the plain text, the intent, and the values of its slots."""
+    return _plain(text), intent, {name: slot.value for name, slot in slots.items()}
 
 
 @dataclass(slots=True)
@@ -129,7 +133,7 @@ class _Utterance:
     speculations: int = 0
     speculation: SpeculativeEndpoint | None = None
     reading: Reading | None = None  # that the speculation tells
-    first_look: object = None  # what it rests on, see `EventStream._first_look`
+    first_look: _Content | None = None  # what it rests on, see `EventStream._first_look`
     resumed: bool = False  # speech was heard since the speculation
 
     def promise(self, text: str) -> None:
@@ -313,13 +317,15 @@ class EventStream:
         ):
             self._kept_from += len(self._kept.popleft())
 
-    def _hear_again(
-        self, said: _Utterance, looks: Sequence[float]
-    ) -> list[tuple[_native.CommandResult, _native.StreamResult]]:
+    def _hear_again(self, said: _Utterance, looks: Sequence[float]) -> list[Look]:
         """The utterance as far as it was searched, at other rates."""
-        first = max(0, ENCODER_CLOCK.start_sample(said.base_frame) - self._kept_from)
+        first = ENCODER_CLOCK.start_sample(said.base_frame) - self._kept_from
         last = ENCODER_CLOCK.start_sample(self._newest) + _FIRST_FRAME_SAMPLES - self._kept_from
-        return hear_again(self._engine, np.concatenate([*self._kept])[first:last], looks)
+        parts = []
+        for block in self._kept:  # which may be an hour long: only what is wanted is copied
+            parts.append(block[max(0, first) : max(0, last)])
+            first, last = first - len(block), last - len(block)
+        return hear_again(self._engine, np.concatenate(parts), looks)
 
     def _hold(self) -> int:
         """Frames to keep while nobody speaks; 0 lets the engine search."""
@@ -466,14 +472,8 @@ class EventStream:
         free_text = _text(found)
         understanding: Understanding | None = None
         spoken = found
-        if self._grammar is not None:
-            from earshot.understand.decision import decide
-
-            graph, config = self._grammar
-            paths = self._stream.command_result()
-            assert paths is not None  # the engine has the graph
-            again = partial(self._hear_again, said, config.looks)
-            decision = decide(paths, found, graph, config=config, again=again)
+        decision = self._decide(found, again=partial(self._hear_again, said))
+        if decision is not None:
             understanding = decision.understanding
             if decision.words is not None:
                 text = " ".join(word["word"] for word in decision.words)
@@ -504,24 +504,33 @@ class EventStream:
             " ".join(word.word for word in words), words, confidence, None, {}, free_text
         )
 
-    def _first_look(self, said: _Utterance) -> object:
-        """What the utterance says at first sight, to tell whether it says something else now."""
-        found = self._stream.result(ended=True)
+    def _decide(
+        self,
+        found: _native.StreamResult,
+        *,
+        again: Callable[[Sequence[float]], list[Look]] | None = None,
+    ) -> Decision | None:
+        """Which command it is, by one look or with `again` by all; None without a grammar."""
         if self._grammar is None:
-            return _plain(_text(found))
+            return None
         from earshot.understand.decision import decide
 
         graph, config = self._grammar
         paths = self._stream.command_result()
         assert paths is not None  # the engine has the graph
-        decision = decide(paths, found, graph, config=config)
-        meant = decision.understanding
+        more = None if again is None else partial(again, config.looks)
+        return decide(paths, found, graph, config=config, again=more)
+
+    def _first_look(self) -> _Content:
+        """What the utterance says at first sight, to tell whether it says something else now."""
+        found = self._stream.result(ended=True)
+        decision = self._decide(found)
+        if decision is None:
+            return _content(_text(found), None, {})
         words = found["words"] if decision.words is None else decision.words
-        return (
-            _plain(" ".join(word["word"] for word in words)),
-            meant.intent,
-            {name: slot.value for name, slot in meant.slots.items()},
-        )
+        text = " ".join(word["word"] for word in words)
+        meant = decision.understanding
+        return _content(text, meant.intent, meant.slots)
 
     def _end_s(self, said: _Utterance, reading: Reading, now_s: float) -> float:
         """When the speech ended: with its last word, or where the head last heard speech."""
@@ -536,7 +545,7 @@ class EventStream:
     def _speculate(self, said: _Utterance, events: list[Event]) -> None:
         assert said.name is not None
         reading = said.reading = self._read(said)
-        said.first_look = self._first_look(said)
+        said.first_look = self._first_look()
         said.speculations += 1
         said.resumed = False
         now_s = self._now_s()
@@ -568,7 +577,7 @@ class EventStream:
     def _check_speculation(self, said: _Utterance, events: list[Event]) -> None:
         """The best path has changed: cancel the speculation if it says something else now."""
         assert said.speculation is not None
-        if self._first_look(said) == said.first_look:
+        if self._first_look() == said.first_look:
             return
         said.detector.withdraw()
         self._cancel(said, "speech_resumed" if said.resumed else "text_changed", events)
@@ -583,7 +592,7 @@ class EventStream:
             self._grammar is None
             or reading is None
             or open_speculation is None
-            or self._first_look(said) != said.first_look
+            or self._first_look() != said.first_look
         ):
             reading = self._read(said)
         nbest = lattice = None

@@ -22,14 +22,33 @@ if TYPE_CHECKING:
 
     Look = tuple[_native.CommandResult, _native.StreamResult]
 
-__all__ = ["LONGEST_SAMPLES", "hear_again"]
+__all__ = ["LONGEST_S", "hear", "hear_again"]
 
-LONGEST_SAMPLES = 20 * SAMPLE_RATE_HZ  # no command takes longer
+Samples = npt.NDArray[np.float32]
+LONGEST_S = 20.0  # no command takes longer
 
 
-def hear_again(
-    engine: _native.Recognizer, samples: npt.NDArray[np.float32], looks: Sequence[float]
-) -> list[Look]:
+def hear(
+    engine: _native.Recognizer, sounds: Sequence[Samples], looks: Sequence[float]
+) -> list[list[Look]]:
+    """Search whole signals, all together as they are and each again at other rates.
+
+    Args:
+        engine: With a grammar.
+        sounds: Shape (N,) each, 16 kHz, in [-1, 1].
+        looks: Rates, above 0; none searches each signal once.
+
+    Returns:
+        For each signal what it was found to be as it is, and what `hear_again` says.
+    """
+    found = _searched(engine, sounds)
+    return [
+        [first, *hear_again(engine, samples, looks)]
+        for first, samples in zip(found, sounds, strict=True)
+    ]
+
+
+def hear_again(engine: _native.Recognizer, samples: Samples, looks: Sequence[float]) -> list[Look]:
     """Search a whole signal at other rates.
 
     Args:
@@ -41,28 +60,39 @@ def hear_again(
         For each look what `command_result` and `result` say, frames counted as in the signal
         itself; nothing for a signal that is longer than any command.
     """
-    if not 0 < len(samples) <= LONGEST_SAMPLES:
+    if not 0 < len(samples) <= LONGEST_S * SAMPLE_RATE_HZ:
         return []
-    streams = []
-    for look in looks:
-        played = soxr.resample(samples, SAMPLE_RATE_HZ * look, SAMPLE_RATE_HZ, quality="MQ")
-        stream = engine.create_stream()
-        stream.accept_waveform(np.clip(played, -1.0, 1.0).astype(np.float32))
-        stream.input_finished()
-        streams.append(stream)
-    engine.decode_streams(streams)
+    played = [
+        soxr.resample(samples, SAMPLE_RATE_HZ * look, SAMPLE_RATE_HZ, quality="MQ")
+        for look in looks
+    ]
     heard = []
-    for stream, look in zip(streams, looks, strict=True):
-        found = stream.command_result()
-        assert found is not None  # the engine has a grammar
+    sounds = [np.clip(one, -1.0, 1.0).astype(np.float32) for one in played]
+    for (found, free), look in zip(_searched(engine, sounds), looks, strict=True):
         paths = [{**path, "words": _words(path["words"], look)} for path in found["paths"]]
-        free = stream.result()
         heard.append(
             (
                 cast("_native.CommandResult", {**found, "paths": paths}),
                 cast("_native.StreamResult", {**free, "words": _words(free["words"], look)}),
             )
         )
+    return heard
+
+
+def _searched(engine: _native.Recognizer, sounds: Sequence[Samples]) -> list[Look]:
+    """What both searches say of whole signals that are decoded together."""
+    streams = []
+    for samples in sounds:
+        stream = engine.create_stream()
+        stream.accept_waveform(samples)
+        stream.input_finished()
+        streams.append(stream)
+    engine.decode_streams(streams)
+    heard = []
+    for stream in streams:
+        found = stream.command_result()
+        assert found is not None  # the engine has a grammar
+        heard.append((found, stream.result()))
     return heard
 
 

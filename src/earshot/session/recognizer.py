@@ -34,7 +34,7 @@ from earshot.decode.result import rescored_transcript, to_lattice, to_transcript
 from earshot.decode.search import SearchConfig
 from earshot.modelfile.reader import ModelFile, engine_errors
 from earshot.runtime.session import open_model
-from earshot.session.looks import LONGEST_SAMPLES, hear_again
+from earshot.session.looks import LONGEST_S, hear_again
 
 if TYPE_CHECKING:
     from earshot.core.events import Event
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from earshot.decode.lattice import Lattice
     from earshot.decode.rescoring import Rescorer
     from earshot.session.event_stream import EventStream
+    from earshot.session.looks import Look
     from earshot.understand.confidence import CommandConfig
     from earshot.understand.decision import Decision
     from earshot.understand.graph import CommandGraph
@@ -165,7 +166,6 @@ class Stream:
         self._decided: tuple[tuple[int, bool], Decision] | None = None  # and what it rests on
         self._input = StreamInput()
         self._heard: list[npt.NDArray[np.float32]] = []  # all of it, as long as a command may be
-        self._num_heard = 0
         self._finished = False
 
     def accept_waveform(self, sample_rate_hz: int, samples: npt.ArrayLike) -> None:
@@ -194,10 +194,12 @@ class Stream:
 
     def _push(self, samples: npt.NDArray[np.float32]) -> None:
         self._native.accept_waveform(samples)
-        # One block too many is kept: so long a signal is not looked at again.
-        if self._grammar is not None and self._num_heard <= LONGEST_SAMPLES:
+        if self._grammar is None:
+            return
+        if self.duration_s <= LONGEST_S:
             self._heard.append(samples)
-            self._num_heard += len(samples)
+        else:  # no command, and not heard again
+            self._heard.clear()
 
     def is_ready(self) -> bool:
         """Whether there is audio that `decode` has not searched yet."""
@@ -283,9 +285,7 @@ class Stream:
             self._decided = (basis, decision)
         return self._decided[1]
 
-    def _hear_again(
-        self, looks: Sequence[float]
-    ) -> list[tuple[_native.CommandResult, _native.StreamResult]]:
+    def _hear_again(self, looks: Sequence[float]) -> list[Look]:
         samples = np.concatenate(self._heard) if self._heard else np.zeros(0, np.float32)
         return hear_again(self._engine, samples, looks)
 
@@ -349,7 +349,7 @@ class Stream:
         self._native.reset()
         self._decided = self._rescored = None
         self._input = StreamInput()
-        self._heard, self._num_heard = [], 0
+        self._heard = []
         self._finished = False
 
 

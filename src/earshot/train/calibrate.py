@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from earshot.data.audio import read_audio
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_with_metadata
 from earshot.runtime.session import open_model
-from earshot.session.looks import hear_again
+from earshot.session.looks import hear
 from earshot.session.recognizer import Recognizer, lexicon_of, tokenizer_of
 from earshot.train.augment import NoisePool, Samples
 from earshot.train.batches import read_noise
@@ -144,31 +144,21 @@ def hear_clips(
     progress(0, len(trials))
     for first in range(0, len(trials), _TOGETHER):
         group = trials[first : first + _TOGETHER]
-        streams = [engine.create_stream() for _ in group]
-        sounds = [trial.read() for trial in group]
-        for stream, samples in zip(streams, sounds, strict=True):
-            stream.accept_waveform(samples)
-            stream.input_finished()
-        engine.decode_streams(streams)
-        for stream, trial, samples in zip(streams, group, sounds, strict=True):
-            found = stream.command_result()
-            assert found is not None  # the engine has the graph
-            first_look, *looks = (
-                _weighed(look, trial, graph)
-                for look in ((found, stream.result()), *hear_again(engine, samples, config.looks))
-            )
-            heard.append(replace(first_look, looks=tuple(looks)))
+        found = hear(engine, [trial.read() for trial in group], config.looks)
+        heard += [_weighed(looks, t, graph) for looks, t in zip(found, group, strict=True)]
         progress(len(heard), len(trials))
     return heard
 
 
 def _weighed(
-    look: tuple[_native.CommandResult, _native.StreamResult], trial: _Trial, graph: CommandGraph
+    looks: Sequence[tuple[_native.CommandResult, _native.StreamResult]],
+    trial: _Trial,
+    graph: CommandGraph,
 ) -> Heard:
     meant = graph.interpret(trial.text.split())
     wanted = None if meant is None else meaning_key(meant)
     return weigh(
-        *look,
+        looks,
         graph,
         kind=trial.kind,
         is_command=trial.is_command,

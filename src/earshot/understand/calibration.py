@@ -82,8 +82,7 @@ class Heard:
 
 
 def weigh(
-    found: CommandResult,
-    free: StreamResult,
+    looks: Sequence[tuple[CommandResult, StreamResult]],
     commands: Interpreter,
     *,
     kind: str,
@@ -95,8 +94,7 @@ def weigh(
     """The evidence that a recording gave.
 
     Args:
-        found: Of the grammar search.
-        free: Of the free search over the same sound.
+        looks: At least one: of the grammar search, and of the free search over the same sound.
         commands: What words mean.
         kind: As of `Heard`.
         grammar: As of `Heard`.
@@ -107,17 +105,22 @@ def weigh(
     Returns:
         The evidence, with whether it speaks for what was said.
     """
-    reading = read_paths(found, free, commands)
-    near = read_nearest(free, commands) if nearest else None
-    return Heard(
-        kind=kind,
-        grammar=grammar,
-        is_command=is_command,
-        evidence=None if reading is None else reading.evidence,
-        right=is_command and reading is not None and is_right(reading.understanding),
-        near=None if near is None else near[1],
-        near_right=is_command and near is not None and is_right(near[0]),
-    )
+
+    def weighed(found: CommandResult, free: StreamResult) -> Heard:
+        reading = read_paths(found, free, commands)
+        near = read_nearest(free, commands) if nearest else None
+        return Heard(
+            kind=kind,
+            grammar=grammar,
+            is_command=is_command,
+            evidence=None if reading is None else reading.evidence,
+            right=is_command and reading is not None and is_right(reading.understanding),
+            near=None if near is None else near[1],
+            near_right=is_command and near is not None and is_right(near[0]),
+        )
+
+    first, *further = (weighed(found, free) for found, free in looks)
+    return replace(first, looks=tuple(further))
 
 
 def fit_logistic(
