@@ -56,6 +56,8 @@ def test_overrides_reach_nested_values(tmp_path: Path) -> None:
         ("model.predictor.type=gru", "model: predictor: type: is 'gru'; it must be of type"),
         ("train.max_minutes=3", "exactly one must be above 0"),
         ("model.vocab_size=100", "model.vocab_size is 100 and tokenizer.vocab_size 384"),
+        ("ngrams.order=7", "order must lie in 1..6"),
+        ("ngrams.weight=11", "lm.weight is 11.0; it must lie in 0..10"),
         ("train", "must read section.key=value"),
         ("export.codec=int8", "export: codec: is 'int8'; it must be of type Literal"),
         ("train.warmup_steps=0", "train.warmup_steps is 0; it must be above 0"),

@@ -15,6 +15,8 @@ pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
 from earshot import _native
+from earshot.decode.language_model import open_language_model
+from earshot.modelfile.reader import ModelFile
 
 speaks = pytest.mark.skipif(
     not (shutil.which("espeak-ng") or shutil.which("flite")),
@@ -48,6 +50,7 @@ TINY = [
     "train.workers=0",
     "train.buckets=2",
     "train.warmup_steps=2",
+    "ngrams.max_ngrams=2000",
 ]
 
 
@@ -98,6 +101,8 @@ def test_recipe_runs_is_killed_resumes_and_exports(repository: Path, tmp_path: P
     assert resumed["global_step"] > steps_before
     assert resumed["audio_s"] > 0
     assert isinstance(transcribe(tmp_path / "assistant-en.ear"), str)
+    header = ModelFile(tmp_path / "assistant-en.ear").header
+    assert "lm" in header and "endpoint" in header["graphs"]
 
 
 @speaks
@@ -110,6 +115,8 @@ def test_a_tiny_recipe_trains_exports_and_goes_on(repository: Path, tmp_path: Pa
     assert saved["global_step"] == 25
     assert (tmp_path / "assistant-en.ear").stat().st_size < 200_000
     assert isinstance(transcribe(tmp_path / "assistant-en.ear"), str)
+    _, weights = open_language_model(tmp_path / "assistant-en.ear")
+    assert (weights.weight, weights.internal_weight, weights.bonus) == (0.3, 0.1, 1.0)
     again = start(repository, tmp_path, [*TINY, "train.max_steps=30"], EARSHOT_DATA=nowhere)
     output, _ = again.communicate(timeout=400)
     assert again.returncode == 0, output[-3000:]

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from earshot.compress.config import CompressConfig
 from earshot.core.errors import ConfigError
+from earshot.decode.language_model import LanguageModelConfig as NgramWeights
 from earshot.models.language_model import LanguageModelConfig
 from earshot.models.transducer import TransducerConfig
 from earshot.train.corpora import CorporaConfig
@@ -231,6 +232,32 @@ class EndpointHeadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NgramConfig:
+    """The n-gram language model for free speech, of the text stage's sentences."""
+
+    max_ngrams: int = 0  # of two and more pieces, those that matter least go; 0: no such model
+    order: int = 4  # pieces of the longest
+    weight: float = 0.3  # how much it counts in the search
+    internal_weight: float = 0.1  # how much of the network's own language model is taken off
+    bonus: float = 1.0  # nats for each piece
+
+    def __post_init__(self) -> None:
+        if self.max_ngrams < 0 or not 1 <= self.order <= 6:
+            raise ConfigError(
+                f"ngrams: max_ngrams is {self.max_ngrams} and order {self.order}; max_ngrams must "
+                "not be negative, and order must lie in 1..6. Change one."
+            )
+        _ = self.weights  # which checks theirs
+
+    @property
+    def weights(self) -> NgramWeights:
+        """What the file recommends to the search."""
+        return NgramWeights(
+            weight=self.weight, internal_weight=self.internal_weight, bonus=self.bonus
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides what a model becomes."""
 
@@ -256,6 +283,7 @@ class Recipe:
     mitigate: MitigateConfig = field(default_factory=MitigateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     endpoint: EndpointHeadConfig = field(default_factory=EndpointHeadConfig)
+    ngrams: NgramConfig = field(default_factory=NgramConfig)
 
     def __post_init__(self) -> None:
         if (self.train.max_minutes > 0) == (self.train.max_steps > 0):

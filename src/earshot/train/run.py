@@ -21,9 +21,10 @@ from earshot.compress.export import export_transducer
 from earshot.compress.methods import export_grids
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
-from earshot.decode.language_model import embed
+from earshot.decode import language_model
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
+from earshot.runtime.session import open_model
 from earshot.train import (
     biasing,
     command_text,
@@ -54,6 +55,7 @@ STAGES = (
     "train",
     "export",
     "endpoint",
+    "ngrams",
 )
 
 
@@ -109,6 +111,7 @@ def run(
         ),
         "export": lambda: export(recipe),
         "endpoint": lambda: _give_endpoint_head(recipe, material, partial(progress, "endpoint")),
+        "ngrams": lambda: _give_language_model(recipe, material),
     }
     if recipe.train.trained == "bias":
         shown = (lambda *_: None) if training_bar else partial(progress, "train")
@@ -216,7 +219,7 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
     )
     start = recipe.train.start_from
     if start and "lm" in ModelFile(Path(start)).header:  # of the same pieces
-        embed(path, Path(start), path)
+        language_model.embed(path, Path(start), path)
     logger.info("wrote %s, %d bytes", path, path.stat().st_size)
     return path
 
@@ -237,6 +240,22 @@ def _give_endpoint_head(
         seed=recipe.train.seed,
         progress=progress,
     )
+
+
+def _give_language_model(recipe: Recipe, material: Path) -> None:
+    config = recipe.ngrams
+    if config.max_ngrams == 0:
+        return
+    path = Path(recipe.folder) / recipe.export.output
+    recogniser = open_model(path)
+    sentences = [item.text for item in text.load_texts(material / "text" / "train.jsonl")]
+    made, _ = language_model.from_text(
+        sentences, recogniser, order=config.order, most=config.max_ngrams
+    )
+    own = path.with_name("lm.ear")
+    language_model.save(made, own, pieces=len(recogniser.pieces), config=config.weights)
+    language_model.embed(path, own, path)
+    logger.info("%s: with a language model, %d bytes", path, path.stat().st_size)
 
 
 def _nothing() -> None:
