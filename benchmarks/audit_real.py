@@ -7,7 +7,9 @@ audits can be made again without recognising again. Knows nothing of statistics:
 
 Positions in these sets are centroids of countries, never measured; every report that has
 them says so. Voices are compared by the statistics of their spectra, for want of a speaker
-network; reports say that, too. No set has ZIP codes.
+network; reports say that, too. No set has ZIP codes: the country of a speaker's accent takes
+their place, and `countries.csv` that of a census (the first language of most people there, and
+the continent). `pooled` is all sets together.
 """
 
 from __future__ import annotations
@@ -28,10 +30,18 @@ from systems import EarshotSystem, PocketSphinx, System, default_model
 
 from earshot import _native
 
+CENSUS = Path(__file__).with_name("countries.csv")
 CENTROIDS = "Positions are centroids of the speaker's country. Nobody's position was measured."
 SPECTRA = (
     "Voices are clustered by means and deviations of log-mel bins, not by a speaker network: "
     "microphones and rooms count as much as voices do."
+)
+COUNTRIES = (
+    "The country of the speaker's accent stands in the place of a ZIP code; its attributes are "
+    "those of most people there, never of the speaker."
+)
+SETTINGS = (
+    "Sets differ in sentences, microphones and rooms: what differs between cohorts may be the set."
 )
 FEW = "A handful of speakers: nothing here is a statement about any population."
 SETS: dict[str, dict[str, Any]] = {
@@ -40,21 +50,26 @@ SETS: dict[str, dict[str, Any]] = {
         "rules": "alphanumeric",
         "keep": ("gender", "age", "accent", "native_language", "prompt_type", "lat", "lon"),
         "splits": ("dev", "test"),
-        "caveats": [CENTROIDS, FEW, "References are prompts; speakers may have said otherwise."],
+        "caveats": [
+            CENTROIDS,
+            COUNTRIES,
+            FEW,
+            "References are prompts; speakers may have said otherwise.",
+        ],
     },
     "common_voice": {
         "folder": "common_voice_sample",
         "rules": "",
         "keep": ("gender", "age", "accent", "lat", "lon"),
         "splits": ("dev", "test"),
-        "caveats": [CENTROIDS, FEW],
+        "caveats": [CENTROIDS, COUNTRIES, FEW],
     },
     "spoken_digits": {
         "folder": "spoken_digits",
         "rules": "digits",
         "keep": ("gender", "accent", "lat", "lon"),
         "splits": ("dev",),
-        "caveats": [CENTROIDS, "One speaker: there is nobody to compare with."],
+        "caveats": [CENTROIDS, COUNTRIES, "One speaker: there is nobody to compare with."],
     },
     "librispeech": {
         "folder": "librispeech_dev_clean_half",
@@ -111,6 +126,8 @@ def recognise(name: str, system: System, data: Path, target: Path) -> None:
                 for field, text in (("ref", row["text"]), ("hyp", system.transcribe(samples)))
             }
             known = {key: row[key] for key in chosen["keep"] if key in row}
+            if row.get("region"):
+                known["zip"] = row["region"]
             result = {"id": row["id"], **texts, "speaker": row["speaker"], **known}
             result["audio"] = str((folder / row["audio"]).resolve())
             for key in ("offset", "duration"):
@@ -118,6 +135,38 @@ def recognise(name: str, system: System, data: Path, target: Path) -> None:
                     result[key] = row[key]
             file.write(json.dumps(result) + "\n")
     partial.rename(target)
+
+
+def pool(names: list[str], label: str, folder: Path) -> list[str]:
+    """Write the results and voices of all sets as those of one, `pooled`; return its caveats."""
+    with open(folder / f"pooled-{label}.jsonl", "w", encoding="utf-8") as file:
+        for name in names:
+            for line in (folder / f"{name}-{label}.jsonl").read_text("utf-8").splitlines():
+                file.write(json.dumps({**json.loads(line), "set": name}) + "\n")
+    found = [np.load(folder / f"{name}-voices.npy") for name in names]
+    np.save(folder / "pooled-voices.npy", np.concatenate(found))
+    return [CENTROIDS, COUNTRIES, SETTINGS, FEW]
+
+
+def audit(name: str, label: str, folder: Path, caveats: list[str]) -> dict[str, Any] | None:
+    """Audit hypotheses, write the report, and return its figures; None where that fails."""
+    target = folder / f"{name}-{label}.jsonl"
+    command = [sys.executable, "-m", "earshot.cli", "audit", "run", str(target)]
+    command += ["-o", str(target.with_suffix(".html")), "--title", f"{label} on {name}"]
+    command += ["--embeddings", str(folder / f"{name}-voices.npy")]
+    with open(target, encoding="utf-8") as lines:
+        if any("zip" in json.loads(line) for line in lines):
+            command += ["--census", str(CENSUS)]
+    for caveat in [*caveats, SPECTRA]:
+        command += ["--caveat", caveat]
+    command += ["--min-speakers", "3", "--min-words", "50", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"{name}, {label}: {done.stderr.strip()}", file=sys.stderr)
+        return None
+    found = {"set": name, "system": label, **_figures(json.loads(done.stdout))}
+    print(_line(found), flush=True)
+    return found
 
 
 def main() -> None:
@@ -136,7 +185,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     data = data_folder(options.data)
     made: dict[str, System] = {}
-    summary: list[dict[str, Any]] = []
+    summary: list[dict[str, Any] | None] = []
     for name in options.sets:
         embeddings = options.output / f"{name}-voices.npy"
         if not embeddings.exists():
@@ -147,20 +196,12 @@ def main() -> None:
                 if label not in made:
                     made[label] = _system(label, options.model)
                 recognise(name, made[label], data, target)
-            command = [sys.executable, "-m", "earshot.cli", "audit", "run", str(target)]
-            command += ["-o", str(target.with_suffix(".html")), "--title", f"{label} on {name}"]
-            command += ["--embeddings", str(embeddings)]
-            for caveat in [*SETS[name]["caveats"], SPECTRA]:
-                command += ["--caveat", caveat]
-            command += ["--min-speakers", "3", "--min-words", "50", "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                print(f"{name}, {label}: {done.stderr.strip()}", file=sys.stderr)
-                continue
-            report = json.loads(done.stdout)
-            summary.append({"set": name, "system": label, **_figures(report)})
-            print(_line(summary[-1]), flush=True)
-    print(json.dumps(summary))
+            summary.append(audit(name, label, options.output, SETS[name]["caveats"]))
+    if len(options.sets) > 1:
+        for label in options.systems:
+            caveats = pool(options.sets, label, options.output)
+            summary.append(audit("pooled", label, options.output, caveats))
+    print(json.dumps([found for found in summary if found is not None]))
 
 
 def _system(label: str, model: Path | None) -> System:
