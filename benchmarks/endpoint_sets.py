@@ -21,7 +21,7 @@ from speech_sets import SetMissing, read_clip
 from earshot import Recognizer
 from earshot.data.speech_energy import HOP_SAMPLES, more_silence, speech_mask
 
-__all__ = ["EndedClip", "align_coffee", "ended_coffee", "ended_digits"]
+__all__ = ["BEHIND_S", "EndedClip", "align_coffee", "ended_coffee", "ended_digits", "faint_room"]
 
 SAMPLE_RATE_HZ = 16_000
 BEHIND_S = 3.5
@@ -122,6 +122,13 @@ def _hiss(count: int, rng: np.random.Generator) -> Samples:
     return np.asarray(hiss / (np.std(hiss) + 1e-9), np.float32)
 
 
+def faint_room(whole: Samples, speech: Samples, rng: np.random.Generator) -> Samples:
+    """`whole` in brown noise, 25 to 35 dB below the speech in it."""
+    loud = float(np.sqrt(np.mean(np.square(speech))))
+    hiss = _hiss(len(whole), rng) * loud * 10 ** (-rng.uniform(25, 35) / 20)
+    return np.asarray(whole + hiss, np.float32)
+
+
 def _last_word(listener: Recognizer, clip: CommandClip, samples: Samples) -> float | None:
     """When the last piece of the labelled sentence's last word is emitted, in seconds."""
     stream = listener.create_stream()
@@ -153,9 +160,15 @@ def _with_room(recording: Samples, kept: Samples) -> Samples:
 
 
 def ended_digits(
-    data: Path, *, count: int, seed: int = 6, longest_pause_s: float = 0.4, digits: int = 0
+    data: Path,
+    *,
+    count: int,
+    seed: int = 6,
+    longest_pause_s: float = 0.4,
+    digits: int = 0,
+    split: str = "dev",
 ) -> Iterator[EndedClip]:
-    """Digit strings of the development speaker, in a faint room of their own.
+    """Digit strings, each of one speaker, in a faint room of their own.
 
     Args:
         data: Folder of the recordings.
@@ -163,19 +176,22 @@ def ended_digits(
         seed: Of digits, pauses and noise.
         longest_pause_s: Pauses are even between 0 and so many seconds.
         digits: Digits in each; 0 draws 2..7.
+        split: Whose digits: of the development speaker, or of those trained on.
     """
     folder = data / "spoken_digits"
     if not (folder / "manifest.jsonl").is_file():
         raise SetMissing(f"{folder / 'manifest.jsonl'} does not exist")
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["split"] == "dev"]
+    rows = [row for row in rows if row["split"] == split]
+    speakers = sorted({row["speaker"] for row in rows})
     for number in range(count):
         rng = np.random.default_rng((seed, number))
         parts = [np.zeros(int(rng.uniform(0.3, 1.5) * SAMPLE_RATE_HZ), np.float32)]
         length = digits or int(rng.integers(2, 8))
         words = []
+        own = [row for row in rows if row["speaker"] == speakers[number % len(speakers)]]
         for n in range(length):
-            row = rows[int(rng.integers(len(rows)))]
+            row = own[int(rng.integers(len(own)))]
             words.append(row["text"])
             samples = read_clip(
                 folder / row["audio"],
@@ -191,11 +207,10 @@ def ended_digits(
         spoken = np.concatenate(parts)
         end_s = len(spoken) / SAMPLE_RATE_HZ
         whole = np.concatenate([spoken, np.zeros(int(BEHIND_S * SAMPLE_RATE_HZ), np.float32)])
-        loud = float(np.sqrt(np.mean(np.square(spoken[len(parts[0]) :]))))
-        hiss = _hiss(len(whole), rng) * loud * 10 ** (-rng.uniform(25, 35) / 20)
+        whole = faint_room(whole, spoken[len(parts[0]) :], rng)
         yield EndedClip(
             f"digits-{number:04d}",
-            np.asarray(whole + hiss, np.float32),
+            whole,
             end_s,
             True,
             slots={"digits": " ".join(words)},

@@ -166,8 +166,8 @@ class EndpointConfig:
     )
     speculative: OperatingPoint = OperatingPoint(
         pause_s=0.48,
-        closed_pause_s=0.2,
-        complete_pause_s=0.36,
+        closed_pause_s=0.16,
+        complete_pause_s=0.24,
         open_pause_s=1.2,
         number_pause_s=0.48,
         min_pause_s=0.12,
