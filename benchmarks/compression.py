@@ -178,7 +178,7 @@ class Bench:
             run.export(recipe, checkpoint=source)
         else:
             source = folder / "checkpoints" / "last.ckpt"
-            run.run(recipe, stages=["train", "export"], training_bar=False)
+            run.run(recipe, stages=["tokenizer", "train", "export"], training_bar=False)
         trained = time.perf_counter() - began[0], time.process_time() - began[1]
         result = {
             "cell": cell.name,

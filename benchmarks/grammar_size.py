@@ -186,7 +186,7 @@ def compiling(
         for turn in range(len(grammars)):
             which = (turn + number) % len(grammars)
             noted = ColdStart()
-            cold_start(["-c", codes[which]], noted)
+            cold_start([sys.executable, "-c", codes[which]], noted)
             times[which].append(json.loads(noted.output))
     rows: list[dict[str, Any]] = []
     for grammar, code, spent in zip(grammars, codes, times, strict=True):

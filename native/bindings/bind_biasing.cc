@@ -1,4 +1,4 @@
-// bind_biasing.cc: spelling, hotwords and language models for Python.
+// bind_biasing.cc: spelling, pronouncing, hotwords and language models for Python.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "biasing.h"
+#include "letter_to_sound.h"
 #include "speller.h"
 
 namespace nb = nanobind;
@@ -20,7 +21,27 @@ using namespace nb::literals;
 
 namespace {
 
-using IdArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <typename T>
+std::vector<T> Copied(const Array<T>& values) {
+  return {values.data(), values.data() + values.shape(0)};
+}
+
+// Searches hold the GIL, so one scratch is enough.
+struct PyLetterToSound {
+  earshot::LetterToSound model;
+  earshot::LetterToSoundScratch scratch;
+};
+
+nb::list Pronounce(PyLetterToSound& self, const nb::bytes& letters, size_t count) {
+  nb::list out;
+  for (const earshot::Pronunciation& found : self.model.Best({letters.c_str(), letters.size()}, count, &self.scratch)) {
+    out.append(nb::make_tuple(nb::bytes(found.phones.data(), found.phones.size()), found.score));
+  }
+  return out;
+}
 
 nb::list ToList(const std::vector<int32_t>& values) {
   nb::list out;
@@ -67,7 +88,7 @@ nb::tuple HotwordsOf(const earshot::Speller& speller, const std::vector<std::str
   return nb::make_tuple(std::move(out), ToList(unspelled));
 }
 
-nb::list Walk(const PyHotwords& self, const IdArray& pieces) {
+nb::list Walk(const PyHotwords& self, const Array<int32_t>& pieces) {
   nb::list scores;
   double score = 0;
   int32_t node = earshot::Hotwords::kRoot;
@@ -83,7 +104,7 @@ nb::list Walk(const PyHotwords& self, const IdArray& pieces) {
   return scores;
 }
 
-nb::tuple Scores(const PyNgram& self, const IdArray& symbols, bool end) {
+nb::tuple Scores(const PyNgram& self, const Array<int32_t>& symbols, bool end) {
   const earshot::Ngram& ngram = *self.shared;
   nb::list scores;
   earshot::NgramState state = ngram.Start();
@@ -108,6 +129,17 @@ void bind_biasing(nb::module_& m) {
       .def_static("of", [](nb::handle model) { return earshot::Speller::Of(*NativeModel(model)).release(); }, "model"_a,
                   nb::rv_policy::take_ownership)
       .def("spell", &Spell, "text"_a, "ways"_a = 1);
+
+  nb::class_<PyLetterToSound>(m, "LetterToSound", "Says words that no dictionary has, by their letters.")
+      .def("__init__", [](PyLetterToSound* self, const Array<int32_t>& first, const Array<uint16_t>& units, const Array<int32_t>& suffix,
+                          const Array<int32_t>& state, const Array<float>& log_prob, const Array<float>& backoff,
+                          const std::vector<nb::bytes>& phones, const Array<int32_t>& letters, int32_t start) {
+        earshot::UnitContexts contexts{Copied(first), Copied(units), Copied(suffix), Copied(state), Copied(log_prob), Copied(backoff),
+                                       {}, Copied(letters), start};
+        for (const nb::bytes& each : phones) contexts.phones.emplace_back(each.c_str(), each.size());
+        new (self) PyLetterToSound{earshot::LetterToSound(std::move(contexts)), {}};
+      }, nb::kw_only(), "first"_a, "units"_a, "suffix"_a, "state"_a, "log_prob"_a, "backoff"_a, "phones"_a, "letters"_a, "start"_a)
+      .def("best", &Pronounce, "letters"_a, "count"_a);
 
   nb::class_<PyHotwords>(m, "Hotwords", "Phrases to be heard more readily; shared by any number of streams.")
       .def_static("spelled", &HotwordsOf, "speller"_a, "phrases"_a, "scores"_a, "ways"_a = 1, "within"_a = 1e9)

@@ -247,6 +247,22 @@ class Speller:
     def of(model: Model) -> Speller: ...
     def spell(self, text: str, ways: int = 1) -> list[tuple[list[int], float]]: ...
 
+class LetterToSound:
+    def __init__(
+        self,
+        *,
+        first: _I32,
+        units: npt.NDArray[np.uint16],
+        suffix: _I32,
+        state: _I32,
+        log_prob: _F32,
+        backoff: _F32,
+        phones: list[bytes],
+        letters: _I32,
+        start: int,
+    ) -> None: ...
+    def best(self, letters: bytes, count: int) -> list[tuple[bytes, float]]: ...
+
 class Hotwords:
     @staticmethod
     def spelled(

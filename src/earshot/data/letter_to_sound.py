@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from array import array
-from bisect import bisect_left
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from earshot import _native
 
 __all__ = ["LETTERS", "MODEL_PATH", "LetterToSound", "UnitTree"]
 
@@ -25,10 +25,7 @@ MODEL_PATH = Path(__file__).parent.parent / "assets" / "en.letters"
 
 _LOG_STEP = 1 / 4  # nats; probabilities and back-off weights are kept in a byte
 _BACKOFF_ZERO = 14  # the byte of weight 0: weights may be a little above 1
-_WIDTH = 24  # hypotheses kept after each letter
-_DEPTH = 8.0  # nats below the best one that a hypothesis may be
-_END = "$"  # what follows the last letter
-_KEPT_OPTIONS = 1 << 16  # answers for a context and a letter, some 100 bytes each
+_NUMBERED = bytes(LETTERS.index(chr(byte)) if chr(byte) in LETTERS else 255 for byte in range(256))
 
 Scored = tuple[tuple[int, ...], float]
 
@@ -136,21 +133,18 @@ class LetterToSound:
         np.cumsum(tree.num_children, out=first[1:])
         first[1:] += 1
         suffix, state = _links(tree, first)
-        self._first = array("i", first.astype(np.int32).tobytes())
-        self._units = array("H", tree.units.tobytes())
-        self._suffix = array("i", suffix.astype(np.int32).tobytes())
-        self._state = array("i", state.astype(np.int32).tobytes())
-        self._log_prob = array("f", (tree.log_probs * np.float32(-_LOG_STEP)).tobytes())
-        self._backoff = array(
-            "f", ((_BACKOFF_ZERO - tree.backoffs.astype(np.float32)) * _LOG_STEP).tobytes()
+        starts = np.searchsorted(np.frombuffer(tree.letters, np.uint8), np.arange(28))
+        self._native = _native.LetterToSound(
+            first=first.astype(np.int32),
+            units=np.ascontiguousarray(tree.units, np.uint16),
+            suffix=suffix.astype(np.int32),
+            state=state.astype(np.int32),
+            log_prob=tree.log_probs * np.float32(-_LOG_STEP),
+            backoff=(_BACKOFF_ZERO - tree.backoffs.astype(np.float32)) * np.float32(_LOG_STEP),
+            phones=tree.phones,
+            letters=starts.astype(np.int32),
+            start=int(state[1 + starts[27]]),  # the root has every unit as a child
         )
-        self._phones = tree.phones
-        starts = np.searchsorted(np.frombuffer(tree.letters, np.uint8), np.arange(29))
-        self._of_letter = {
-            letter: (int(starts[n]), int(starts[n + 1])) for n, letter in enumerate(LETTERS + _END)
-        }
-        self._start = int(state[1 + starts[27]])  # the root has every unit as a child
-        self._options = lru_cache(maxsize=_KEPT_OPTIONS)(self._find_options)
 
     @staticmethod
     @cache
@@ -169,54 +163,8 @@ class LetterToSound:
             Phone ids with log p(letters, phones) in nats, likeliest first; empty only where the
             likeliest is that nothing is said.
         """
-        beam: dict[tuple[int, bytes], float] = {(self._start, b""): 0.0}
-        for letter in letters:
-            beam = self._extended(beam, letter)
-        whole: dict[bytes, float] = {}
-        for (_, phones), score in self._extended(beam, _END).items():
-            if phones:
-                whole[phones] = max(score, whole.get(phones, score))
-        ranked = sorted(whole.items(), key=lambda item: -item[1])[:count]
-        return [(tuple(phones), score) for phones, score in ranked]
-
-    def _extended(
-        self, beam: dict[tuple[int, bytes], float], letter: str
-    ) -> dict[tuple[int, bytes], float]:
-        """The best hypotheses with one more letter; of equal ones the likelier."""
-        longer: dict[tuple[int, bytes], float] = {}
-        least = -1e30
-        for (node, phones), score in beam.items():  # likeliest first
-            for gain, state, said in self._options(node, letter):
-                total = score + gain
-                if total < least:
-                    break
-                key = (state, phones + said)
-                if total > longer.get(key, -1e30):
-                    longer[key] = total
-                    least = max(least, total - _DEPTH)
-        kept = sorted(longer.items(), key=lambda item: -item[1])[:_WIDTH]
-        return {key: score for key, score in kept if score >= least}
-
-    def _find_options(self, node: int, letter: str) -> list[tuple[float, int, bytes]]:
-        """What a letter may stand for after a context: log probability, next context, phones."""
-        first_unit, last_unit = self._of_letter[letter]
-        units, first = self._units, self._first
-        found: dict[int, tuple[float, int, bytes]] = {}
-        weight = 0.0
-        while True:
-            end = first[node + 1]
-            at = bisect_left(units, first_unit, first[node], end)
-            while at < end and units[at] < last_unit:
-                unit = units[at]
-                if unit not in found:
-                    gain = weight + self._log_prob[at]
-                    found[unit] = (gain, self._state[at], self._phones[unit])
-                at += 1
-            if node == 0:
-                break
-            weight += self._backoff[node]
-            node = self._suffix[node]
-        return sorted(found.values(), reverse=True)
+        numbers = letters.encode("ascii").translate(_NUMBERED)
+        return [(tuple(phones), score) for phones, score in self._native.best(numbers, count)]
 
 
 def _links(

@@ -27,6 +27,7 @@ BELIEVED_COMPOUND = 4  # guesses among which two words' own pronunciations are b
 MAX_SPELLED_LETTERS = 4  # longer words are said even if they look odd
 ODD_NATS_A_LETTER = 4.0  # words that are no initialisms have less
 
+_BEGINNING = 3  # letters that lines are narrowed down by
 _FIRST = 65  # the byte of the first phone in the file
 _WORD = re.compile("[a-z']*[a-z][a-z']*")
 _NUMBERED = re.compile(r"\(\d+\)$")  # CMUdict's variants: "tomato(2)"
@@ -45,6 +46,7 @@ class Lexicon:
     def __init__(self, entries: bytes, *, own: Mapping[str, Variants] | None = None) -> None:
         self._entries = entries
         self._own = dict(own or {})
+        self._places: dict[bytes, tuple[int, int]] = {}  # of beginnings asked for
         self._made: dict[str, tuple[Variants, bool]] = {}  # words asked for that are not in it
 
     @staticmethod
@@ -106,19 +108,36 @@ class Lexicon:
         return not self.knows(word) and self._put_together(word)[1]
 
     def _in_dictionary(self, word: str) -> Variants:
-        wanted = word.encode()
+        wanted = word.encode() + b"\t"
+        low, high = self._among(wanted[:_BEGINNING])
+        start = low
+        if not self._entries.startswith(wanted, low):
+            start = self._entries.find(b"\n" + wanted, low, high) + 1
+            if start == 0:
+                return ()
+        line = self._entries[start : self._entries.index(b"\n", start)]
+        spelled = line.split(b"\t")[1:]
+        return tuple(tuple(byte - _FIRST + 1 for byte in phones) for phones in spelled)
+
+    def _among(self, beginning: bytes) -> tuple[int, int]:
+        """Where the lines that begin so are."""
+        found = self._places.get(beginning)
+        if found is None:
+            found = self._first_line(beginning), self._first_line(beginning + b"\xff")
+            self._places[beginning] = found
+        return found
+
+    def _first_line(self, wanted: bytes) -> int:
+        """Where the first line is that does not come before some bytes, found by halving."""
         low, high = 0, len(self._entries)
         while low < high:
             start = self._entries.rfind(b"\n", 0, (low + high) // 2) + 1
             end = self._entries.index(b"\n", start)
-            found, *spelled = self._entries[start:end].split(b"\t")
-            if found == wanted:
-                return tuple(tuple(byte - _FIRST + 1 for byte in phones) for phones in spelled)
-            if found < wanted:
+            if self._entries[start:end] < wanted:
                 low = end + 1
             else:
                 high = start
-        return ()
+        return low
 
     def _put_together(self, word: str) -> tuple[Variants, bool]:
         """Pronunciations of a word that is not in the dictionary, and whether they are guessed."""
