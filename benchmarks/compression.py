@@ -175,6 +175,7 @@ class Bench:
                     f"error: {cell.name}: {source} is not there; run the cell "
                     f"{cell.rounded_from} first."
                 )
+            run.run(recipe, stages=["tokenizer"])
             run.export(recipe, checkpoint=source)
         else:
             source = folder / "checkpoints" / "last.ckpt"

@@ -41,11 +41,12 @@ from wer import figure, print_aligned, progress
 
 from earshot.data.manifest import read_manifest
 from earshot.data.scoring import WordCounts, count_words, relative_change, word_error_rate
+from earshot.decode.language_model import language_model_of
 from earshot.decode.lattice import Lattice, best_path, nbest, oracle
 from earshot.decode.lattice_wire import decode_lattice, encode_lattice
 from earshot.decode.search import SearchConfig
 from earshot.runtime.session import open_model
-from earshot.session.recognizer import Recognizer
+from earshot.session.recognizer import LANGUAGE_MODEL_PATHS, PLAIN_PATHS, Recognizer
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = (*REAL_SETS, "synthetic")
@@ -109,7 +110,10 @@ class Measurement:
         rescorer: Rescorer | None = None,
     ) -> None:
         opened = open_model(model)
-        config = SearchConfig(lattice_paths=lattice_paths, lattice_beam=lattice_beam)
+        usual = LANGUAGE_MODEL_PATHS if language_model_of(opened) else PLAIN_PATHS
+        config = SearchConfig(
+            max_active_paths=usual, lattice_paths=lattice_paths, lattice_beam=lattice_beam
+        )
         self._recording = Recognizer(opened, config)
         # Histories that differ in any of their last 8 pieces stay apart: a plain beam search.
         self._plain = Recognizer(opened, replace(config, lattice_context=8))

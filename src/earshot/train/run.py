@@ -248,7 +248,13 @@ def _give_language_model(recipe: Recipe, material: Path) -> None:
         return
     path = Path(recipe.folder) / recipe.export.output
     recogniser = open_model(path)
-    sentences = [item.text for item in text.load_texts(material / "text" / "train.jsonl")]
+    texts = material / "text" / "train.jsonl"
+    if not texts.is_file():
+        raise ConfigError(
+            f"ngrams.max_ngrams is {config.max_ngrams} and {texts} is not there. Run the stage "
+            "that writes the text first, or set ngrams.max_ngrams to 0."
+        )
+    sentences = [item.text for item in text.load_texts(texts)]
     made, _ = language_model.from_text(
         sentences, recogniser, order=config.order, most=config.max_ngrams
     )
