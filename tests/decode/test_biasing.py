@@ -15,6 +15,7 @@ from earshot import _native
 from earshot.core.errors import ConfigError, HotwordsError
 from earshot.decode.biasing import (
     DEFAULT_SCORE,
+    SCORE_WITH_LANGUAGE_MODEL,
     Hotword,
     HotwordCompiler,
     hotwords_of,
@@ -215,3 +216,15 @@ def test_hotwords_are_heard_and_replaced_between_utterances() -> None:
         texts.append(stream.result().text)
         stream.reset()
     assert texts == [wrong, wrong, plain]
+
+
+def test_beside_a_language_model_phrases_are_lent_less(compiler: HotwordCompiler) -> None:
+    names = list(_native.Model(str(embedded_model_path())).pieces)
+    ids = np.array([names.index(piece) for piece in compiler.pieces("anna")], np.int32)
+    for options, each in (
+        ({}, SCORE_WITH_LANGUAGE_MODEL),
+        ({"lm_weight": 0.0}, DEFAULT_SCORE),
+        ({"hotwords_score": 0.5}, 0.5),
+    ):
+        found = earshot.Recognizer.load(**options).compile_hotwords(["anna"])
+        assert found.native.walk(ids)[-1] == each * len(ids)

@@ -39,7 +39,13 @@ def check(
 
     logging.getLogger("earshot.decode.biasing").disabled = True
     with reported():
-        from earshot.decode.biasing import DEFAULT_SCORE, HotwordCompiler, read_hotwords
+        from earshot.decode.biasing import (
+            DEFAULT_SCORE,
+            SCORE_WITH_LANGUAGE_MODEL,
+            HotwordCompiler,
+            read_hotwords,
+        )
+        from earshot.decode.language_model import language_model_of
         from earshot.runtime.session import open_model
         from earshot.session.recognizer import embedded_model_path
 
@@ -48,13 +54,15 @@ def check(
         except HotwordsError as err:
             complain(err)
             raise typer.Exit(USAGE_ERROR) from None
-        compiler = HotwordCompiler(open_model(model or embedded_model_path()))
+        opened = open_model(model or embedded_model_path())
+        compiler = HotwordCompiler(opened)
+        if score is None:
+            score = SCORE_WITH_LANGUAGE_MODEL if language_model_of(opened) else DEFAULT_SCORE
         compiled = compiler.compile(phrases, default_score=score)
     problems = iter(compiled.problems)
-    default = DEFAULT_SCORE if score is None else score
     for hotword, spoken in zip(compiled.phrases, compiled.spoken, strict=True):
         pieces = compiler.pieces(spoken) if spoken else ()
-        each = default if hotword.score is None else hotword.score
+        each = score if hotword.score is None else hotword.score
         boost = round(each * len(pieces), 3)
         problem = "" if spoken else str(next(problems))
         if as_json:

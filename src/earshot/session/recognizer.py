@@ -24,7 +24,7 @@ from earshot.data.audio import AudioFile, Source, StreamInput
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.attention import AttentionMap, attention_map
-from earshot.decode.biasing import HotwordCompiler, Hotwords
+from earshot.decode.biasing import SCORE_WITH_LANGUAGE_MODEL, HotwordCompiler, Hotwords
 from earshot.decode.language_model import (
     LanguageModelConfig,
     language_model_of,
@@ -407,6 +407,8 @@ class Recognizer:
             # Without a language model there is nothing to weigh.
             language_model_config = found[1] if found else LanguageModelConfig(weight=0)
         self.language_model_config = language_model_config
+        if hotwords_score is None and language_model_config.weight > 0:
+            hotwords_score = SCORE_WITH_LANGUAGE_MODEL
         self._hotwords_score = hotwords_score
         self._attention_weight = attention_weight
         self._compiler: HotwordCompiler | None = None
@@ -485,7 +487,8 @@ class Recognizer:
             hotwords: Phrases that all streams are to hear more readily: a file of them, a list, or
                 a mapping to scores; see `create_stream`.
             hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
-                `decode.biasing.DEFAULT_SCORE`. 0 changes nothing, above 4 other words suffer.
+                `decode.biasing.DEFAULT_SCORE`, or beside a language model
+                `SCORE_WITH_LANGUAGE_MODEL`. 0 changes nothing, above 4 other words suffer.
             attention_weight: What the attention to hotwords counts, 0..10, of a model with trained
                 biasing: 1 as it was trained, 0 not at all. Other models have none.
             lm: Language model of free speech, a file from `earshot lm`; None takes the one that the
