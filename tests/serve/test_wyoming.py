@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
@@ -206,6 +206,41 @@ def test_another_language_is_an_error_and_not_a_wait(server: RunningServer) -> N
     (error,) = frames
     assert error.type == "error"
     assert error.data["code"] == "unsupported_language"
+
+
+@pytest.mark.parametrize(
+    ("frames", "last"),
+    [
+        ([Frame("audio-start", MONO)], "error"),
+        ([Frame("audio-start", MONO), Frame("audio-chunk", MONO, bytes(3200))], "error"),
+        ([Frame("audio-start", MONO), Frame("ping")], "error"),
+        ([Frame("audio-start", MONO), Frame("audio-stop")], "transcript-stop"),
+        ([Frame("ping")], "pong"),
+    ],
+)
+def test_who_falls_silent_without_hanging_up_is_let_go(
+    serving: Callable[..., RunningServer], frames: list[Frame], last: str
+) -> None:
+    server = serving(limits={"idle_timeout_s": 0.4})
+
+    async def talk() -> list[Frame]:
+        reader, writer = await asyncio.open_connection(*server.wyoming)
+        try:
+            for frame in frames:
+                writer.write(frame.encode())
+            await writer.drain()
+            found = []
+            while (frame := await read_frame(reader, max_payload_bytes=0)) is not None:
+                found.append(frame)
+            return found
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    found = run(asyncio.wait_for(talk(), 10.0))
+    assert found[-1].type == last
+    if last == "error":
+        assert found[-1].data["code"] == "idle"
 
 
 def test_with_endpointing_the_answer_comes_before_audio_stop(server: RunningServer) -> None:

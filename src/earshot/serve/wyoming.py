@@ -178,14 +178,9 @@ class _Conversation:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def run(self) -> None:
-        limits = self.service.engine.limits
         while not self.is_over:
             try:
-                frame = await asyncio.wait_for(
-                    read_frame(self.reader, max_payload_bytes=limits.max_message_bytes),
-                    # While an answer is worked on nothing need come.
-                    None if self.turn is not None else limits.idle_timeout_s,
-                )
+                frame = await self._next_frame()
             except TimeoutError:
                 return
             except FrameError as err:
@@ -204,6 +199,34 @@ class _Conversation:
                 await handler(self, frame)
             except FrameError as err:
                 await self.fail("bad_message", str(err))
+
+    async def _next_frame(self) -> Frame | None:
+        """Wait for a frame, for long only while an answer is worked on.
+
+        Raises:
+            TimeoutError: Nothing came in time, or nothing that comes matters any more.
+            FrameError: What came is no frame.
+        """
+        limits = self.service.engine.limits
+        reading = asyncio.create_task(
+            read_frame(self.reader, max_payload_bytes=limits.max_message_bytes)
+        )
+        try:
+            while not reading.done():
+                answering = self.turn.answering if self.turn is not None else None
+                if answering is None or answering.done():
+                    if self.is_over:
+                        raise TimeoutError
+                    await asyncio.wait({reading}, timeout=limits.idle_timeout_s)
+                    if not reading.done():
+                        raise TimeoutError
+                else:
+                    await asyncio.wait({reading, answering}, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result()
+        finally:
+            if not reading.done():
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
 
     async def close(self) -> None:
         if self.turn is not None:
