@@ -49,8 +49,12 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers between two ends, on a logarithmic axis."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [m * 10.0**d for d in decades for m in (1, 1.5, 2, 3, 5, 7)]
-    return [tick for tick in found if low <= tick <= high]
+    coarse, halves, fine = (1, 1.5, 2, 3, 5, 7), range(2, 20), range(20, 200)
+    for leading in (coarse, [m / 2 for m in halves], [m / 20 for m in fine]):
+        found = [m * 10.0**d for d in decades for m in leading if low <= m * 10.0**d <= high]
+        if len(found) > 2:
+            break
+    return found
 
 
 def _panel(points: Sequence[Point], across: str, left: float) -> list[str]:
