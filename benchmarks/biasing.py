@@ -40,7 +40,7 @@ from wer import circumstances
 import earshot
 from earshot.data.scoring import Estimate, WordCounts, relative_change, word_error_rate
 from earshot.data.text import normalise
-from earshot.decode.biasing import DEFAULT_SCORE
+from earshot.decode.biasing import usual_score
 from earshot.session.recognizer import HOTWORD_PATHS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -400,7 +400,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "skipped": {},
     }
-    for score in options.scores:
+    has_model = recognizer.language_model_config.weight > 0
+    for score in options.scores or [usual_score(language_model=has_model)]:
         settings: list[tuple[Sequence[str] | None, bool]] = [(None, False)]
         settings += [(others[:count], True) for count in DISTRACTORS]
         settings.append((others[:OVER_BOOSTED], False))
@@ -496,7 +497,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scores",
         type=lambda text: [float(part) for part in text.split(",")],
-        default=[DEFAULT_SCORE],
         help="nats a piece, separated by commas (default: the package's)",
     )
     exp = ROOT / "exp" / "assistant-en"

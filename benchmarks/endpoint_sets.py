@@ -184,12 +184,13 @@ def ended_digits(
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["split"] == split]
     speakers = sorted({row["speaker"] for row in rows})
+    by_speaker = [[row for row in rows if row["speaker"] == speaker] for speaker in speakers]
     for number in range(count):
         rng = np.random.default_rng((seed, number))
         parts = [np.zeros(int(rng.uniform(0.3, 1.5) * SAMPLE_RATE_HZ), np.float32)]
         length = digits or int(rng.integers(2, 8))
         words = []
-        own = [row for row in rows if row["speaker"] == speakers[number % len(speakers)]]
+        own = by_speaker[number % len(by_speaker)]
         for n in range(length):
             row = own[int(rng.integers(len(own)))]
             words.append(row["text"])

@@ -46,7 +46,7 @@ from earshot.decode.lattice import Lattice, best_path, nbest, oracle
 from earshot.decode.lattice_wire import decode_lattice, encode_lattice
 from earshot.decode.search import SearchConfig
 from earshot.runtime.session import open_model
-from earshot.session.recognizer import LANGUAGE_MODEL_PATHS, PLAIN_PATHS, Recognizer
+from earshot.session.recognizer import Recognizer, usual_paths
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = (*REAL_SETS, "synthetic")
@@ -110,7 +110,7 @@ class Measurement:
         rescorer: Rescorer | None = None,
     ) -> None:
         opened = open_model(model)
-        usual = LANGUAGE_MODEL_PATHS if language_model_of(opened) else PLAIN_PATHS
+        usual = usual_paths(language_model=language_model_of(opened) is not None, hotwords=False)
         config = SearchConfig(
             max_active_paths=usual, lattice_paths=lattice_paths, lattice_beam=lattice_beam
         )

@@ -45,18 +45,13 @@ std::vector<Pronunciation> LetterToSound::Best(std::string_view letters, size_t 
   }
   Extend(num_letters_, scratch);
   std::vector<Pronunciation> found;
-  for (const auto& path : scratch->beam_) {
+  for (const auto& path : scratch->beam_) {  // likeliest first
+    if (found.size() == count) break;
     if (path.length == 0) continue;
     std::string phones = Phones(path.trail, *scratch);
-    const auto same = std::find_if(found.begin(), found.end(), [&](const Pronunciation& p) { return p.phones == phones; });
-    if (same == found.end()) {
-      found.push_back({std::move(phones), path.score});
-    } else {
-      same->score = std::max(same->score, path.score);
-    }
+    const auto is_same = [&](const Pronunciation& p) { return p.phones == phones; };
+    if (std::none_of(found.begin(), found.end(), is_same)) found.push_back({std::move(phones), path.score});
   }
-  std::stable_sort(found.begin(), found.end(), [](const Pronunciation& a, const Pronunciation& b) { return a.score > b.score; });
-  if (found.size() > count) found.resize(count);
   return found;
 }
 

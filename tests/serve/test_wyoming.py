@@ -36,14 +36,15 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, WAIT_S))
 
 
-async def exchange(server: RunningServer, *frames: bytes) -> list[Frame]:
-    """Send bytes, end the sending side, and read until the server ends its own."""
+async def exchange(server: RunningServer, *frames: bytes, hang_up: bool = True) -> list[Frame]:
+    """Send bytes, end the sending side if asked to, and read until the server ends its own."""
     reader, writer = await asyncio.open_connection(*server.wyoming)
     try:
         for frame in frames:
             writer.write(frame)
             await writer.drain()
-        writer.write_eof()
+        if hang_up:
+            writer.write_eof()
         found = []
         while (frame := await read_frame(reader, max_payload_bytes=0)) is not None:
             found.append(frame)
@@ -222,22 +223,8 @@ def test_who_falls_silent_without_hanging_up_is_let_go(
     serving: Callable[..., RunningServer], frames: list[Frame], last: str
 ) -> None:
     server = serving(limits={"idle_timeout_s": 0.4})
-
-    async def talk() -> list[Frame]:
-        reader, writer = await asyncio.open_connection(*server.wyoming)
-        try:
-            for frame in frames:
-                writer.write(frame.encode())
-            await writer.drain()
-            found = []
-            while (frame := await read_frame(reader, max_payload_bytes=0)) is not None:
-                found.append(frame)
-            return found
-        finally:
-            writer.close()
-            await writer.wait_closed()
-
-    found = run(asyncio.wait_for(talk(), 10.0))
+    talk = exchange(server, *(frame.encode() for frame in frames), hang_up=False)
+    found = run(asyncio.wait_for(talk, 10.0))
     assert found[-1].type == last
     if last == "error":
         assert found[-1].data["code"] == "idle"

@@ -39,12 +39,7 @@ def check(
 
     logging.getLogger("earshot.decode.biasing").disabled = True
     with reported():
-        from earshot.decode.biasing import (
-            DEFAULT_SCORE,
-            SCORE_WITH_LANGUAGE_MODEL,
-            HotwordCompiler,
-            read_hotwords,
-        )
+        from earshot.decode.biasing import HotwordCompiler, read_hotwords, usual_score
         from earshot.decode.language_model import language_model_of
         from earshot.runtime.session import open_model
         from earshot.session.recognizer import embedded_model_path
@@ -57,7 +52,7 @@ def check(
         opened = open_model(model or embedded_model_path())
         compiler = HotwordCompiler(opened)
         if score is None:
-            score = SCORE_WITH_LANGUAGE_MODEL if language_model_of(opened) else DEFAULT_SCORE
+            score = usual_score(language_model=language_model_of(opened) is not None)
         compiled = compiler.compile(phrases, default_score=score)
     problems = iter(compiled.problems)
     for hotword, spoken in zip(compiled.phrases, compiled.spoken, strict=True):

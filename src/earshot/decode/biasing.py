@@ -30,6 +30,7 @@ __all__ = [
     "Hotwords",
     "hotwords_of",
     "read_hotwords",
+    "usual_score",
 ]
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,17 @@ MAX_SCORE = 20.0  # more drowns all that is heard
 MAX_ATTENTION_WEIGHT = 10.0
 MAX_PHRASES = 1_000_000
 RESERVED_PIECES = 3
+
+
+def usual_score(*, language_model: bool) -> float:
+    """Nats a piece that phrases without a score of their own are lent.
+
+    Args:
+        language_model: Whether one counts in the search, too.
+    """
+    return SCORE_WITH_LANGUAGE_MODEL if language_model else DEFAULT_SCORE
+
+
 _SCORE = re.compile(r":\+?(\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*")
 

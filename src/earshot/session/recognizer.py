@@ -24,7 +24,7 @@ from earshot.data.audio import AudioFile, Source, StreamInput
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.attention import AttentionMap, attention_map
-from earshot.decode.biasing import SCORE_WITH_LANGUAGE_MODEL, HotwordCompiler, Hotwords
+from earshot.decode.biasing import HotwordCompiler, Hotwords, usual_score
 from earshot.decode.language_model import (
     LanguageModelConfig,
     language_model_of,
@@ -61,7 +61,13 @@ EMBEDDED_MODEL = "assistant-en.ear"
 PLAIN_PATHS, LANGUAGE_MODEL_PATHS, HOTWORD_PATHS = 4, 8, 16
 
 
-def _usual_paths(*, language_model: bool, hotwords: bool) -> int:
+def usual_paths(*, language_model: bool, hotwords: bool) -> int:
+    """Histories that the beam keeps where nobody says how many.
+
+    Args:
+        language_model: Whether there is one.
+        hotwords: Whether there are any for all streams.
+    """
     if hotwords:
         return HOTWORD_PATHS
     return LANGUAGE_MODEL_PATHS if language_model else PLAIN_PATHS
@@ -407,14 +413,14 @@ class Recognizer:
             # Without a language model there is nothing to weigh.
             language_model_config = found[1] if found else LanguageModelConfig(weight=0)
         self.language_model_config = language_model_config
-        if hotwords_score is None and language_model_config.weight > 0:
-            hotwords_score = SCORE_WITH_LANGUAGE_MODEL
+        if hotwords_score is None:
+            hotwords_score = usual_score(language_model=language_model_config.weight > 0)
         self._hotwords_score = hotwords_score
         self._attention_weight = attention_weight
         self._compiler: HotwordCompiler | None = None
         self.hotwords = None if hotwords is None else self.compile_hotwords(hotwords)
         if search is None:
-            paths = _usual_paths(language_model=bool(found), hotwords=hotwords is not None)
+            paths = usual_paths(language_model=bool(found), hotwords=hotwords is not None)
             search = SearchConfig(max_active_paths=paths)
         self._grammar: tuple[CommandGraph, CommandConfig] | None = None
         grammar_search: dict[str, Any] = {}
@@ -487,8 +493,7 @@ class Recognizer:
             hotwords: Phrases that all streams are to hear more readily: a file of them, a list, or
                 a mapping to scores; see `create_stream`.
             hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
-                `decode.biasing.DEFAULT_SCORE`, or beside a language model
-                `SCORE_WITH_LANGUAGE_MODEL`. 0 changes nothing, above 4 other words suffer.
+                `decode.biasing.usual_score`. 0 changes nothing, above 4 other words suffer.
             attention_weight: What the attention to hotwords counts, 0..10, of a model with trained
                 biasing: 1 as it was trained, 0 not at all. Other models have none.
             lm: Language model of free speech, a file from `earshot lm`; None takes the one that the
@@ -547,7 +552,7 @@ class Recognizer:
             base = found[1] if found else LanguageModelConfig(weight=0)
             paths = max_active_paths
             if paths is None:
-                paths = _usual_paths(language_model=bool(found), hotwords=hotwords is not None)
+                paths = usual_paths(language_model=bool(found), hotwords=hotwords is not None)
             return {
                 "search": SearchConfig(
                     method=method,

@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earshot import _native
 from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.data.audio import read_audio
 from earshot.modelfile.reader import ModelFile
@@ -41,6 +40,9 @@ from earshot.understand.confidence import CommandConfig
 from earshot.understand.decision import meaning_key
 from earshot.understand.graph import CommandGraph, compile_commands
 from earshot.understand.templates import Commands
+
+if TYPE_CHECKING:
+    from earshot.session.looks import Look
 
 __all__ = ["FALSE_ACCEPTS", "calibrate_model", "hear_clips"]
 
@@ -151,7 +153,7 @@ def hear_clips(
 
 
 def _weighed(
-    looks: Sequence[tuple[_native.CommandResult, _native.StreamResult]],
+    looks: Sequence[Look],
     trial: _Trial,
     graph: CommandGraph,
 ) -> Heard:
