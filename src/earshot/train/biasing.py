@@ -48,6 +48,7 @@ from earshot.train.batches import (
 )
 from earshot.train.phrase_text import phrase_in, rare_words
 from earshot.train.phrases import PhraseSampler
+from earshot.train.precision import usual_precision
 from earshot.train.recipe import Recipe
 from earshot.train.text import load_texts
 
@@ -386,7 +387,7 @@ def train(
                 out,
             )
 
-    low = config.precision == "bf16-mixed"
+    low = usual_precision(config.precision) == "bf16-mixed"
     sums: dict[str, float] = {}
     while True:
         seconds = before_s + time.monotonic() - began

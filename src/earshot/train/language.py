@@ -30,6 +30,7 @@ from earshot.data.tokenizer import SOS_EOS_ID
 from earshot.models.language_model import LanguageModel
 from earshot.train import language_text
 from earshot.train.pieces import load_tokenizer, train_pieces
+from earshot.train.precision import usual_precision
 from earshot.train.recipe import LanguageRecipe, LanguageTrainConfig
 from earshot.train.rescoring_weights import tune
 from earshot.train.synthesis import make_validation_speech
@@ -285,7 +286,7 @@ def _train(
         max_steps=config.max_steps if config.max_steps > 0 else -1,
         accelerator=config.accelerator,
         devices=1,
-        precision=config.precision,
+        precision=usual_precision(config.precision, accelerator=config.accelerator),
         gradient_clip_val=config.clip_norm,
         val_check_interval=timedelta(minutes=config.validate_minutes),
         check_val_every_n_epoch=None,

@@ -38,6 +38,7 @@ from earshot.models.transducer import Transducer, TransducerConfig
 from earshot.train.batches import Batch, Progress, training_loader, validation_loader
 from earshot.train.phrase_text import rare_words
 from earshot.train.phrases import PhraseSampler, PieceEncoder
+from earshot.train.precision import usual_precision
 from earshot.train.recipe import Recipe, TrainConfig
 from earshot.train.text import load_texts
 
@@ -274,7 +275,7 @@ def train(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.nodes,
-        precision=config.precision,  # type: ignore[arg-type]
+        precision=usual_precision(config.precision, accelerator=config.accelerator),
         gradient_clip_val=config.clip_norm,
         val_check_interval=timedelta(minutes=config.validate_minutes),
         check_val_every_n_epoch=None,

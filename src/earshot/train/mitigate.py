@@ -71,6 +71,7 @@ from earshot.train.mitigate_tuning import (
     trained_names,
     tune,
 )
+from earshot.train.precision import usual_precision
 from earshot.train.recipe import Recipe, load_recipe
 
 __all__ = ["SETTINGS", "Mended", "Mitigation", "mitigate"]
@@ -468,7 +469,7 @@ class _Sweep:
             peak_lr=train.peak_lr,
             warmup_steps=train.warmup_steps,
             clip_norm=train.clip_norm,
-            bf16=train.precision == "bf16-mixed",
+            bf16=usual_precision(train.precision) == "bf16-mixed",
             train=self._config.train,
             seed=self._request.seed,
         )

@@ -27,6 +27,7 @@ from earshot.train.mitigate_config import MitigateConfig
 from earshot.train.noise import NoiseConfig
 from earshot.train.phrase_text import PhraseTextConfig
 from earshot.train.phrases import ListConfig
+from earshot.train.precision import Precision
 from earshot.train.rescoring_weights import WeightsConfig
 from earshot.train.rooms import RoomsConfig
 from earshot.train.synthesis import SynthesisConfig
@@ -137,7 +138,7 @@ class TrainConfig:
     transducer_every: int = 1  # batches; the CTC heads train on those between, too
     clip_norm: float = 5.0
     ema_decay: float = 0.998
-    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
+    precision: Precision = "auto"  # bf16-mixed if the machine has it, else 32-true
     threads: int = 1
     workers: int = 1
     devices: int = 1
@@ -335,7 +336,7 @@ class LanguageTrainConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     clip_norm: float = 1.0
-    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "bf16-mixed"
+    precision: Precision = "auto"  # bf16-mixed if the machine has it, else 32-true
     threads: int = 1
     accelerator: str = "auto"
     checkpoint_minutes: float = 2.0

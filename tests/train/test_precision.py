@@ -1,0 +1,39 @@
+"""Oracle: what the machine says of itself, answered for it."""
+
+import pytest
+import torch
+
+from earshot.train.precision import usual_precision
+from earshot.train.recipe import TrainConfig
+
+
+@pytest.mark.parametrize("asked", ["bf16-mixed", "16-mixed", "32-true"])
+def test_what_a_recipe_asks_for_stays(asked: str) -> None:
+    assert usual_precision(asked) == asked  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bf16", "amx", "expected"),
+    [(False, False, "32-true"), (True, False, "bf16-mixed"), (False, True, "bf16-mixed")],
+)
+def test_bfloat16_only_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    assert usual_precision(TrainConfig().precision) == expected
+
+
+def test_a_torch_that_cannot_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert usual_precision("auto") == "32-true"
+
+
+def test_a_gpu_is_asked_where_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    assert usual_precision("auto", accelerator="auto") == "bf16-mixed"
+    assert usual_precision("auto", accelerator="cpu") == "32-true"
