@@ -5,9 +5,11 @@
 
 #include "hotwords.h"
 #include "ngram.h"
+#include "phrase_sounds.h"
 
 struct PyHotwords {
   std::shared_ptr<const earshot::Hotwords> shared;
+  std::shared_ptr<const earshot::PhraseSounds> sounds;  // null: nobody says
 };
 
 struct PyNgram {

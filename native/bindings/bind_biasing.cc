@@ -6,9 +6,13 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -58,35 +62,172 @@ nb::list Spell(const earshot::Speller& self, const std::string& text, size_t way
   return out;
 }
 
-// Phrases spelled and put into a trie in one call; a phrase that cannot be spelled is left out, and its
-// position is in the second list.
-nb::tuple HotwordsOf(const earshot::Speller& speller, const std::vector<std::string>& phrases, const std::vector<float>& scores,
-                     size_t ways, double within) {
-  if (phrases.size() != scores.size()) {
-    throw nb::value_error(("hotwords: " + std::to_string(phrases.size()) + " phrases and " + std::to_string(scores.size()) +
-                           " scores; there must be one for each.").c_str());
-  }
-  std::vector<int32_t> pieces, begin{0}, unspelled;
-  std::vector<float> boost;
-  PyHotwords out;
-  {
-    const nb::gil_scoped_release release;
-    earshot::SpellScratch scratch;
-    for (size_t i = 0; i < phrases.size(); ++i) {
-      const std::vector<earshot::Spelling> spellings = speller.Spell(phrases[i], ways, &scratch);
-      if (spellings.empty()) unspelled.push_back(static_cast<int32_t>(i));
-      for (const earshot::Spelling& spelling : spellings) {
-        if (spelling.score < spellings.front().score - within) break;
-        pieces.insert(pieces.end(), spelling.pieces.begin(), spelling.pieces.end());
-        begin.push_back(static_cast<int32_t>(pieces.size()));
-        // However it is spelled, a phrase is worth the same.
-        boost.push_back(scores[i] * static_cast<float>(spellings.front().pieces.size()));
+// Phrases of words as the engine takes them: spelled and, with phones, pronounced. How a word is spelled and said is
+// asked for once. Threads may share it.
+class PhraseCompiler {
+ public:
+  // `speller` must outlive it; without phones `num_phones` is 0.
+  PhraseCompiler(const earshot::Speller& speller, size_t num_phones) : speller_(speller), num_phones_(num_phones) {}
+
+  // Phrases that are words of letters a to z, with a blank between two, in one case; None for others.
+  static nb::list Plain(const nb::list& phrases, bool upper) {
+    nb::list out;
+    std::string text;
+    for (const nb::handle phrase : phrases) {
+      Py_ssize_t size = 0;
+      const char* letters = PyUnicode_Check(phrase.ptr()) ? PyUnicode_AsUTF8AndSize(phrase.ptr(), &size) : nullptr;
+      if (letters == nullptr) {
+        PyErr_Clear();
+        out.append(nb::none());
+        continue;
+      }
+      text.assign(letters, static_cast<size_t>(size));
+      bool blank = true;  // before the first letter, as after a blank
+      bool plain = !text.empty(), changed = false;
+      for (char& c : text) {
+        const char lower = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+        plain = plain && (lower == ' ' ? !blank : lower >= 'a' && lower <= 'z');
+        blank = lower == ' ';
+        const char cased = static_cast<char>(upper && lower != ' ' ? lower - 'a' + 'A' : lower);
+        changed = changed || cased != c;
+        c = cased;
+      }
+      if (!plain || blank) {
+        out.append(nb::none());
+      } else if (changed) {
+        out.append(nb::str(text.data(), text.size()));
+      } else {
+        out.append(phrase);
       }
     }
-    out.shared = earshot::Hotwords::Create(pieces, begin, boost, speller.starts_word());
+    return out;
   }
-  return nb::make_tuple(std::move(out), ToList(unspelled));
-}
+
+  // How a word is said, as phones; none: nobody knows.
+  void Add(const std::string& word, const std::vector<nb::bytes>& ways) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Word& known = Known(word);
+    known.asked = true;
+    known.ways.clear();
+    for (const nb::bytes& way : ways) known.ways.emplace_back(way.c_str(), way.size());
+  }
+
+  // Tries of phrases. Those that cannot be spelled are left out, and their positions are in the second list; an empty
+  // text counts as one. In the trie of pieces a phrase is worth `piece_share` of its score a piece; in that of phones
+  // `sound_share` of it a phone, less `sound_cost`. The third list has words that are to be told to `Add` first: then there are no tries.
+  nb::tuple Compile(const std::vector<std::string>& phrases, const std::vector<float>& scores, float piece_share,
+                    float sound_share, float sound_cost) {
+    if (phrases.size() != scores.size()) {
+      throw nb::value_error(("hotwords: " + std::to_string(phrases.size()) + " phrases and " + std::to_string(scores.size()) +
+                             " scores; there must be one for each.").c_str());
+    }
+    std::vector<int32_t> unspelled;
+    std::vector<std::string> missing;
+    PyHotwords out;
+    {
+      const nb::gil_scoped_release release;
+      const std::lock_guard<std::mutex> lock(mutex_);
+      Learn(phrases, &missing);
+      if (missing.empty()) out = Compiled(phrases, scores, piece_share, sound_share, sound_cost, &unspelled);
+    }
+    nb::list words;
+    for (const std::string& word : missing) words.append(nb::str(word.data(), word.size()));
+    return nb::make_tuple(missing.empty() ? nb::cast(std::move(out)) : nb::none(), ToList(unspelled), words);
+  }
+
+ private:
+  static constexpr size_t kMaxWords = size_t{1} << 19;  // that are remembered
+  struct Word {
+    std::vector<int32_t> pieces;     // none: it cannot be spelled
+    std::vector<std::string> ways;
+    bool asked = false;
+  };
+
+  template <typename Each>
+  static void ForWords(const std::string& phrase, Each each) {
+    for (size_t from = 0; from < phrase.size();) {
+      const size_t end = std::min(phrase.find(' ', from), phrase.size());
+      if (end > from) each(phrase.substr(from, end - from));
+      from = end + 1;
+    }
+  }
+
+  Word& Known(const std::string& text) {
+    const auto [at, fresh] = words_.try_emplace(text);
+    if (fresh) {
+      std::vector<earshot::Spelling> spelled = speller_.Spell(text, 1, &scratch_);
+      if (!spelled.empty()) at->second.pieces = std::move(spelled.front().pieces);
+    }
+    return at->second;
+  }
+
+  void Learn(const std::vector<std::string>& phrases, std::vector<std::string>* missing) {
+    if (words_.size() >= kMaxWords) words_.clear();
+    std::unordered_set<std::string> asked;
+    for (const std::string& phrase : phrases) {
+      ForWords(phrase, [&](const std::string& word) {
+        const Word& known = Known(word);
+        if (num_phones_ > 0 && !known.asked && !known.pieces.empty() && asked.insert(word).second) missing->push_back(word);
+      });
+    }
+  }
+
+  PyHotwords Compiled(const std::vector<std::string>& phrases, const std::vector<float>& scores, float piece_share,
+                      float sound_share, float sound_cost, std::vector<int32_t>* unspelled) const {
+    std::vector<int32_t> pieces, begin{0};
+    std::vector<float> boost;
+    earshot::PhraseSoundTable sounds;
+    std::vector<const Word*> words;
+    for (size_t i = 0; i < phrases.size(); ++i) {
+      words.clear();
+      ForWords(phrases[i], [&](const std::string& word) { words.push_back(&words_.at(word)); });
+      const bool spelled = !words.empty() && phrases[i].size() <= earshot::Speller::kMaxBytes &&
+                           std::all_of(words.begin(), words.end(), [](const Word* word) { return !word->pieces.empty(); });
+      if (!spelled) {
+        unspelled->push_back(static_cast<int32_t>(i));
+        continue;
+      }
+      for (const Word* word : words) pieces.insert(pieces.end(), word->pieces.begin(), word->pieces.end());
+      boost.push_back(piece_share * scores[i] * static_cast<float>(static_cast<int32_t>(pieces.size()) - begin.back()));
+      if (num_phones_ > 0) Say(words, boost.size() - 1, &sounds);
+      sounds.a_phone.push_back(sound_share * scores[i]);
+      begin.push_back(static_cast<int32_t>(pieces.size()));
+    }
+    PyHotwords out;
+    if (num_phones_ > 0) {
+      sounds.pieces = pieces;
+      sounds.spelled.assign(begin.begin(), begin.end());
+      out.sounds = earshot::PhraseSounds::Create(std::move(sounds), num_phones_, sound_cost, speller_.starts_word());
+    }
+    out.shared = earshot::Hotwords::Create(pieces, begin, boost, speller_.starts_word());
+    return out;
+  }
+
+  // Adds the ways to say a phrase, in the order of their first words' likelihood, if all its words can be said.
+  static void Say(const std::vector<const Word*>& words, size_t phrase, earshot::PhraseSoundTable* sounds) {
+    constexpr size_t kMaxWays = 4;
+    size_t all = 1;
+    for (const Word* word : words) all = std::min(kMaxWays, all * word->ways.size());
+    for (size_t way = 0; way < all; ++way) {
+      size_t choice = way;
+      for (const Word* word : words) {
+        const std::string& phones = word->ways[choice % word->ways.size()];
+        choice /= word->ways.size();
+        sounds->phones += phones;
+        sounds->word_phones.push_back(static_cast<uint8_t>(std::min<size_t>(phones.size(), 255)));
+      }
+      sounds->begin.push_back(static_cast<uint32_t>(sounds->phones.size()));
+      sounds->words.push_back(static_cast<uint32_t>(sounds->word_phones.size()));
+      sounds->phrase.push_back(static_cast<uint32_t>(phrase));
+    }
+  }
+
+  const earshot::Speller& speller_;
+  size_t num_phones_;
+  std::mutex mutex_;
+  std::unordered_map<std::string, Word> words_;
+  earshot::SpellScratch scratch_;
+};
 
 nb::list Walk(const PyHotwords& self, const Array<int32_t>& pieces) {
   nb::list scores;
@@ -95,13 +236,33 @@ nb::list Walk(const PyHotwords& self, const Array<int32_t>& pieces) {
   for (size_t i = 0; i < pieces.shape(0); ++i) {
     const int32_t piece = pieces.data()[i];
     if (piece < 0 || static_cast<size_t>(piece) >= self.shared->vocabulary()) throw nb::value_error("hotwords: a piece that there is not.");
-    const double bound = score + self.shared->MostGain(node);
+    const double bound = score + std::min(self.shared->MostGain(node), self.shared->MostGain(node, piece));
     node = self.shared->Step(node, piece, &score);
     if (score > bound) throw std::logic_error("hotwords: a piece brought more than the bound of its node");
     scores.append(score);
   }
   scores.append(score + self.shared->End(node));
   return scores;
+}
+
+// What would be put into a search that hears these phones: frame, first frame, gain, pieces and their frames.
+nb::list Spot(const PyHotwords& self, const nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>& log_probs) {
+  nb::list out;
+  if (self.sounds == nullptr) return out;
+  if (log_probs.shape(1) != self.sounds->num_phones() + 1) throw nb::value_error("hotwords: rows must be blank and the phones.");
+  earshot::SpotterState state;
+  earshot::SpotterScratch scratch;
+  std::vector<earshot::SpottedPhrase> found;
+  std::vector<int32_t> pieces, frames;
+  for (size_t frame = 0; frame < log_probs.shape(0); ++frame) {
+    found.clear();
+    self.sounds->Advance(&state, frame, log_probs.data() + frame * log_probs.shape(1), &scratch, &found);
+    for (const earshot::SpottedPhrase& phrase : found) {
+      self.sounds->Spell(state, phrase, frame, &pieces, &frames);
+      out.append(nb::make_tuple(frame, phrase.start, phrase.gain, ToList(pieces), ToList(frames)));
+    }
+  }
+  return out;
 }
 
 nb::tuple Scores(const PyNgram& self, const Array<int32_t>& symbols, bool end) {
@@ -142,7 +303,6 @@ void bind_biasing(nb::module_& m) {
       .def("best", &Pronounce, "letters"_a, "count"_a);
 
   nb::class_<PyHotwords>(m, "Hotwords", "Phrases to be heard more readily; shared by any number of streams.")
-      .def_static("spelled", &HotwordsOf, "speller"_a, "phrases"_a, "scores"_a, "ways"_a = 1, "within"_a = 1e9)
       .def_static("of_pieces", [](const std::vector<std::vector<int32_t>>& phrases, const std::vector<float>& boosts,
                                   const std::vector<uint8_t>& starts_word) {
         std::vector<int32_t> pieces, begin{0};
@@ -150,11 +310,20 @@ void bind_biasing(nb::module_& m) {
           pieces.insert(pieces.end(), phrase.begin(), phrase.end());
           begin.push_back(static_cast<int32_t>(pieces.size()));
         }
-        return PyHotwords{earshot::Hotwords::Create(pieces, begin, boosts, starts_word)};
+        return PyHotwords{earshot::Hotwords::Create(pieces, begin, boosts, starts_word), nullptr};
       }, "phrases"_a, "boosts"_a, "starts_word"_a)
       .def("walk", &Walk, "pieces"_a)
+      .def("spot", &Spot, "log_probs"_a)
       .def_prop_ro("num_nodes", [](const PyHotwords& self) { return self.shared->num_nodes(); })
+      .def_prop_ro("num_sounds", [](const PyHotwords& self) { return self.sounds == nullptr ? size_t{0} : self.sounds->num_ways(); })
       .def_prop_ro("size_bytes", [](const PyHotwords& self) { return self.shared->size_bytes(); });
+
+  nb::class_<PhraseCompiler>(m, "PhraseCompiler", "Makes hotwords of phrases; remembers their words.")
+      .def(nb::init<const earshot::Speller&, size_t>(), "speller"_a, "num_phones"_a, nb::keep_alive<1, 2>())
+      .def_static("plain", &PhraseCompiler::Plain, "phrases"_a, "upper"_a = false)
+      .def("add", &PhraseCompiler::Add, "word"_a, "ways"_a)
+      .def("compile", &PhraseCompiler::Compile, "phrases"_a, "scores"_a, nb::kw_only(), "piece_share"_a = 1.0f, "sound_share"_a = 0.0f,
+           "sound_cost"_a = 0.0f);
 
   nb::class_<PyNgram>(m, "Ngram", "A language model as a model file carries it.")
       .def_static("find", [](nb::handle model) -> nb::object {

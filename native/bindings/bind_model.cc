@@ -423,7 +423,8 @@ class PyRecognizer {
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
                                               word_graph != nullptr ? word_graph->shared() : nullptr,
                                               {hotwords != nullptr ? hotwords->shared : nullptr, lm != nullptr ? lm->shared : nullptr,
-                                               {lm_weight, internal_lm_weight, lm_bonus}});
+                                               {lm_weight, internal_lm_weight, lm_bonus},
+                                               hotwords != nullptr ? hotwords->sounds : nullptr});
   }
   PyStream* CreateStream(const PyWordGraph* word_graph, bool lattice) const {
     return new PyStream(word_graph != nullptr ? recognizer_->CreateStream(word_graph->shared(), lattice)
@@ -800,7 +801,7 @@ void bind_model(nb::module_& m) {
         self.stream().InputFinished();
       })
       .def("set_hotwords", [](PyStream& self, const PyHotwords* hotwords) {
-        self.stream().SetHotwords(hotwords != nullptr ? hotwords->shared : nullptr);
+        self.stream().SetHotwords(hotwords != nullptr ? hotwords->shared : nullptr, hotwords != nullptr ? hotwords->sounds : nullptr);
       }, "hotwords"_a.none())
       .def("is_ready", [](PyStream& self) {
         const nb::gil_scoped_release release;

@@ -25,20 +25,20 @@ std::shared_ptr<const Hotwords> Hotwords::Create(const std::vector<int32_t>& pie
                                 " are allowed. Use fewer phrases.");
   }
   for (size_t i = 0; i < count; ++i) {
-    const std::string where = "hotwords: phrase " + std::to_string(i);
-    if (begin[i] >= begin[i + 1]) throw std::invalid_argument(where + " has no pieces; it must have one at least.");
+    const auto where = [i] { return "hotwords: phrase " + std::to_string(i); };
+    if (begin[i] >= begin[i + 1]) throw std::invalid_argument(where() + " has no pieces; it must have one at least.");
     for (int32_t at = begin[i]; at < begin[i + 1]; ++at) {
       const int32_t piece = pieces[static_cast<size_t>(at)];
       if (piece < 0 || static_cast<size_t>(piece) >= starts_word.size()) {
-        throw std::invalid_argument(where + " has piece " + std::to_string(piece) + "; the model has 0.." +
+        throw std::invalid_argument(where() + " has piece " + std::to_string(piece) + "; the model has 0.." +
                                     std::to_string(starts_word.size() - 1) + ".");
       }
       if (at == begin[i] && !starts_word[static_cast<size_t>(piece)]) {
-        throw std::invalid_argument(where + " begins with piece " + std::to_string(piece) + ", which begins no word.");
+        throw std::invalid_argument(where() + " begins with piece " + std::to_string(piece) + ", which begins no word.");
       }
     }
     if (!(boost[i] >= 0 && boost[i] <= kMaxBoost)) {
-      throw std::invalid_argument(where + " is worth " + std::to_string(boost[i]) + " nats; it must be in 0.." +
+      throw std::invalid_argument(where() + " is worth " + std::to_string(boost[i]) + " nats; it must be in 0.." +
                                   std::to_string(static_cast<int>(kMaxBoost)) + ".");
     }
   }

@@ -36,8 +36,14 @@ class Hotwords {
   int32_t Step(int32_t node, int32_t piece, double* score) const;
   // What changes if nothing follows.
   double End(int32_t node) const { return end_[static_cast<size_t>(node)]; }
-  // No piece can bring more than this from a node.
+  // No piece can bring more than this from a node,
   double MostGain(int32_t node) const { return most_gain_[static_cast<size_t>(node)]; }
+  // and this one no more than that.
+  double MostGain(int32_t node, int32_t piece) const {
+    if (node != kRoot) return MostGain(node);
+    const int32_t arc = root_arcs_[static_cast<size_t>(piece)];
+    return arc < 0 ? 0 : lent_[static_cast<size_t>(arc)];
+  }
   // What a whole text is worth.
   double Score(const int32_t* pieces, size_t count) const;
 

@@ -24,7 +24,7 @@ std::shared_ptr<const Prior> Prior::Create(const Model& model, const PriorParts&
   return counts ? prior : nullptr;
 }
 
-Prior::Prior(const Model& model, const PriorParts& parts) : hotwords_(parts.hotwords), ngram_(parts.ngram), config_(parts.config) {
+Prior::Prior(const Model& model, const PriorParts& parts) : hotwords_(parts.hotwords), ngram_(parts.ngram), config_(parts.config), sounds_(parts.sounds) {
   const auto check = [](const char* name, float value, float low, float high) {
     if (!(value >= low && value <= high)) {
       throw std::invalid_argument(std::string("search: ") + name + " is " + std::to_string(value) + "; it must be in " +
@@ -41,6 +41,11 @@ Prior::Prior(const Model& model, const PriorParts& parts) : hotwords_(parts.hotw
                                 std::to_string(pieces) + ". Make it for this model.");
   };
   if (hotwords_ != nullptr) of_other_pieces("hotwords", hotwords_->vocabulary());
+  if (sounds_ != nullptr && sounds_->num_phones() != model.phones().size()) {
+    throw std::invalid_argument("hotwords: they sound in " + std::to_string(sounds_->num_phones()) + " phones and the model has " +
+                                std::to_string(model.phones().size()) + ". Make them for this model.");
+  }
+  if (sounds_ != nullptr) of_other_pieces("hotwords", sounds_->vocabulary());
   // A model of words goes by their spelling: any pieces will do.
   if (ngram_ != nullptr && !ngram_->of_words()) of_other_pieces("language model", ngram_->num_pieces());
   if (ngram_ != nullptr && config_.weight == 0 && config_.bonus == 0) ngram_ = nullptr;
@@ -86,14 +91,6 @@ PriorState Prior::Extend(const PriorState& state, int32_t piece, const Predictio
   }
   next.language -= Internal(piece, network);
   return next;
-}
-
-double Prior::MostGain(const PriorState& state) const {
-  double most = hotwords_ != nullptr ? hotwords_->MostGain(state.node) : 0;
-  // Log-probabilities are at most 0, but a back-off weight may be above it: of one step they sum to a probability
-  // in any sound model, and in another this is only where the search stops looking.
-  if (ngram_ != nullptr) most += std::max(0.0f, config_.bonus);
-  return most;
 }
 
 PriorState Prior::End(const PriorState& state) const {

@@ -6,6 +6,7 @@
 // scores, however they came about.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "hotwords.h"
 #include "model.h"
 #include "ngram.h"
+#include "phrase_sounds.h"
 #include "scorer.h"
 
 namespace earshot {
@@ -42,6 +44,7 @@ struct PriorParts {
   std::shared_ptr<const Hotwords> hotwords;
   std::shared_ptr<const Ngram> ngram;
   PriorConfig config;
+  std::shared_ptr<const PhraseSounds> sounds = nullptr;  // of the hotwords
   // The language model that the model's own file carries, with the weights recommended there.
   static PriorParts Own(std::shared_ptr<const Model> model);
 };
@@ -56,8 +59,13 @@ class Prior {
   PriorState Start() const;
   // The state after one more piece. `network`: what the network makes of the history before.
   PriorState Extend(const PriorState& state, int32_t piece, const Prediction& network) const;
-  // What no piece can bring more than, beside the internal language model's part.
-  double MostGain(const PriorState& state) const;
+  // What the piece can bring no more than, beside the internal language model's part.
+  double MostGain(const PriorState& state, int32_t piece) const {
+    // Log-probabilities are at most 0, but a back-off weight may be above it: of one step they sum to a probability
+    // in any sound model, and in another this is only where the search stops looking.
+    const double language = ngram_ != nullptr ? std::max(0.0f, config_.bonus) : 0;
+    return hotwords_ != nullptr ? language + hotwords_->MostGain(state.node, piece) : language;
+  }
   // What is taken off for the internal language model.
   double Internal(int32_t piece, const Prediction& network) const {
     return config_.internal_weight > 0 ? double{config_.internal_weight} * network.LanguageScore(piece) : 0;
@@ -66,6 +74,8 @@ class Prior {
   PriorState End(const PriorState& state) const;
 
   const std::shared_ptr<const Hotwords>& hotwords() const { return hotwords_; }
+  // How the hotwords sound; null: nobody says, or the model hears no phones.
+  const PhraseSounds* sounds() const { return sounds_.get(); }
   // Does it ask for Prediction::language?
   bool asks_network() const { return config_.internal_weight > 0; }
 
@@ -76,6 +86,7 @@ class Prior {
   std::shared_ptr<const Hotwords> hotwords_;
   std::shared_ptr<const Ngram> ngram_;
   PriorConfig config_;
+  std::shared_ptr<const PhraseSounds> sounds_;
   std::vector<std::string> spellings_;  // of each piece without U+2581; of a model of words
   std::vector<uint8_t> starts_word_;
 };

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 
@@ -28,16 +29,27 @@ FrameQueue::Rows FrameQueue::at(size_t frame) const {
 
 void FrameQueue::Append(const Rows& rows, size_t frames, size_t num_features, const Widths& widths) {
   widths_ = widths;
+  const size_t before = size();
+  const auto drop = [&](std::vector<float>* from, size_t width) {
+    from->erase(from->begin(), from->begin() + static_cast<std::ptrdiff_t>(std::min(first_ * width, from->size())));
+  };
   const auto append = [&](std::vector<float>* to, const float* from, size_t width) {
-    to->erase(to->begin(), to->begin() + static_cast<std::ptrdiff_t>(std::min(first_ * width, to->size())));
-    if (from != nullptr) to->insert(to->end(), from, from + frames * width);
+    drop(to, width);
+    if (from == nullptr && to->empty()) return;
+    constexpr float kAbsent = std::numeric_limits<float>::quiet_NaN();
+    to->resize(before * width, kAbsent);
+    if (from == nullptr) {
+      to->resize((before + frames) * width, kAbsent);
+    } else {
+      to->insert(to->end(), from, from + frames * width);
+    }
   };
   append(&encoded_, rows.encoded, widths.encoded);
   append(&hidden_, rows.hidden, widths.hidden);
   append(&ctc_, rows.ctc, widths.ctc);
   append(&phones_, rows.phones, widths.phones);
   append(&level_, rows.level, 1);
-  append(&features_, nullptr, widths.features);
+  drop(&features_, widths.features);
   features_.insert(features_.end(), rows.features, rows.features + num_features);
   first_ = 0;
 }
@@ -89,6 +101,9 @@ struct Recognizer::Scratch {
   SearchScratch search;
   GrammarSearchScratch grammar_search;
   PhoneSearchScratch phone_search;
+  SpotterScratch spotter;
+  std::vector<SpottedPhrase> spotted;
+  std::vector<InsertedPhrase> inserted;
   std::vector<float> features, levels;
   std::vector<Stream*> hungry;
   std::vector<std::array<const void*, 1>> inputs;
@@ -204,9 +219,10 @@ std::vector<Stream::Candidate> Stream::Candidates() const {
   return out;
 }
 
-void Stream::SetHotwords(std::shared_ptr<const Hotwords> hotwords) {
+void Stream::SetHotwords(std::shared_ptr<const Hotwords> hotwords, std::shared_ptr<const PhraseSounds> sounds) {
   PriorParts parts = recognizer_->prior_parts_;
   parts.hotwords = std::move(hotwords);
+  parts.sounds = std::move(sounds);
   auto prior = Prior::Create(*recognizer_->model_, parts);
   const std::lock_guard<std::mutex> lock(mutex_);
   next_prior_ = std::move(prior);
@@ -216,6 +232,7 @@ void Stream::SetHotwords(std::shared_ptr<const Hotwords> hotwords) {
 void Stream::UseHotwords() {
   search_.prior = next_prior_;
   commands_.hotwords = next_prior_ != nullptr ? next_prior_->hotwords() : nullptr;
+  spotter_.Reset();
 }
 
 CommandResult Stream::Commands() const {
@@ -712,7 +729,9 @@ void Recognizer::ComputeHeads(Scratch* scratch) const {
     });
   }
   if (phones_.graph != nullptr) {
-    compute(phones_, s.phones.get(), &Scratch::Part::phones, [](const Stream& stream) { return stream.phones_.graph != nullptr; });
+    compute(phones_, s.phones.get(), &Scratch::Part::phones, [](const Stream& stream) {
+      return stream.phones_.graph != nullptr || stream.Spots();
+    });
   }
 }
 
@@ -727,7 +746,9 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
   }
   for (size_t frame = 0; frame < longest; ++frame) {
     for (const Scratch::Part& part : s.parts) {
-      if (frame < part.frames) search_.BeginFrame(&part.stream->search_);
+      if (frame >= part.frames) continue;
+      search_.BeginFrame(&part.stream->search_);
+      if (part.stream->Spots() && part.phones != nullptr) SpotPhrases(part.stream, part.phones + frame * widths_.phones, scratch);
     }
     for (size_t round = 0;; ++round) {
       s.scorer.Clear();
@@ -756,10 +777,34 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
   for (const Scratch::Part& part : s.parts) {
     search_.Settle(&part.stream->search_, &s.search);
     if (part.stream->commands_.graph != nullptr) grammar_search_.Settle(&part.stream->commands_, &s.grammar_search);
-    if (part.phones == nullptr || part.frames == 0) continue;
+    if (part.stream->phones_.graph == nullptr || part.phones == nullptr || part.frames == 0) continue;
     SearchPhones(part.stream, part.phones, part.frames, &s.phone_search);
     forced_scorer_.Keep(&part.stream->forced_, part.encoded, part.ctc, part.frames);
   }
+}
+
+void Recognizer::SpotPhrases(Stream* stream, const float* log_probs, Scratch* scratch) const {
+  constexpr size_t kMost = 4;  // at a time
+  const PhraseSounds& sounds = *stream->search_.prior->sounds();
+  SearchState* search = &stream->search_;
+  const size_t frame = search->num_frames;
+  std::vector<SpottedPhrase>& spotted = scratch->spotted;
+  spotted.clear();
+  sounds.Advance(&stream->spotter_, frame, log_probs, &scratch->spotter, &spotted);
+  if (stream->spotter_.Began(frame)) search_.Remember(search);
+  std::stable_sort(spotted.begin(), spotted.end(), [](const SpottedPhrase& a, const SpottedPhrase& b) { return a.gain > b.gain; });
+  if (spotted.size() > kMost) spotted.resize(kMost);
+  scratch->inserted.clear();
+  for (const SpottedPhrase& phrase : spotted) {
+    InsertedPhrase inserted;
+    inserted.start = phrase.start;
+    inserted.gain = phrase.gain;
+    sounds.Spell(stream->spotter_, phrase, frame, &inserted.pieces, &inserted.frames);
+    inserted.log_prob = static_cast<float>(phrase.lost / static_cast<double>(inserted.pieces.size()));
+    scratch->inserted.push_back(std::move(inserted));
+  }
+  if (!scratch->inserted.empty()) search_.Insert(search, scratch->inserted, &scratch->scorer);
+  search_.Forget(search, stream->spotter_.Oldest(frame + 1));
 }
 
 void Recognizer::SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const {

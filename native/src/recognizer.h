@@ -88,7 +88,7 @@ class FrameQueue {
   };
   size_t size() const { return level_.size() - first_; }
   Rows at(size_t frame) const;
-  // `ctc` and `phones` may be null; frames of one queue all have them or all lack them.
+  // `ctc` and `phones` may be null; frames that lack what others of the queue have begin with NaN there.
   // The features of the last frame may be fewer than of others: `num_features` are there in all.
   void Append(const Rows& rows, size_t frames, size_t num_features, const Widths& widths);
   void Drop(size_t frames);
@@ -150,8 +150,9 @@ class Stream {
   };
   std::vector<Candidate> Candidates() const;
   // Other hotwords, or none, from the next recording on: at once if nothing was decoded since the last
-  // reset. Throws std::invalid_argument if they are of other pieces.
-  void SetHotwords(std::shared_ptr<const Hotwords> hotwords);
+  // reset. `sounds`: how they sound, for a model that hears phones; may be null. Throws std::invalid_argument if they are
+  // of other pieces or phones.
+  void SetHotwords(std::shared_ptr<const Hotwords> hotwords, std::shared_ptr<const PhraseSounds> sounds = nullptr);
   // Another list for the network to attend to, or none, from the next recording on: at once if nothing was decoded
   // since the last reset. Throws std::invalid_argument if it was encoded for another model than this Model object.
   void SetPhrases(std::shared_ptr<const PhraseList> phrases);
@@ -166,6 +167,7 @@ class Stream {
  private:
   friend class Recognizer;
   bool Ready() const;
+  bool Spots() const { return search_.prior != nullptr && search_.prior->sounds() != nullptr; }
   size_t NumFeaturesReady() const;
   size_t TakeFeatures(float* out, size_t max_frames);
   CommandResult PieceCommands() const;
@@ -186,6 +188,7 @@ class Stream {
   SearchState search_;
   GrammarSearchState commands_;  // of a graph of pieces
   PhoneSearchState phones_;      // of a graph of phones
+  SpotterState spotter_;         // of hotwords by their sounds
   mutable ForcedState forced_;   // likewise: remembers what results asked for
   std::shared_ptr<const earshot::Prior> next_prior_;  // of the next recording
   std::shared_ptr<const PhraseList> next_phrases_;  // of the next recording; those of this one are in `search_`
@@ -250,6 +253,8 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   void ComputeHeads(Scratch* scratch) const;
   void AddAudioBias(Scratch* scratch) const;
   void SearchBlock(Scratch* scratch) const;
+  // Puts in what hotwords are said in a frame.
+  void SpotPhrases(Stream* stream, const float* log_probs, Scratch* scratch) const;
   void SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const;
 
   std::shared_ptr<const Model> model_;

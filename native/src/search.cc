@@ -40,6 +40,7 @@ void SearchState::Reset() {
   tree.Clear();
   settled = {};
   num_frames = 0;
+  snapshots.clear();
   if (lattice != nullptr) lattice->Clear();
 }
 
@@ -101,14 +102,13 @@ void Search::RankPieces(const SearchState& state, const Hypothesis& path, const 
   const Prior& prior = *state.prior;
   const Prediction& network = *path.context.out;
   const double before = path.prior.total(), rank = state.Rank(path);
-  const double most_gain = prior.MostGain(path.prior);
   auto& ranked = scratch->ranked_;
   ranked.clear();
   for (size_t v = 0; v < scorer_->vocabulary(); ++v) {
     if (v == static_cast<size_t>(settings_.blank_id) || v == static_cast<size_t>(settings_.unk_id)) continue;
     if (std::isnan(row[v])) continue;
     const auto token = static_cast<int32_t>(v);
-    const double bound = row[v] - prior.Internal(token, network) + most_gain;
+    const double bound = row[v] - prior.Internal(token, network) + prior.MostGain(path.prior, token);
     if (rank + bound < floor || (ranked.size() == most && !(bound > ranked.back().rank))) continue;
     SearchScratch::Piece piece{0, token, prior.Extend(path.prior, token, network)};
     piece.rank = row[v] + (piece.prior.total() - before);
@@ -188,11 +188,13 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
         if (!listed) best.push_back({row[token], token});
       }
     }
-    for (const auto& [raw, token] : best) {
-      const float log_prob = bounded(raw);
+    for (size_t b = 0; b < best.size(); ++b) {
+      const int32_t token = best[b].second;
+      const float log_prob = bounded(best[b].first);
       SearchScratch::Candidate candidate{0, 0, 0, p, token, log_prob, last};
       if (prior != nullptr) {
-        const PriorState after = prior->Extend(paths[p].prior, token, *paths[p].context.out);
+        const bool known = b < scratch->ranked_.size();
+        const PriorState after = known ? scratch->ranked_[b].prior : prior->Extend(paths[p].prior, token, *paths[p].context.out);
         candidate.gain = after.total() - paths[p].prior.total();
         if (recording) candidate.state = HashOf(after);
         if (!recording) candidate.prior = after.total();
@@ -220,10 +222,7 @@ size_t Search::Advance(SearchState* state, const float* const* rows, size_t symb
   } else {
     Follow(state, scratch);
   }
-  for (const Hypothesis& path : paths) {
-    state->tree.Unref(path.history);
-    for (const WordEntry& entry : path.lattice.entries) state->tree.Unref(entry.history);
-  }
+  for (const Hypothesis& path : paths) Release(&state->tree, path);
   paths.swap(scratch->next_);
   scratch->next_.clear();
   return num_rows;
@@ -401,6 +400,8 @@ void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
     path.left = c.left;
     path.context = from.context;
     path.prior = from.prior;
+    path.inserted_until = from.inserted_until;
+    path.inserted_gain = from.inserted_gain;
     path.lattice.word = from.lattice.word;
     path.lattice.recent = from.lattice.recent;
     path.lattice.key = from.lattice.key;
@@ -438,15 +439,15 @@ void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
 
 void Search::Settle(SearchState* state, SearchScratch* scratch) const {
   scratch->histories_.clear();
-  for (const Hypothesis& path : state->paths) {
+  const auto hold = [scratch](const Hypothesis& path) {
     scratch->histories_.push_back(&path.history);
     for (const WordEntry& entry : path.lattice.entries) scratch->histories_.push_back(&entry.history);
+  };
+  for (const Hypothesis& path : state->paths) hold(path);
+  for (const Snapshot& snapshot : state->snapshots) {
+    for (const Hypothesis& path : snapshot.paths) hold(path);
   }
-  if (state->lattice != nullptr) {
-    scratch->lattice_paths_.clear();
-    for (Hypothesis& path : state->paths) scratch->lattice_paths_.push_back(&path.lattice);
-    state->lattice->Collect(scratch->lattice_paths_);
-  }
+  if (state->lattice != nullptr) Collect(state, scratch);
   state->tree.SettleShared(scratch->histories_.data(), scratch->histories_.size(), &state->settled);
 }
 

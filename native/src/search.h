@@ -13,6 +13,9 @@
 // is greedy search; with one symbol per frame it is frame-synchronous. Where there is a prior
 // (prior.h), paths are ranked by their probability and the prior of their pieces together.
 //
+// What was heard in another way than by pieces can be put in (Insert): a phrase continues what the paths were
+// when it began.
+//
 // A search that records a lattice (SearchState::lattice) makes more paths one: those that the
 // predictor cannot tell apart and that are within the same word. The likelier goes on, the other
 // stays as an arc (lattice_recorder.h). It thereby follows far more histories with as many paths.
@@ -20,6 +23,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -47,6 +51,24 @@ struct Hypothesis {
   PredictorContext context;
   bool left = true;             // has left the current frame
   LatticePath lattice;          // `history` and `score` are then of its first entry
+  // Of the last phrase that was put in: its last frame, -1 if there is none; and nats that it was put above the others.
+  int32_t inserted_until = -1;
+  double inserted_gain = 0;
+};
+
+// A phrase to be put in.
+struct InsertedPhrase {
+  std::vector<int32_t> pieces, frames;  // of each piece: when it was said
+  size_t start = 0;                     // frame in which the phrase began
+  double gain = 0;                      // nats that it is to be above what it takes the place of; > 0
+  float log_prob = 0;                   // of each piece
+};
+
+// The best paths before a frame.
+struct Snapshot {
+  size_t frame = 0;
+  std::vector<Hypothesis> paths;
+  double best = 0;  // rank of the first
 };
 
 struct SearchState {
@@ -57,6 +79,7 @@ struct SearchState {
   std::unique_ptr<LatticeRecorder> lattice;  // null: none is recorded
   std::shared_ptr<const Prior> prior;        // null: none
   std::shared_ptr<const PhraseList> phrases; // that the network attends to; null: none
+  std::deque<Snapshot> snapshots;            // of frames in which a phrase may have begun, oldest first
   void Reset();                              // prior and phrases stay
   // What paths are ranked by: log-probability and prior together.
   double Rank(const Hypothesis& path) const { return lattice != nullptr ? path.score : path.score + path.prior.total(); }
@@ -127,6 +150,13 @@ class Search {
   // Round `symbols` of a frame; `rows` begins with the answers to Request. Returns how many they are.
   size_t Advance(SearchState* state, const float* const* rows, size_t symbols, SearchScratch* scratch) const;
   void EndFrame(SearchState* state) const { ++state->num_frames; }
+  // Between BeginFrame and the first Request: keeps the best paths as they are before this frame,
+  void Remember(SearchState* state) const;
+  // forgets them for the frames before `frame`,
+  void Forget(SearchState* state, size_t frame) const;
+  // and puts phrases in that end in this frame, as if they had been said after what was remembered. `scorer` must be
+  // free.
+  void Insert(SearchState* state, const std::vector<InsertedPhrase>& phrases, ScorerScratch* scorer) const;
   // To be called now and then: keeps the tree small.
   void Settle(SearchState* state, SearchScratch* scratch) const;
 
@@ -161,9 +191,15 @@ class Search {
   void Follow(SearchState* state, SearchScratch* scratch) const;
   void FollowRecording(SearchState* state, SearchScratch* scratch) const;
   // The best pieces that a path may take, where there is a prior: the `most` best, best first, into
-  // scratch->best_. Those that cannot reach `floor` with all else are left out.
+  // scratch->ranked_ and scratch->best_. Those that cannot reach `floor` with all else are left out.
   void RankPieces(const SearchState& state, const Hypothesis& path, const float* row, double floor, size_t most,
                   SearchScratch* scratch) const;
+
+  Hypothesis Inserted(SearchState* state, const Hypothesis& before, const InsertedPhrase& phrase, double rank,
+                      ScorerScratch* scorer) const;
+  static void Release(TokenTree* tree, const Hypothesis& path);
+  // Lets the recorder forget what no path needs.
+  void Collect(SearchState* state, SearchScratch* scratch) const;
 
   const Scorer* scorer_;
   SearchConfig config_;

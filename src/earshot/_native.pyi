@@ -1,7 +1,7 @@
 """What the compiled engine offers to Python; `native/bindings` defines it."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -263,22 +263,32 @@ class LetterToSound:
     ) -> None: ...
     def best(self, letters: bytes, count: int) -> list[tuple[bytes, float]]: ...
 
-class Hotwords:
+class PhraseCompiler:
+    def __init__(self, speller: Speller, num_phones: int) -> None: ...
     @staticmethod
-    def spelled(
-        speller: Speller,
+    def plain(phrases: list[Any], upper: bool = False) -> list[str | None]: ...
+    def add(self, word: str, ways: list[bytes]) -> None: ...
+    def compile(
+        self,
         phrases: list[str],
         scores: list[float],
-        ways: int = 1,
-        within: float = 1e9,
-    ) -> tuple[Hotwords, list[int]]: ...
+        *,
+        piece_share: float = 1.0,
+        sound_share: float = 0.0,
+        sound_cost: float = 0.0,
+    ) -> tuple[Hotwords | None, list[int], list[str]]: ...
+
+class Hotwords:
     @staticmethod
     def of_pieces(
         phrases: list[list[int]], boosts: list[float], starts_word: list[int]
     ) -> Hotwords: ...
     def walk(self, pieces: _I32) -> list[float]: ...
+    def spot(self, log_probs: _F32) -> list[tuple[int, int, float, list[int], list[int]]]: ...
     @property
     def num_nodes(self) -> int: ...
+    @property
+    def num_sounds(self) -> int: ...
     @property
     def size_bytes(self) -> int: ...
 

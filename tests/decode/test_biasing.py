@@ -15,11 +15,13 @@ from earshot import _native
 from earshot.core.errors import ConfigError, HotwordsError
 from earshot.decode.biasing import (
     DEFAULT_SCORE,
-    SCORE_WITH_LANGUAGE_MODEL,
+    PIECE_SHARE,
+    SCORE_OF_PIECES_ALONE,
     Hotword,
     HotwordCompiler,
     hotwords_of,
     read_hotwords,
+    usual_score,
 )
 from earshot.session.recognizer import embedded_model_path
 from tests.tiny_model import write_tiny_model
@@ -154,7 +156,7 @@ def test_a_score_is_for_each_piece(compiler: HotwordCompiler) -> None:
         ([("anna", 0.0)], 2.0, 0.0),
     ):
         worth = compiler.compile(source, default_score=default).native.walk(ids)[-1]
-        assert worth == each * len(pieces)
+        assert worth == each * PIECE_SHARE * len(pieces)
     with pytest.raises(ConfigError, match=r"0\.\.20"):
         compiler.compile(["anna"], default_score=-1.0)
 
@@ -218,13 +220,22 @@ def test_hotwords_are_heard_and_replaced_between_utterances() -> None:
     assert texts == [wrong, wrong, plain]
 
 
-def test_beside_a_language_model_phrases_are_lent_less(compiler: HotwordCompiler) -> None:
+def test_pieces_alone_are_lent_more(tmp_path: Path) -> None:
+    assert usual_score(language_model=False, phones=False) == SCORE_OF_PIECES_ALONE
+    for options in (
+        {"language_model": True, "phones": False},
+        {"language_model": False, "phones": True},
+    ):
+        assert usual_score(**options) == DEFAULT_SCORE < SCORE_OF_PIECES_ALONE
+
+
+def test_a_recognisers_score_is_that_of_its_phrases(compiler: HotwordCompiler) -> None:
     names = list(_native.Model(str(embedded_model_path())).pieces)
     ids = np.array([names.index(piece) for piece in compiler.pieces("anna")], np.int32)
     for options, each in (
-        ({}, SCORE_WITH_LANGUAGE_MODEL),
+        ({}, DEFAULT_SCORE),
         ({"lm_weight": 0.0}, DEFAULT_SCORE),
         ({"hotwords_score": 0.5}, 0.5),
     ):
         found = earshot.Recognizer.load(**options).compile_hotwords(["anna"])
-        assert found.native.walk(ids)[-1] == each * len(ids)
+        assert found.native.walk(ids)[-1] == each * PIECE_SHARE * len(ids)

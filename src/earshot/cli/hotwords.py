@@ -31,7 +31,7 @@ def check(
         bool, typer.Option("--json", help="Print one JSON object a phrase.")
     ] = False,
 ) -> None:
-    """Show how each phrase is spelled and what it is worth, and name those that cannot be.
+    """Show how each phrase is spelled, what it is worth and how it is said; name those that fail.
 
     Exits 0 if all phrases count, 1 if some do not, 2 if the file is not as it must be.
     """
@@ -52,23 +52,29 @@ def check(
         opened = open_model(model or embedded_model_path())
         compiler = HotwordCompiler(opened)
         if score is None:
-            score = usual_score(language_model=language_model_of(opened) is not None)
+            score = usual_score(
+                language_model=language_model_of(opened) is not None, phones=bool(opened.phones)
+            )
         compiled = compiler.compile(phrases, default_score=score)
     problems = iter(compiled.problems)
     for hotword, spoken in zip(compiled.phrases, compiled.spoken, strict=True):
         pieces = compiler.pieces(spoken) if spoken else ()
+        phones = compiler.phones(spoken)
         each = score if hotword.score is None else hotword.score
         boost = round(each * len(pieces), 3)
         problem = "" if spoken else str(next(problems))
         if as_json:
             row = {"phrase": hotword.phrase, "pieces": list(pieces), "score": each, "boost": boost}
+            if phones:
+                row["phones"] = phones.split()
             if problem:
                 row["problem"] = problem
             say(json.dumps(row, ensure_ascii=False))
         elif problem:
             note(f"warning: {problem}")
         else:
-            say(f"{hotword.phrase}\t{' '.join(pieces)}\t{each:g} x {len(pieces)} = {boost:g}")
+            worth = f"{each:g} x {len(pieces)} = {boost:g}"
+            say("\t".join([hotword.phrase, " ".join(pieces), worth, *([phones] if phones else [])]))
     note(f"{len(compiled):,} of {len(compiled.phrases):,} phrases count")
     if compiled.problems:
         raise typer.Exit(EXPECTED_FAILURE)

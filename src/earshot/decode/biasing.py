@@ -17,6 +17,8 @@ from typing import Any
 
 from earshot import _native
 from earshot.core.errors import CommandsProblem, ConfigError, HotwordsError
+from earshot.data.phones import phone_names
+from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.spoken import spoken_form
 from earshot.data.text import normalise
 
@@ -24,7 +26,7 @@ __all__ = [
     "DEFAULT_SCORE",
     "MAX_PHRASES",
     "MAX_SCORE",
-    "SCORE_WITH_LANGUAGE_MODEL",
+    "SCORE_OF_PIECES_ALONE",
     "Hotword",
     "HotwordCompiler",
     "Hotwords",
@@ -35,26 +37,34 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Nats for each piece, chosen by benchmarks/biasing.py --dev; fewer beside a language model, whose
-# bonus is paid to hotwords as well.
-DEFAULT_SCORE, SCORE_WITH_LANGUAGE_MODEL = 2.0, 1.5
+# Nats for each piece, chosen by benchmarks/biasing.py --dev. More where pieces alone must do it; a
+# language model's bonus is paid to hotwords as well.
+DEFAULT_SCORE, SCORE_OF_PIECES_ALONE = 1.5, 2.0
 MAX_SCORE = 20.0  # more drowns all that is heard
+# Of a phrase told by its sounds: nats that a phone may lose on the likeliest one, for each
+# nat of its score; and nats that it must be ahead.
+SOUND_SHARE, SOUND_COST = 1.0, 4.0
+# For a model that hears phones: of a phrase's score, how much its pieces are lent.
+PIECE_SHARE = 0.25
+MAX_WAYS_OF_A_WORD = 2
 MAX_ATTENTION_WEIGHT = 10.0
 MAX_PHRASES = 1_000_000
 RESERVED_PIECES = 3
 
 
-def usual_score(*, language_model: bool) -> float:
+def usual_score(*, language_model: bool, phones: bool) -> float:
     """Nats a piece that phrases without a score of their own are lent.
 
     Args:
         language_model: Whether one counts in the search, too.
+        phones: Whether phrases are heard by their sounds, too.
     """
-    return SCORE_WITH_LANGUAGE_MODEL if language_model else DEFAULT_SCORE
+    return DEFAULT_SCORE if language_model or phones else SCORE_OF_PIECES_ALONE
 
 
 _SCORE = re.compile(r":\+?(\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*")
+_SAYABLE = re.compile("[a-z']*[a-z][a-z']*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +88,8 @@ class Hotwords:
     """Phrases compiled for one model; any number of streams and threads may share them.
 
     Args:
-        native: The engine's trie.
-        phrases: As they were given, with their scores.
+        native: The engine's tries.
+        given: The phrases as they were given.
         spoken: Each in the model's spelling; empty where it has none.
         problems: What is wrong with phrases that do not count, in their order.
         attended: The same phrases for the attention of a model with trained biasing; None for
@@ -87,7 +97,7 @@ class Hotwords:
     """
 
     native: _native.Hotwords
-    phrases: tuple[Hotword, ...]
+    given: tuple[str | Hotword, ...]
     spoken: tuple[str, ...]
     problems: tuple[CommandsProblem, ...]
     attended: _native.PhraseList | None = None
@@ -95,6 +105,15 @@ class Hotwords:
     def __len__(self) -> int:
         """How many phrases count."""
         return sum(map(bool, self.spoken))
+
+    @property
+    def phrases(self) -> tuple[Hotword, ...]:
+        """The phrases in their order, with their scores."""
+        return tuple(map(_as_hotword, self.given))
+
+
+def _as_hotword(given: str | Hotword) -> Hotword:
+    return Hotword(given) if isinstance(given, str) else given
 
 
 def read_hotwords(path: str | Path) -> list[Hotword]:
@@ -186,6 +205,13 @@ def _parsed(tokens: Sequence[str], where: str) -> Hotword | CommandsProblem:
     return Hotword(" ".join(words), score, where)
 
 
+def _plain_list(source: Any) -> tuple[str, ...]:
+    """A list of strings as it is, which needs no look at every entry; nothing for all else."""
+    if not isinstance(source, list | tuple) or len(source) > MAX_PHRASES:
+        return ()
+    return tuple(source) if all(type(entry) is str for entry in source) else ()
+
+
 def hotwords_of(source: Any) -> list[Hotword]:
     """Phrases from whatever a program has: a file, a list, or a mapping to scores.
 
@@ -238,12 +264,13 @@ class HotwordCompiler:
 
     Args:
         model: Of a recogniser.
+        lexicon: How words are said, for a model that hears phones; None takes the package's.
 
     Raises:
         ConfigError: The model carries no tokenizer, or not one of SentencePiece's unigram models.
     """
 
-    def __init__(self, model: _native.Model) -> None:
+    def __init__(self, model: _native.Model, *, lexicon: Lexicon | None = None) -> None:
         try:
             self._speller = _native.Speller.of(model)
         except ValueError as err:
@@ -257,6 +284,11 @@ class HotwordCompiler:
         self._pieces = tuple(model.pieces)
         letters = "".join(self._pieces[RESERVED_PIECES:])
         self._upper = letters.isupper()
+        self._lexicon = lexicon
+        self._hears_phones = list(model.phones) == list(PHONES)
+        self._compiler = _native.PhraseCompiler(
+            self._speller, len(PHONES) if self._hears_phones else 0
+        )
 
     def spoken(self, phrase: str) -> str:
         """A phrase in the model's own spelling; empty if it has none.
@@ -282,6 +314,17 @@ class HotwordCompiler:
         ways = self._speller.spell(spoken)
         return tuple(self._pieces[i] for i in ways[0][0]) if ways else ()
 
+    def phones(self, spoken: str) -> str:
+        """How a text of `spoken` is said, as names of phones; empty where the model hears none.
+
+        Args:
+            spoken: From `spoken`. It is not heard by its sounds if a word cannot be said.
+        """
+        if not self._hears_phones:
+            return ""
+        ways = [self._said(word) for word in spoken.split()]
+        return phone_names(b"".join(way[0] for way in ways)) if all(ways) else ""
+
     def compile(
         self, source: Any, *, default_score: float | None = None, attention_weight: float = 1.0
     ) -> Hotwords:
@@ -293,7 +336,7 @@ class HotwordCompiler:
         Args:
             source: As `hotwords_of`.
             default_score: Nats a piece of phrases without a score of their own, 0..20; None takes
-                `DEFAULT_SCORE`.
+                that of `usual_score` without a language model.
             attention_weight: What the attention of a model with trained biasing counts, 0..10; 1
                 is as it was trained. A list that is new to the model takes longer there: about 50
                 milliseconds for 5,000 phrases.
@@ -306,7 +349,7 @@ class HotwordCompiler:
             ConfigError: The default score or the weight is out of its range.
         """
         if default_score is None:
-            default_score = DEFAULT_SCORE
+            default_score = usual_score(language_model=False, phones=self._hears_phones)
         if not 0 <= default_score <= MAX_SCORE:
             raise ConfigError(
                 f"hotwords.score is {default_score}; it must lie in 0..{MAX_SCORE:g}."
@@ -316,19 +359,51 @@ class HotwordCompiler:
                 f"hotwords.attention_weight is {attention_weight}; it must lie in "
                 f"0..{MAX_ATTENTION_WEIGHT:g}."
             )
-        phrases = tuple(hotwords_of(source))
-        texts = [self.spoken(hotword.phrase) for hotword in phrases]
-        scores = [default_score if h.score is None else h.score for h in phrases]
-        native, unspelled = _native.Hotwords.spelled(self._speller, texts, scores)
+        given: tuple[str | Hotword, ...] = _plain_list(source) or tuple(hotwords_of(source))
+        texts = self._texts([p if isinstance(p, str) else p.phrase for p in given])
+        own = [None if isinstance(p, str) else p.score for p in given]
+        scores = [default_score if score is None else score for score in own]
+        native, unspelled = self._tries(texts, scores)
         problems: list[CommandsProblem] = []
         for index in unspelled:
-            problems.append(self._problem(phrases[index]))
+            problems.append(self._problem(_as_hotword(given[index])))
             logger.warning("%s", problems[-1])
             texts[index] = ""
         attended = None
         if self._encoder is not None:
             attended = self._encoder.encode_spelled(self._speller, texts, weight=attention_weight)
-        return Hotwords(native, phrases, tuple(texts), tuple(problems), attended)
+        return Hotwords(native, given, tuple(texts), tuple(problems), attended)
+
+    def _texts(self, phrases: list[str]) -> list[str]:
+        """Phrases in the model's spelling, quickly where they are plain words."""
+        texts = _native.PhraseCompiler.plain(phrases, self._upper)
+        return [
+            self.spoken(phrase) if text is None else text
+            for phrase, text in zip(phrases, texts, strict=True)
+        ]
+
+    def _tries(self, texts: list[str], scores: list[float]) -> tuple[_native.Hotwords, list[int]]:
+        """The engine's tries, and which texts cannot be spelled."""
+        while True:
+            native, unspelled, unknown = self._compiler.compile(
+                texts,
+                scores,
+                piece_share=PIECE_SHARE if self._hears_phones else 1.0,
+                sound_share=SOUND_SHARE,
+                sound_cost=SOUND_COST,
+            )
+            if native is not None:
+                return native, unspelled
+            for word in unknown:
+                self._compiler.add(word, self._said(word))
+
+    def _said(self, word: str) -> list[bytes]:
+        """How a word is said, likeliest first; empty if nobody knows."""
+        if self._lexicon is None:
+            self._lexicon = Lexicon.load()
+        lower = word.lower()
+        ways = self._lexicon.pronounce(lower) if _SAYABLE.fullmatch(lower) else ()
+        return [bytes(way) for way in ways[:MAX_WAYS_OF_A_WORD]]
 
     def _problem(self, hotword: Hotword) -> CommandsProblem:
         text = spoken_form(hotword.phrase) or normalise(hotword.phrase)

@@ -414,7 +414,9 @@ class Recognizer:
             language_model_config = found[1] if found else LanguageModelConfig(weight=0)
         self.language_model_config = language_model_config
         if hotwords_score is None:
-            hotwords_score = usual_score(language_model=language_model_config.weight > 0)
+            hotwords_score = usual_score(
+                language_model=language_model_config.weight > 0, phones=bool(self._model.phones)
+            )
         self._hotwords_score = hotwords_score
         self._attention_weight = attention_weight
         self._compiler: HotwordCompiler | None = None
