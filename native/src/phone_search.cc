@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <map>
 #include <stdexcept>
@@ -24,6 +25,7 @@ void PhoneSearchState::Reset() {
   paths.clear();
   tree.Clear();
   settled = {};
+  settled_at = 0;
   best_sum = 0;
   num_frames = 0;
 }
@@ -113,7 +115,9 @@ void PhoneSearch::Advance(PhoneSearchState* state, const float* log_probs, Phone
         const size_t q = by_hash[at];
         if (!state->tree.Extends(path.history, paths[q].history)) continue;
         const double arriving = with(q, path.history.last);
-        stay.moved = arriving > LogAdd(stay.blank, stay.phone);
+        // More than what stays, which is at least its larger part and at most twice that.
+        const double larger = std::max(stay.blank, stay.phone);
+        stay.moved = arriving > larger && (arriving > larger + 1 || arriving > LogAdd(stay.blank, stay.phone));
         stay.phone = LogAdd(stay.phone, arriving);
         stay.parent = q;
         stay.next = stays[q].child;
@@ -133,11 +137,27 @@ void PhoneSearch::Advance(PhoneSearchState* state, const float* log_probs, Phone
   for (size_t p = 0; p < count; ++p) {
     if (stays[p].rank > kMinusInfinity) candidates.push_back({stays[p].rank, p, p, kNone, stays[p].total});
   }
+  // What stays may fill the beam: what ranks below all of that cannot get in. Where even the best path is far behind free
+  // sounds, no sentence is being said, and few paths are enough to say so.
+  const bool hopeless = state->best_sum - paths.front().total > PhoneConfig::kHopeless;
+  const size_t most = hopeless ? std::min(config_.max_active_paths, PhoneConfig::kHopelessPaths) : config_.max_active_paths;
+  double floor = kMinusInfinity;
+  if (candidates.size() >= most) {
+    auto& ranks = scratch->ranks_;
+    ranks.clear();
+    for (const Candidate& candidate : candidates) ranks.push_back(candidate.rank);
+    const auto last = ranks.begin() + static_cast<std::ptrdiff_t>(most - 1);
+    std::nth_element(ranks.begin(), last, ranks.end(), std::greater<double>());
+    floor = *last;
+  }
   auto& merged = scratch->merged_;
   merged.assign(num_phones_ + 1, kNone);
   size_t order = count;
   const double most_weight = state->states->HighestWeight();
+  const double likeliest = *std::max_element(row.begin() + 1, row.end());
+  const auto too_low = [&](double bound) { return !(bound > floor) || bound < highest - config_.beam; };
   for (size_t p = 0; p < count; ++p) {
+    if (too_low(paths[p].total + likeliest + paths[p].prior + most_weight)) continue;  // as in most frames, which are blank
     for (size_t child = stays[p].child; child != kNone; child = stays[child].next) {
       merged[static_cast<size_t>(paths[child].history.last)] = p;
     }
@@ -146,20 +166,30 @@ void PhoneSearch::Advance(PhoneSearchState* state, const float* log_probs, Phone
     for (size_t a = 0; a < num_arcs; ++a, ++order) {
       const double total = with(p, arcs[a].symbol);
       const double bound = total + paths[p].prior + most_weight;
-      if (!(bound > kMinusInfinity) || bound < highest - config_.beam || merged[static_cast<size_t>(arcs[a].symbol)] == p) continue;
+      if (too_low(bound) || merged[static_cast<size_t>(arcs[a].symbol)] == p) continue;
       candidates.push_back({bound, order, p, a, total});
     }
   }
-  const auto better = [](const Candidate& a, const Candidate& b) { return a.rank != b.rank ? a.rank > b.rank : a.order < b.order; };
-  std::sort(candidates.begin(), candidates.end(), better);
+  const auto better = [](const auto& a, const auto& b) { return a.rank != b.rank ? a.rank > b.rank : a.order < b.order; };
 
-  // Those of the highest rank. `best` is a heap with the worst on top.
+  // Those of the highest rank. `best` is a heap with the worst on top. Candidates are put in order only as far as they
+  // are looked at.
+  auto& all = scratch->kept_;
   auto& best = scratch->best_;
+  all.clear();
   best.clear();
-  const auto above = [&](const Kept& a, const Kept& b) { return better(a.candidate, b.candidate); };
-  for (const Candidate& candidate : candidates) {
-    const bool full = best.size() == config_.max_active_paths;
-    if (candidate.rank < highest - config_.beam || (full && !better(candidate, best.front().candidate))) break;
+  size_t in_order = 0;
+  for (size_t c = 0; c < candidates.size(); ++c) {
+    if (c == in_order) {
+      const size_t step = std::min(candidates.size() - c, std::max<size_t>(most, 64));
+      const auto from = candidates.begin() + static_cast<std::ptrdiff_t>(c), to = from + static_cast<std::ptrdiff_t>(step);
+      if (to != candidates.end()) std::nth_element(from, to - 1, candidates.end(), better);
+      std::sort(from, to, better);
+      in_order += step;
+    }
+    const Candidate& candidate = candidates[c];
+    const bool full = best.size() == most;
+    if (candidate.rank < highest - config_.beam || (full && !better(candidate, best.front()))) break;
     const PhoneHypothesis& path = paths[candidate.path];
     Kept kept{candidate, path.state, path.prior};
     if (candidate.arc != kNone) {
@@ -169,37 +199,44 @@ void PhoneSearch::Advance(PhoneSearchState* state, const float* log_probs, Phone
       kept.candidate.rank = candidate.total + kept.prior;
       highest = std::max(highest, kept.candidate.rank);
     }
+    PhoneSearchScratch::Place place{kept.candidate.rank, candidate.order, all.size()};
     if (full) {
-      if (!above(kept, best.front())) continue;
-      std::pop_heap(best.begin(), best.end(), above);
+      if (!better(place, best.front())) continue;
+      std::pop_heap(best.begin(), best.end(), better);
+      place.kept = best.back().kept;
       best.pop_back();
+      all[place.kept] = kept;
+    } else {
+      all.push_back(kept);
     }
-    best.push_back(kept);
-    std::push_heap(best.begin(), best.end(), above);
+    best.push_back(place);
+    std::push_heap(best.begin(), best.end(), better);
   }
-  std::sort(best.begin(), best.end(), above);
-  while (best.size() > 1 && best.back().candidate.rank < best.front().candidate.rank - config_.beam) best.pop_back();
+  std::sort(best.begin(), best.end(), better);
+  while (best.size() > 1 && best.back().rank < best.front().rank - config_.beam) best.pop_back();
   // A complete sentence is not lost to longer ones that may never end.
-  if (std::none_of(best.begin(), best.end(), [](const Kept& kept) { return kept.state->final; })) {
-    double most = kMinusInfinity;
+  if (std::none_of(best.begin(), best.end(), [&](const auto& place) { return all[place.kept].state->final; })) {
+    double highest_end = kMinusInfinity;
     size_t complete = kNone;
     for (size_t p = 0; p < count; ++p) {
       if (!paths[p].state->final) continue;
       const double rank = stays[p].rank + paths[p].state->final_weight * GrammarStates::kWeightUnit;
-      if (rank > most) {
-        most = rank;
+      if (rank > highest_end) {
+        highest_end = rank;
         complete = p;
       }
     }
     if (complete != kNone) {
-      best.push_back({{stays[complete].rank, complete, complete, kNone, stays[complete].total}, paths[complete].state, paths[complete].prior});
+      best.push_back({stays[complete].rank, complete, all.size()});
+      all.push_back({{stays[complete].rank, complete, complete, kNone, stays[complete].total}, paths[complete].state, paths[complete].prior});
     }
   }
 
   auto& next = scratch->next_;
   next.clear();
   const auto frame = static_cast<int32_t>(state->num_frames);
-  for (const Kept& kept : best) {
+  for (const PhoneSearchScratch::Place& place : best) {
+    const Kept& kept = all[place.kept];
     const size_t p = kept.candidate.path;
     PhoneHypothesis path = paths[p];
     path.state = kept.state;
@@ -234,6 +271,9 @@ void PhoneSearch::Advance(PhoneSearchState* state, const float* log_probs, Phone
 }
 
 void PhoneSearch::Settle(PhoneSearchState* state, PhoneSearchScratch* scratch) const {
+  constexpr size_t kFrames = 16;  // what all paths share hardly grows from frame to frame
+  if (state->num_frames < state->settled_at + kFrames) return;
+  state->settled_at = state->num_frames;
   scratch->histories_.clear();
   for (const PhoneHypothesis& path : state->paths) scratch->histories_.push_back(&path.history);
   state->tree.SettleShared(scratch->histories_.data(), scratch->histories_.size(), &state->settled);

@@ -15,6 +15,7 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 constexpr int32_t kNewNode = -2;
+constexpr double kNegligible = 40;  // nats: what is so much less likely does not change a sum
 
 // What tells two states of a prior apart that are not continued alike.
 uint64_t HashOf(const PriorState& state) {
@@ -32,7 +33,8 @@ double Bounded(double log_prob) { return log_prob > -1e4 ? std::min(log_prob, 1e
 
 double LogAdd(double a, double b) {
   if (a < b) std::swap(a, b);
-  return b == kMinusInfinity ? a : a + std::log1p(std::exp(b - a));
+  if (b == kMinusInfinity || b < a - kNegligible) return a;
+  return a + std::log1p(std::exp(b - a));
 }
 
 void SearchState::Reset() {
