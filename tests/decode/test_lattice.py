@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ from earshot.decode.lattice import (
     oracle,
     pruned,
     state_posteriors,
+    time_conditioned,
     to_json,
     word_confidences,
 )
@@ -378,3 +380,44 @@ def test_assembled_says_what_the_graph_says(
         words = said(lattice, path)
         got[words] = max(got.get(words, -math.inf), score(lattice, path))
     assert got == pytest.approx(sentences)
+
+
+@settings(max_examples=300, deadline=None)
+@given(lattices(max_states=7), st.integers(1, 12))
+def test_states_of_one_time_become_one_and_the_best_path_stays(
+    lattice: Lattice, squeeze: int
+) -> None:
+    """Times are squeezed, so that many states are reached at the same one."""
+    squeezed = dataclasses.replace(
+        lattice,
+        start_frame=lattice.start_frame // squeeze,
+        end_frame=lattice.end_frame // squeeze,
+    )
+    joined = time_conditioned(squeezed)
+    best, before = best_path(joined), best_path(lattice)
+    assert best.score == pytest.approx(before.score, abs=1e-4)
+    scores = {path.words: path.score for path in nbest(lattice, 1000)}
+    assert scores[best.words] == pytest.approx(before.score, abs=1e-4)
+    assert joined.num_arcs <= lattice.num_arcs and joined.num_states <= lattice.num_states
+    assert (joined.src < joined.dst).all()
+    # Nothing scores above the best, and each word keeps the best path that ended in it.
+    assert all(path.score <= best.score + 1e-4 for path in nbest(joined, 1000))
+    keys = list(zip(joined.src.tolist(), joined.dst.tolist(), joined.word.tolist(), strict=True))
+    assert len(set(keys)) == len(keys)
+    posteriors = arc_posteriors(joined)
+    assert posteriors[joined.src == 0].sum() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_what_followed_one_of_them_may_follow_all() -> None:
+    lattice = make(
+        [
+            (0, 1, "a", 0, 3, -1.0, 0.0), (0, 2, "and", 0, 3, -2.0, 0.5),
+            (1, 3, "on", 3, 6, -1.0, 0.0), (2, 3, "turn", 3, 6, -1.0, 0.0),
+        ]
+    )  # fmt: skip
+    assert {path.text: path.score for path in nbest(lattice, 9)} == {"a on": -2.0, "and turn": -2.5}
+    joined = time_conditioned(lattice)
+    assert joined.num_states == 3
+    assert {path.text: path.score for path in nbest(joined, 9)} == {
+        "a on": -2.0, "and on": -2.5, "a turn": -2.5, "and turn": -3.0,
+    }  # fmt: skip

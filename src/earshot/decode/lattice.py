@@ -41,6 +41,7 @@ __all__ = [
     "oracle",
     "pruned",
     "state_posteriors",
+    "time_conditioned",
     "to_json",
     "total_score",
     "ways_on",
@@ -660,6 +661,85 @@ def kept_arcs(lattice: Lattice, keep: npt.NDArray[np.bool_]) -> Lattice:
         lattice.end_frame[keep],
         lattice.acoustic[keep],
         lattice.prior[keep],
+        tuple(lattice.words[w] for w in words),
+    )
+
+
+def time_conditioned(lattice: Lattice) -> Lattice:
+    """The lattice with states that are reached at the same time as one.
+
+    A search keeps states apart that it goes on from differently. Where only their words count, as
+    for somebody who will score them anew, most of these arcs say one word at one time several
+    times. Joined, what any of them was followed by may follow all, so that fewer arcs say more.
+
+    Every arc keeps the score of the best path that ended in it, so that no path becomes better
+    than the best was. States that a better path leads to than the best path's own at that time
+    stay apart from it: the best path remains the best.
+
+    Args:
+        lattice: A lattice.
+
+    Returns:
+        One whose states are in the order of their times. Arcs to a state that is not later than
+        the one they leave are gone, and one arc is left of those with equal states and word.
+
+    Source:
+        The word graphs of Ortmanns, Ney and Aubert, "A word graph algorithm for large vocabulary
+        continuous speech recognition", Computer Speech and Language 1997.
+    """
+    scores = _scores(lattice, 1.0)
+    src, dst, word = lattice.src.tolist(), lattice.dst.tolist(), lattice.word.tolist()
+    ends = lattice.end_frame.tolist()
+    last = lattice.num_states - 1
+    _, first = _best_from(lattice, scores)
+    on_best = {0}.union(dst[arc] for arc in best_path(lattice).arcs)
+    # Of each state: the score of the best path to it, and when that ends. States of the best path
+    # are entered by its own arcs.
+    to = [_MINUS_INFINITY] * (last + 1)
+    time = [0] * (last + 1)
+    to[0] = 0.0
+    for arc, state in enumerate(src):
+        there = to[state] + scores[arc]
+        better = there > to[dst[arc]]
+        to[dst[arc]] = max(there, to[dst[arc]])
+        if (first[state] == arc and state in on_best) or (better and dst[arc] not in on_best):
+            time[dst[arc]] = max(ends[arc], time[state] + 1)
+    time[last] = max(time) + 1
+    best_at = {time[state]: to[state] for state in on_best}
+    joined = [(t, to[s] > best_at.get(t, math.inf)) for s, t in enumerate(time)]
+    kept: dict[tuple[tuple[int, bool], tuple[int, bool], int], tuple[float, int]] = {}
+    for arc, state in enumerate(src):
+        if time[state] >= time[dst[arc]]:
+            continue
+        arrival = to[state] + scores[arc]
+        key = (joined[state], joined[dst[arc]], word[arc])
+        if key not in kept or arrival > kept[key][0]:
+            kept[key] = (arrival, arc)
+    rows = sorted((a, b, w, arrival, arc) for (a, b, w), (arrival, arc) in kept.items())
+    forward, backward = {joined[0]}, {joined[last]}
+    for a, b, *_ in rows:
+        if a in forward:
+            forward.add(b)
+    for a, b, *_ in reversed(rows):
+        if b in backward:
+            backward.add(a)
+    rows = [row for row in rows if row[0] in forward and row[1] in backward]
+    number = {name: at for at, name in enumerate(sorted({n for row in rows for n in row[:2]}))}
+    best: dict[tuple[int, bool], float] = {joined[0]: 0.0}
+    for _, b, _, arrival, _ in rows:
+        best[b] = max(best.get(b, _MINUS_INFINITY), arrival)
+    arcs = np.array([row[4] for row in rows], np.int32)
+    prior = lattice.prior[arcs]
+    score = np.array([arrival - best[a] for a, _, _, arrival, _ in rows])
+    words, index = np.unique(lattice.word[arcs], return_inverse=True)
+    return Lattice(
+        np.array([number[row[0]] for row in rows], np.int32),
+        np.array([number[row[1]] for row in rows], np.int32),
+        index.astype(np.int32),
+        lattice.start_frame[arcs],
+        lattice.end_frame[arcs],
+        (score - prior).astype(np.float32),
+        prior,
         tuple(lattice.words[w] for w in words),
     )
 

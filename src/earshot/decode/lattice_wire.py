@@ -24,6 +24,7 @@ from earshot.decode.lattice import (
     arcs_behind,
     best_path,
     kept_arcs,
+    time_conditioned,
     ways_on,
 )
 
@@ -55,8 +56,8 @@ def encode_lattice(
         lattice: A lattice.
         step: Nats that scores are rounded to, > 0.
         beam: Leave out arcs whose best path is more than this many nats behind the best.
-        max_bytes: Narrow the beam until the bytes are at most so many; the best path is sent
-            even if it alone has more.
+        max_bytes: Join states of equal time (`time_conditioned`) and narrow the beam until the
+            bytes are at most so many; the best path is sent even if it alone has more.
 
     Returns:
         A message `earshot.lattice.v1.Lattice`.
@@ -68,6 +69,8 @@ def encode_lattice(
     """
     if not (step > 0 and math.isfinite(step)):
         raise ValueError(f"lattice: step is {step}; it must be above 0.")
+    if max_bytes is not None:
+        lattice = time_conditioned(lattice)
     behind = arcs_behind(lattice)
     limit = min(MAX_WIRE_BYTES, max_bytes or MAX_WIRE_BYTES)
     beams = np.unique(behind if beam is None else behind[behind <= max(beam, 0.0)])
