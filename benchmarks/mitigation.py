@@ -3,6 +3,7 @@
     python benchmarks/planted_voices.py --folder exp/planted    # speaks the island, once
     python benchmarks/mitigation.py                             # three seeds
     python benchmarks/mitigation.py --report
+    python benchmarks/mitigation.py --report --strangers        # judged by many more people
     python benchmarks/mitigation.py --accents                   # five speaker folds, real speech
 
 Planted: for every seed a base model is trained on speech that hardly has two of ten regions, hears
@@ -262,6 +263,53 @@ def read_sweep(report: Mapping[str, Any], folder: Path, tolerance: float = 0.01)
     )
 
 
+def judged_by_strangers(sweep: Sweep, folder: Path, planted: Path) -> Sweep:
+    """The models of a sweep that claims are about, heard by people whom nothing was learned from.
+
+    Args:
+        sweep: Of the evaluation speakers.
+        folder: Of the sweep; keeps what was heard.
+        planted: Of the island, with `strangers.jsonl`.
+    """
+    from earshot.core.utterance import Utterance
+    from earshot.train.mitigate_figures import hear
+
+    lines = (planted / "strangers.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    utterances = [
+        Utterance(
+            id=row["id"],
+            audio=planted / row["audio"],
+            text=row["ref"],
+            duration_s=row["duration"],
+        )
+        for row in rows
+    ]
+    kept = folder / "strangers.json"
+    errors: dict[str, list[int]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    path = [name for name in sweep.errors if name.startswith("plain ")]
+    for name in dict.fromkeys(["start", *path, *sweep.best.values(), sweep.chosen]):
+        if name in errors:
+            continue
+        cell = folder / "work" / "cells" / name.replace(" ", "-") / "model.ear"
+        model = folder.parent / "base" / "base.ear" if name == "start" else cell
+        texts = hear(model, utterances)
+        errors[name] = [
+            count_words(row["ref"], text).errors for row, text in zip(rows, texts, strict=True)
+        ]
+        with replaced_file(kept) as file:
+            file.write(json.dumps(errors).encode())
+    return Sweep(
+        errors={name: np.array(counts, np.int64) for name, counts in errors.items()},
+        words=np.array([count_words(row["ref"], "").reference_words for row in rows], np.int64),
+        cohort=[row["region"] for row in rows],
+        speaker=[row["speaker"] for row in rows],
+        targets=sweep.targets,
+        chosen=sweep.chosen,
+        best=sweep.best,
+    )
+
+
 class Pool:
     """Sweeps together, summed by (speaker, cohort), and resampled by speaker."""
 
@@ -408,7 +456,8 @@ def table(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
     pool = Pool(sweeps)
     names = [n for n in sweeps[0].errors if all(n in sweep.errors for sweep in sweeps)]
     rows = [row_of(pool, sweeps, name, lambda _, n=name: n) for name in names]
-    for method in sorted({name.split()[0] for name in names} - {"start"}):
+    methods = {name.split()[0] for sweep in sweeps for name in sweep.errors} - {"start"}
+    for method in sorted(methods):
         rows.append(
             row_of(pool, sweeps, f"best {method}", lambda s, m=method: s.best.get(m, "start"))
         )
@@ -482,7 +531,10 @@ def planted(options: argparse.Namespace) -> dict[str, Any]:
         shared = {"seed": seed, "general": general, "top": TOP}
         settings = (*PLANTED, *options.overrides)
         made = swept(report, model, folder / "sweep", settings=settings, **shared)
-        sweeps.append(read_sweep(made, folder / "sweep"))
+        sweep = read_sweep(made, folder / "sweep")
+        if options.strangers:
+            sweep = judged_by_strangers(sweep, folder / "sweep", options.planted)
+        sweeps.append(sweep)
         found.append(
             {"seed": seed, "start": by_cohort(sweeps[-1], "start"), "why": made["why"],
              "speakers": made["speakers"]}
@@ -621,6 +673,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accents", action="store_true", help="Real speech instead of the island.")
     parser.add_argument("--report", action="store_true", help="Train nothing: tables only.")
     parser.add_argument("--no-ablations", dest="ablations", action="store_false")
+    parser.add_argument(
+        "--strangers", action="store_true", help="Judged by the people of strangers.jsonl."
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / "exp/island")
     parser.add_argument("--planted", type=Path, default=ROOT / "exp/planted")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/mitigation-planted.toml")

@@ -7,7 +7,7 @@ of eight regions and one speaker of each of the two others, whose acoustics are 
 under-represented: that is all that is planted. Nobody of the population that is audited is in that
 training speech, and neither is any of its sentences.
 
-    python benchmarks/planted_voices.py --folder exp/planted        # speaks about 2.5 hours
+    python benchmarks/planted_voices.py --folder exp/planted        # speaks about 4 hours
 
 Everything follows from the seed; clips that are there are not spoken again. The held-out voices of
 the project are not used. What the base model makes of all this is not this file's affair: see
@@ -45,7 +45,9 @@ BASE_SPEAKERS, BASE_CLIPS = 24, 7  # of a region, in training, and clips of each
 RARE_SPEAKERS = 1  # of an under-represented region, in training
 DEV_SPEAKERS = 1  # of a region, to watch training with
 AUDITED_SPEAKERS, AUDITED_CLIPS = 18, 8
+STRANGERS, STRANGER_CLIPS = 54, 6  # of a region, whom nothing learns or chooses from
 SPREAD = 0.035  # of log tract, rate and pitch among the speakers of a region
+MANIFESTS = {"audited": "population.jsonl", "strangers": "strangers.jsonl"}
 _TOGETHER = 40  # clips spoken in one call
 
 
@@ -268,7 +270,8 @@ def speak_all(folder: Path, *, seed: int = 1) -> dict[str, Any]:
 
     Args:
         folder: Gets `audio/`, `base/cuts/` (what a recipe trains on), `base/text/train.jsonl`,
-            `general.jsonl` (the same as a manifest) and `population.jsonl` (who is audited).
+            `general.jsonl` (the same as a manifest), `population.jsonl` (who is audited) and
+            `strangers.jsonl` (who only judge what came of it, in sentences of nobody else).
         seed: Of everything.
 
     Returns:
@@ -283,18 +286,21 @@ def speak_all(folder: Path, *, seed: int = 1) -> dict[str, Any]:
     half = int(len(every) * 0.45)
     base_texts, audited_texts = itertools.cycle(every[:half]), iter(every[half:])
     audio = folder / "audio"
-    base, dev, audited = [], [], []
+    base, dev, audited, strangers = [], [], [], []
     for region in REGIONS:
         rare = region.name in UNDER_REPRESENTED
         count = RARE_SPEAKERS if rare else BASE_SPEAKERS
         base += people(region, count, group="base", seed=seed, voices=voices)
         dev += people(region, DEV_SPEAKERS, group="dev", seed=seed, voices=voices)
         audited += people(region, AUDITED_SPEAKERS, group="aud", seed=seed, voices=voices)
+        strangers += people(region, STRANGERS, group="new", seed=seed, voices=voices)
     plans = {
         "base": _plan(base, BASE_CLIPS, base_texts, audio, seed=seed),
         "dev": _plan(dev, BASE_CLIPS, base_texts, audio, seed=seed),
         "audited": _plan(audited, AUDITED_CLIPS, audited_texts, audio, seed=seed),
     }
+    left_over = itertools.cycle(list(audited_texts))
+    plans["strangers"] = _plan(strangers, STRANGER_CLIPS, left_over, audio, seed=seed)
     summary = {}
     for label, plan in plans.items():
         _speak(plan, seed=seed, label=label)
@@ -304,7 +310,7 @@ def speak_all(folder: Path, *, seed: int = 1) -> dict[str, Any]:
             "speakers": len({said.person.id for said in plan}),
             "hours": round(sum(frames) / SAMPLE_RATE_HZ / 3600, 3),
         }
-        if label == "audited":
+        if label in MANIFESTS:
             rows = [
                 {
                     "id": said.id,
@@ -318,7 +324,7 @@ def speak_all(folder: Path, *, seed: int = 1) -> dict[str, Any]:
                 }
                 for said, count in zip(plan, frames, strict=True)
             ]
-            _write_lines(folder / "population.jsonl", rows)
+            _write_lines(folder / MANIFESTS[label], rows)
             continue
         cuts = [
             file_cut(said.id, said.path, count, text=said.clip.text, speaker=said.person.id,

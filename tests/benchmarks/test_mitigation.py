@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,27 @@ def test_a_sweep_becomes_a_table(tmp_path: Path) -> None:
         for part in ("overall", "target", "rest"):
             assert row[part] == pytest.approx(candidate["evaluation"][part])
     mitigation.print_table(lines)
+
+    # People whom nothing was learned from judge the same models.
+    base = folder.parent / "base"
+    base.mkdir()
+    shutil.copyfile(island.model, base / "base.ear")
+    strangers = [row | {"duration": None} for row in rows]
+    (island.folder / "strangers.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in strangers), encoding="utf-8"
+    )
+    judged = mitigation.judged_by_strangers(found, folder, island.folder)
+    assert {"start", "plain 1", "plain 3"} <= set(judged.errors)
+    assert judged.words.sum() == sum(len(row["ref"].split()) for row in rows)
+    first = json.loads(report.read_text())["discoveries"][0]["cohorts"]
+    assert mitigation.by_cohort(judged, "start") == pytest.approx(
+        {cohort["name"]: cohort["wer"] for cohort in first}
+    )
+    (base / "base.ear").unlink()  # what was heard once is not heard again
+    again_judged = mitigation.judged_by_strangers(found, folder, island.folder)
+    assert all((again_judged.errors[n] == judged.errors[n]).all() for n in judged.errors)
+    mitigation.print_table(mitigation.table([judged]))
+
     again = mitigation.swept(
         report, island.model, folder, seed=1, general=None, top=1, settings=settings
     )
