@@ -381,7 +381,7 @@ class Recognizer:
         phone_blank_penalty: float = 0.0,
         transducer_weight: float = 0.0,
         piece_ctc_weight: float = 0.0,
-        lattice_paths: int = 16,
+        lattice_paths: int = 24,
         lattice_beam: float = 16.0,
         lattice_arcs: int = 20000,
         lattice_context: int = 0,
