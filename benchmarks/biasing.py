@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from speech_sets import SAMPLE_RATE_HZ, Clip, SetMissing, data_folder, load_set, read_clip
-from systems import CHUNK_SAMPLES, default_model
+from speech_sets import Clip, SetMissing, data_folder, load_set, read_clip
+from systems import default_model, text_in_chunks
 from wer import circumstances
 
 import earshot
@@ -289,7 +289,7 @@ def hear(
                 started = time.thread_time()
                 stream.set_hotwords(phrases, score=score)
                 heard[which].compile_ms.append((time.thread_time() - started) * 1e3)
-            text = _decode(stream, samples)
+            text = text_in_chunks(stream, samples)
             biased, other = split_counts(one.clip.text, text, one.words)
             heard[which].biased.append(biased)
             heard[which].others.append(other)
@@ -318,18 +318,9 @@ def time_share(
                 if which:
                     stream.set_hotwords(compiled)
                 started = time.thread_time()
-                _decode(stream, samples)
+                text_in_chunks(stream, samples)
                 best[which, index] = min(best[which, index], time.thread_time() - started)
     return float(best[1].sum() / best[0].sum() - 1)
-
-
-def _decode(stream: earshot.Stream, samples: np.ndarray[Any, np.dtype[np.float32]]) -> str:
-    for start in range(0, len(samples), CHUNK_SAMPLES):
-        stream.accept_waveform(SAMPLE_RATE_HZ, samples[start : start + CHUNK_SAMPLES])
-        stream.decode()
-    stream.input_finished()
-    stream.decode()
-    return stream.result().text
 
 
 def rate(counts: Sequence[WordCounts]) -> dict[str, Any]:

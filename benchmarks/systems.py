@@ -60,13 +60,17 @@ class EarshotSystem:
         self._recognizer = earshot.Recognizer.load(model, method=method)
 
     def transcribe(self, samples: Samples) -> str:
-        stream = self._recognizer.create_stream()
-        for start in range(0, len(samples), CHUNK_SAMPLES):
-            stream.accept_waveform(SAMPLE_RATE_HZ, samples[start : start + CHUNK_SAMPLES])
-            stream.decode()
-        stream.input_finished()
+        return text_in_chunks(self._recognizer.create_stream(), samples)
+
+
+def text_in_chunks(stream: earshot.Stream, samples: Samples) -> str:
+    """What a stream makes of a recording that comes in chunks, as a microphone would give it."""
+    for start in range(0, len(samples), CHUNK_SAMPLES):
+        stream.accept_waveform(SAMPLE_RATE_HZ, samples[start : start + CHUNK_SAMPLES])
         stream.decode()
-        return stream.result().text
+    stream.input_finished()
+    stream.decode()
+    return stream.result().text
 
 
 class PocketSphinx:
