@@ -771,7 +771,7 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
       }
     }
     for (const Scratch::Part& part : s.parts) {
-      if (frame < part.frames) search_.EndFrame(&part.stream->search_);
+      if (frame < part.frames) search_.EndFrame(&part.stream->search_, &s.search);
     }
   }
   for (const Scratch::Part& part : s.parts) {

@@ -439,6 +439,13 @@ void Search::FollowRecording(SearchState* state, SearchScratch* scratch) const {
   }
 }
 
+// What the recorder forgets depends on when it is asked: in the same frames however the audio was cut.
+void Search::EndFrame(SearchState* state, SearchScratch* scratch) const {
+  constexpr size_t kFrames = 16;
+  ++state->num_frames;
+  if (state->lattice != nullptr && state->num_frames % kFrames == 0) Collect(state, scratch);
+}
+
 void Search::Settle(SearchState* state, SearchScratch* scratch) const {
   scratch->histories_.clear();
   const auto hold = [scratch](const Hypothesis& path) {
@@ -449,7 +456,6 @@ void Search::Settle(SearchState* state, SearchScratch* scratch) const {
   for (const Snapshot& snapshot : state->snapshots) {
     for (const Hypothesis& path : snapshot.paths) hold(path);
   }
-  if (state->lattice != nullptr) Collect(state, scratch);
   state->tree.SettleShared(scratch->histories_.data(), scratch->histories_.size(), &state->settled);
 }
 

@@ -149,7 +149,7 @@ class Search {
   void Request(SearchState* state, const float* encoder_row, ScorerScratch* scorer) const;
   // Round `symbols` of a frame; `rows` begins with the answers to Request. Returns how many they are.
   size_t Advance(SearchState* state, const float* const* rows, size_t symbols, SearchScratch* scratch) const;
-  void EndFrame(SearchState* state) const { ++state->num_frames; }
+  void EndFrame(SearchState* state, SearchScratch* scratch) const;
   // Between BeginFrame and the first Request: keeps the best paths as they are before this frame,
   void Remember(SearchState* state) const;
   // forgets them for the frames before `frame`,

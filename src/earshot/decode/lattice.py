@@ -60,6 +60,7 @@ MAX_DETERMINISED_ARCS = 100_000
 MAX_ROWS = 5_000  # distinct columns of edit distances that `expected_errors` keeps at a state
 _RESIDUAL_STEPS = 4096.0  # residual scores that agree to 1/4096 nat are one
 _MINUS_INFINITY = -math.inf
+_AS_GOOD = 1e-3  # nats: rounding may turn what is so close around
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -674,7 +675,7 @@ def time_conditioned(lattice: Lattice) -> Lattice:
 
     Every arc keeps the score of the best path that ended in it, so that no path becomes better
     than the best was. States that a better path leads to than the best path's own at that time
-    stay apart from it: the best path remains the best.
+    stay apart from it, and so do those as good: the best path remains the best.
 
     Args:
         lattice: A lattice.
@@ -691,8 +692,8 @@ def time_conditioned(lattice: Lattice) -> Lattice:
     src, dst, word = lattice.src.tolist(), lattice.dst.tolist(), lattice.word.tolist()
     ends = lattice.end_frame.tolist()
     last = lattice.num_states - 1
-    _, first = _best_from(lattice, scores)
-    on_best = {0}.union(dst[arc] for arc in best_path(lattice).arcs)
+    best_arcs = set(best_path(lattice).arcs)
+    on_best = {0}.union(dst[arc] for arc in best_arcs)
     # Of each state: the score of the best path to it, and when that ends. States of the best path
     # are entered by its own arcs.
     to = [_MINUS_INFINITY] * (last + 1)
@@ -702,20 +703,27 @@ def time_conditioned(lattice: Lattice) -> Lattice:
         there = to[state] + scores[arc]
         better = there > to[dst[arc]]
         to[dst[arc]] = max(there, to[dst[arc]])
-        if (first[state] == arc and state in on_best) or (better and dst[arc] not in on_best):
+        if arc in best_arcs or (better and dst[arc] not in on_best):
             time[dst[arc]] = max(ends[arc], time[state] + 1)
     time[last] = max(time) + 1
     best_at = {time[state]: to[state] for state in on_best}
-    joined = [(t, to[s] > best_at.get(t, math.inf)) for s, t in enumerate(time)]
+    joined = [
+        (t, s not in on_best and to[s] > best_at.get(t, math.inf) - _AS_GOOD)
+        for s, t in enumerate(time)
+    ]
     kept: dict[tuple[tuple[int, bool], tuple[int, bool], int], tuple[float, int]] = {}
     for arc, state in enumerate(src):
         if time[state] >= time[dst[arc]]:
             continue
         arrival = to[state] + scores[arc]
         key = (joined[state], joined[dst[arc]], word[arc])
-        if key not in kept or arrival > kept[key][0]:
+        if key not in kept or arrival > kept[key][0] or arc in best_arcs:
             kept[key] = (arrival, arc)
-    rows = sorted((a, b, w, arrival, arc) for (a, b, w), (arrival, arc) in kept.items())
+    # Of equal paths that whose arcs come first is the best.
+    rows = sorted(
+        ((a, b, w, arrival, arc) for (a, b, w), (arrival, arc) in kept.items()),
+        key=lambda row: (row[0], row[4] not in best_arcs, row[1], row[2]),
+    )
     forward, backward = {joined[0]}, {joined[last]}
     for a, b, *_ in rows:
         if a in forward:
