@@ -45,16 +45,16 @@ RESAMPLES = 2000
 TOP = 2
 # Of the island: few and short runs, so that a seed takes minutes on one core.
 PLANTED = (
-    "train.max_steps=40",
+    "train.max_steps=80",
     "train.batch_s=20",
     "train.peak_lr=3e-4",
-    "mitigate.plain_steps=[5, 10, 20, 40]",
+    "mitigate.plain_steps=[5, 10, 20, 40, 80]",
     "mitigate.average_shares=[0.25, 0.5]",
     "mitigate.ewc_strengths=[0.01, 0.1, 1, 10]",
     "mitigate.l2_strengths=[0.01, 0.1, 1]",
     "mitigate.mixed_shares=[0.5]",
     "mitigate.oversample_ratios=[5]",
-    "mitigate.cohort_steps=[40]",
+    "mitigate.cohort_steps=[80]",
     "mitigate.check_steps=10",
     "mitigate.fisher_utterances=150",
 )
