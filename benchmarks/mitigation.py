@@ -287,8 +287,8 @@ def judged_by_strangers(sweep: Sweep, folder: Path, planted: Path) -> Sweep:
     ]
     kept = folder / "strangers.json"
     errors: dict[str, list[int]] = json.loads(kept.read_text()) if kept.is_file() else {}
-    path = [name for name in sweep.errors if name.startswith("plain ")]
-    for name in dict.fromkeys(["start", *path, *sweep.best.values(), sweep.chosen]):
+    every = [name for name in sweep.errors if name.startswith(("plain ", "ewc "))]
+    for name in dict.fromkeys(["start", *every, *sweep.best.values(), sweep.chosen]):
         if name in errors:
             continue
         cell = folder / "work" / "cells" / name.replace(" ", "-") / "model.ear"
