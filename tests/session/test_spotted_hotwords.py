@@ -53,6 +53,18 @@ def test_a_phrase_that_sounds_so_is_heard_and_nothing_else_is(
     assert silent.result() == plain
 
 
+def test_words_sound_as_their_owner_says(recognizer: earshot.Recognizer, tmp_path: Path) -> None:
+    own = tmp_path / "own.dict"
+    own.write_text("siobhan  T ER1 N AA1 N\n", encoding="utf-8")
+    told = earshot.Recognizer.load(pronunciations=own)
+    assert decoded(told, [samples()], hotwords=["siobhan the lights"]).result().text == (
+        "siobhan the lights"
+    )
+    assert decoded(recognizer, [samples()], hotwords=["siobhan the lights"]).result().text == (
+        "turn on the lights"
+    )
+
+
 def test_words_have_the_times_of_their_sounds(recognizer: earshot.Recognizer) -> None:
     plain = decoded(recognizer, [samples()]).result()
     heard = decoded(recognizer, [samples()], hotwords=[SOUNDS_ALIKE]).result()

@@ -74,7 +74,7 @@ def listen(
     ] = None,
 ) -> None:
     """Recognise what the microphone hears, with words as they are spoken. Ctrl-C ends it."""
-    check_command_options(commands, command_threshold, pronunciations)
+    check_command_options(commands, command_threshold, pronunciations, hotwords)
     check_hotwords_options(hotwords, hotwords_score)
     with reported():
         if list_devices:

@@ -292,7 +292,7 @@ def transcribe(
             "transcribe: needs audio files or --manifest, one of the two. "
             "See `earshot transcribe --help`."
         )
-    check_command_options(commands, command_threshold, pronunciations)
+    check_command_options(commands, command_threshold, pronunciations, hotwords)
     if rescorer is None and rescorer_token_file is not None:
         raise usage_error("--rescorer-token-file: needs --rescorer, which the token is for.")
     check_hotwords_options(hotwords, hotwords_score)
@@ -408,17 +408,22 @@ def _rescorer(url: str | None, token_file: Path | None, deadline_ms: float) -> R
 
 
 def check_command_options(
-    commands: Sequence[str] | None, threshold: float | None, pronunciations: Path | None
+    commands: Sequence[str] | None,
+    threshold: float | None,
+    pronunciations: Path | None,
+    hotwords: Path | None = None,
 ) -> None:
-    """Refuse what is of no use without commands.
+    """Refuse what is of no use without commands, or without commands and hotwords.
 
     Raises:
         typer.Exit: With code 2, after a line on stderr.
     """
     if threshold is not None and not commands:
         raise usage_error("--command-threshold: needs --commands, which it is the threshold of.")
-    if pronunciations is not None and not commands:
-        raise usage_error("--pronunciations: needs --commands, whose words they are of.")
+    if pronunciations is not None and not commands and hotwords is None:
+        raise usage_error(
+            "--pronunciations: needs --commands or --hotwords, whose words they are of."
+        )
 
 
 def check_hotwords_options(hotwords: Path | None, score: float | None) -> None:
@@ -452,7 +457,7 @@ def loaded(
 
     if not commands:
         with _silent_biasing():
-            recognizer = Recognizer.load(model, **search)
+            recognizer = Recognizer.load(model, pronunciations=pronunciations, **search)
         if search.get("hotwords") is not None:
             _say_hotwords(recognizer)
         return recognizer

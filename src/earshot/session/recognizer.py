@@ -404,8 +404,10 @@ class Recognizer:
         language_model: tuple[_native.Ngram, LanguageModelConfig] | None = None,
         language_model_config: LanguageModelConfig | None = None,
         rescorer: Rescorer | None = None,
+        lexicon: Lexicon | None = None,
     ) -> None:
         self._model = model
+        self._lexicon = lexicon
         self._rescorer = rescorer
         self._endpoint: EndpointConfig | None = None
         found = language_model or language_model_of(model)
@@ -490,8 +492,8 @@ class Recognizer:
             command_threshold: Confidence from which on a command is accepted, 0..1; 0 accepts
                 any that fits best. None takes the model's own, or where it carries none, the one
                 that was chosen for the embedded model on development data.
-            pronunciations: File of your own pronunciations of words in the commands, lines such
-                as `roomba  R UW1 M B AH0`; a model that hears no phones makes no use of it.
+            pronunciations: File of your own pronunciations of words in commands and hotwords, lines
+                such as `roomba  R UW1 M B AH0`; a model that hears no phones makes no use of it.
             hotwords: Phrases that all streams are to hear more readily: a file of them, a list, or
                 a mapping to scores; see `create_stream`.
             hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
@@ -578,7 +580,10 @@ class Recognizer:
                     "Give `commands` too, or leave it out."
                 )
             model = open_model(file)
-            return cls(model, rescorer=rescorer, **parts(model))
+            lexicon = None
+            if pronunciations is not None:
+                lexicon = Lexicon.load().extended(Path(pronunciations))
+            return cls(model, rescorer=rescorer, lexicon=lexicon, **parts(model))
         # Imported here: a recogniser of free speech needs none of it.
         from earshot.understand.calibration import stored_config
         from earshot.understand.confidence import CommandConfig
@@ -600,6 +605,7 @@ class Recognizer:
             commands=graph,
             command_config=config,
             rescorer=rescorer,
+            lexicon=lexicon,
             **parts(model),
         )
 
@@ -641,7 +647,7 @@ class Recognizer:
         if isinstance(hotwords, Hotwords):
             return hotwords
         if self._compiler is None:
-            self._compiler = HotwordCompiler(self._model)
+            self._compiler = HotwordCompiler(self._model, lexicon=self._lexicon)
         return self._compiler.compile(
             hotwords,
             default_score=self._hotwords_score if score is None else score,
