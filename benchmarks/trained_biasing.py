@@ -26,7 +26,7 @@ from wer import circumstances
 import earshot
 from earshot.data.scoring import WordCounts
 from earshot.decode.biasing import DEFAULT_SCORE
-from earshot.session.recognizer import BIASED_PATHS
+from earshot.session.recognizer import HOTWORD_PATHS
 from earshot.train.phrase_text import rare_words
 from earshot.train.text import load_texts
 
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--score-both", type=float, help="nats a piece beside attention")
     parser.add_argument("--attention", type=float, default=1.0, help="weight of attention")
     parser.add_argument("--arms", nargs="*", choices=("hotwords", "attention", "both"))
-    parser.add_argument("--max-active-paths", type=int, default=BIASED_PATHS)
+    parser.add_argument("--max-active-paths", type=int, default=HOTWORD_PATHS)
     parser.add_argument("--folder", type=Path, default=exp / "trained_biasing_test")
     parser.add_argument("--synthetic", type=Path, default=exp / "assistant-en" / "synthetic_test")
     parser.add_argument(

@@ -128,7 +128,10 @@ class PhraseCompiler {
       const nb::gil_scoped_release release;
       const std::lock_guard<std::mutex> lock(mutex_);
       Learn(phrases, &missing);
-      if (missing.empty()) out = Compiled(phrases, scores, piece_share, sound_share, sound_cost, &unspelled);
+      if (missing.empty()) {
+        out = Compiled(phrases, scores, piece_share, sound_share, sound_cost, &unspelled);
+        if (words_.size() >= kMaxWords) words_.clear();  // not before: a list may have more
+      }
     }
     nb::list words;
     for (const std::string& word : missing) words.append(nb::str(word.data(), word.size()));
@@ -162,7 +165,6 @@ class PhraseCompiler {
   }
 
   void Learn(const std::vector<std::string>& phrases, std::vector<std::string>* missing) {
-    if (words_.size() >= kMaxWords) words_.clear();
     std::unordered_set<std::string> asked;
     for (const std::string& phrase : phrases) {
       ForWords(phrase, [&](const std::string& word) {
@@ -208,13 +210,19 @@ class PhraseCompiler {
     constexpr size_t kMaxWays = 4;
     size_t all = 1;
     for (const Word* word : words) all = std::min(kMaxWays, all * word->ways.size());
+    std::vector<const std::string*> chosen;
     for (size_t way = 0; way < all; ++way) {
-      size_t choice = way;
+      size_t choice = way, length = 0;
+      chosen.clear();
       for (const Word* word : words) {
-        const std::string& phones = word->ways[choice % word->ways.size()];
+        chosen.push_back(&word->ways[choice % word->ways.size()]);
         choice /= word->ways.size();
-        sounds->phones += phones;
-        sounds->word_phones.push_back(static_cast<uint8_t>(std::min<size_t>(phones.size(), 255)));
+        length += chosen.back()->size();
+      }
+      if (length > earshot::PhraseSounds::kMaxPhones) continue;  // too long to be told by sound
+      for (const std::string* phones : chosen) {
+        sounds->phones += *phones;
+        sounds->word_phones.push_back(static_cast<uint8_t>(phones->size()));
       }
       sounds->begin.push_back(static_cast<uint32_t>(sounds->phones.size()));
       sounds->words.push_back(static_cast<uint32_t>(sounds->word_phones.size()));

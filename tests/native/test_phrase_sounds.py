@@ -143,6 +143,24 @@ def test_words_that_nobody_told_are_asked_for() -> None:
         compiler.compile(["b"], [1.0], sound_share=1.0)
 
 
+def test_more_words_than_are_remembered() -> None:
+    speller = _native.Speller(PIECES, [0.0] * 3 + [-1.0] * (len(PIECES) - 3))
+    compiler = _native.PhraseCompiler(speller, PHONES)
+    words = ["".join("abcd"[n >> 2 * k & 3] for k in range(10)) for n in range((1 << 19) + 9)]
+    scores = [1.0] * len(words)
+    _, _, unknown = compiler.compile(words, scores)
+    assert unknown == words
+    for word in unknown:
+        compiler.add(word, [])
+    found, unspelled, unknown = compiler.compile(words, scores)
+    assert found is not None and not unspelled and not unknown
+
+
+def test_words_too_long_for_a_sound_are_spelled() -> None:
+    found = hotwords({"a" * 400: [bytes([1, 2]) * 200], "b": [bytes([1, 2, 3])]}, ["a" * 400, "b"])
+    assert found.num_sounds == 1 and found.num_nodes > 400
+
+
 def test_plain_words_in_one_case() -> None:
     phrases = ["anna Lee", "ANNA", "anna  lee", " anna", "anna ", "o'neil", "", "é", 3]
     plain = _native.PhraseCompiler.plain(phrases)

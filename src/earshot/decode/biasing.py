@@ -63,8 +63,6 @@ def usual_score(*, language_model: bool, phones: bool) -> float:
 
 
 _SCORE = re.compile(r":\+?(\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-_PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*")
-_SAYABLE = re.compile("[a-z']*[a-z][a-z']*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +294,10 @@ class HotwordCompiler:
         Args:
             phrase: In any case, with any punctuation and numerals.
         """
-        lower = phrase.lower()
-        if _PLAIN.fullmatch(lower):
-            return lower.upper() if self._upper else lower
+        return self._texts([phrase])[0]
+
+    def _reworded(self, phrase: str) -> str:
+        """A phrase that is not plain words already."""
         for text in (normalise(phrase), spoken_form(phrase)):
             cased = text.upper() if self._upper else text
             if cased and self._speller.spell(cased):
@@ -378,7 +377,7 @@ class HotwordCompiler:
         """Phrases in the model's spelling, quickly where they are plain words."""
         texts = _native.PhraseCompiler.plain(phrases, self._upper)
         return [
-            self.spoken(phrase) if text is None else text
+            self._reworded(phrase) if text is None else text
             for phrase, text in zip(phrases, texts, strict=True)
         ]
 
@@ -401,8 +400,10 @@ class HotwordCompiler:
         """How a word is said, likeliest first; empty if nobody knows."""
         if self._lexicon is None:
             self._lexicon = Lexicon.load()
-        lower = word.lower()
-        ways = self._lexicon.pronounce(lower) if _SAYABLE.fullmatch(lower) else ()
+        try:
+            ways = self._lexicon.pronounce(word.lower())
+        except ValueError:  # it has signs that nobody can say
+            return []
         return [bytes(way) for way in ways[:MAX_WAYS_OF_A_WORD]]
 
     def _problem(self, hotword: Hotword) -> CommandsProblem:
