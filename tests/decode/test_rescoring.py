@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from lattices import lattices, make, paths, said, score
 from scorers import HashScorer
 
 from earshot.core.errors import ConfigError, ModelFileError
+from earshot.data.scoring import count_words
 from earshot.decode import rescoring
 from earshot.decode.language import UNKNOWN_LOG_PROB, EarScorer, sentence_scores
 from earshot.decode.lattice import Lattice, nbest
 from earshot.decode.rescoring import (
+    COMPARED,
     LocalRescorer,
     RescoringConfig,
     rank_paths,
@@ -56,6 +59,46 @@ def test_readings_equal_those_of_every_path(lattice: Lattice, weight: tuple[floa
         assert said(lattice, h.arcs) == h.words
         assert h.first == pytest.approx(score(lattice, h.arcs), abs=1e-6)
         assert h.language == pytest.approx(scorer.sentence(h.words), abs=1e-6)
+
+
+@given(lattices(max_states=7), weights, st.sampled_from([0.3, 1.0]))
+def test_the_fewest_expected_errors_are_those_over_every_reading(
+    lattice: Lattice, weight: tuple[float, float], scale: float
+) -> None:
+    config = RescoringConfig(language=weight[0], word=weight[1], risk=scale, **WIDE)
+    scorer = HashScorer()
+    readings = every_reading(lattice, scorer, *weight)
+    kept = sorted(readings.items(), key=lambda item: -item[1])[:COMPARED]
+    highest = kept[0][1]
+    mass = {words: math.exp(scale * (score - highest)) for words, score in kept}
+    total = sum(mass.values())
+
+    def errors(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+        texts = (" ".join(word.replace(" ", "") for word in words) for words in (one, other))
+        return count_words(*texts).errors
+
+    want = {
+        words: sum(m * errors(other, words) / total for other, m in mass.items()) for words in mass
+    }
+    found = rescore([lattice], scorer, config, nbest=1000)[0]
+    assert [h.errors for h in found] == sorted(h.errors for h in found)
+    if len(readings) <= COMPARED:  # ties at the last place may be kept either way
+        assert {h.words: pytest.approx(h.errors, abs=1e-6) for h in found} == want
+    assert len(found) == len(kept)
+
+
+def test_words_that_many_readings_share_win_over_the_likeliest_reading() -> None:
+    arcs = [
+        (0, 1, "stop", 0, 1, 0.0, 0.0), (0, 2, "turn", 0, 1, -0.3, 0.0),
+        (1, 3, "it", 1, 2, 0.0, 0.0), (2, 3, "on", 1, 2, 0.0, 0.0), (2, 3, "off", 1, 2, -0.1, 0.0),
+    ]  # fmt: skip
+    lattice = make(arcs)
+    by_score = RescoringConfig(language=0.0, **WIDE)
+    assert rescore([lattice], HashScorer(), by_score)[0][0].text == "stop it"
+    by_errors = RescoringConfig(language=0.0, risk=1.0, **WIDE)
+    best = rescore([lattice], HashScorer(), by_errors)[0][0]
+    assert best.text == "turn on"
+    assert rank_paths(nbest(lattice, 3), [0.0] * 3, by_errors)[0].words == best.words
 
 
 @given(lattices(max_states=8), weights, st.integers(1, 3))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from earshot.core.errors import ConfigError
 from earshot.decode.language import EarScorer, sentence_scores
+from earshot.decode.risk import edit_distances
 from earshot.train import language_text, text
 from earshot.train.language import pack, run_language
 from earshot.train.recipe import LanguageRecipe, Recipe, load_any_recipe, load_recipe
@@ -129,12 +130,30 @@ def test_weights_are_those_with_the_fewest_errors() -> None:
     """The first pass prefers what is wrong; the language model knows better from 0.5 on."""
     import numpy as np
 
+    flat = np.zeros((2, 2))
     readings = [
         Readings(
             np.array([0.0, -1.0]), np.array([-4.0, -2.0]), np.array([2.0, 2.0]),
-            np.array([1.0, 0.0]), 2,
+            np.array([1.0, 0.0]), flat, 2,
         )
     ] * 5  # fmt: skip
-    language, word, errors = fit_weights(readings, languages=(0.0, 0.25, 0.75, 1.0), words=(0.0,))
-    assert errors[:, 0].tolist() == [5, 5, 0, 0]
-    assert (language, word) == (1.0, 0.0)  # its neighbours are right, too
+    grid = {"languages": (0.0, 0.25, 0.75, 1.0), "words": (0.0,)}
+    config, errors = fit_weights(readings, **grid, risks=(0.0,))
+    assert errors[:, 0, 0].tolist() == [5, 5, 0, 0]
+    assert (config.language, config.word, config.risk) == (1.0, 0.0, 0.0)  # its neighbours, too
+
+
+def test_readings_are_chosen_by_expected_errors_where_that_is_better() -> None:
+    """The best by score is wrong in both words; the two behind it agree on the first."""
+    import numpy as np
+
+    sentences = (("a", "b"), ("c", "d"), ("c", "e"))
+    readings = [
+        Readings(
+            np.array([0.0, -0.2, -0.3]), np.zeros(3), np.full(3, 2.0),
+            np.array([2.0, 0.0, 1.0]), edit_distances(sentences), 2,
+        )
+    ] * 3  # fmt: skip
+    config, errors = fit_weights(readings, languages=(0.0,), words=(0.0,), risks=(0.0, 0.5, 1.0))
+    assert errors[0, 0].tolist() == [6, 0, 0]
+    assert config.risk == 1.0

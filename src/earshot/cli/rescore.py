@@ -6,9 +6,10 @@ the torch wing only for `--hf`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,6 +52,15 @@ def rescore(
     word_bonus: Annotated[
         float | None,
         typer.Option(min=-10.0, max=10.0, help="Nats for every word; default: the model's own."),
+    ] = None,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=10.0,
+            help="Scale of the scores when the reading with the fewest expected word errors is "
+            "chosen; 0 chooses that with the highest score; default: the model's own.",
+        ),
     ] = None,
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8090,
@@ -121,7 +131,7 @@ def rescore(
                 drain_timeout_s=drain_timeout_s,
             ),
         )
-        loader = _Loader(model, hf, device, weight, word_bonus)
+        loader = _Loader(model, hf, device, {"language": weight, "word": word_bonus, "risk": risk})
         try:
             from earshot.serve import logs
             from earshot.serve.rescore_server import RescoreServer
@@ -153,14 +163,14 @@ class _Loader:
         model: Path | None,
         hf: Path | None,
         device: str,
-        weight: float | None,
-        word_bonus: float | None,
+        overrides: Mapping[str, float | None],
     ) -> None:
         self._model = None if model is None else model.resolve()
         self._hf = None if hf is None else hf.resolve()
         self._device = device
-        self._weight = weight
-        self._word_bonus = word_bonus
+        self._overrides: dict[str, Any] = {
+            name: value for name, value in overrides.items() if value is not None
+        }
 
     def __call__(self) -> tuple[LanguageScorer, RescoringConfig]:
         from earshot.decode.rescoring import RescoringConfig, stored_config
@@ -177,11 +187,7 @@ class _Loader:
             assert self._model is not None
             scorer = EarScorer(self._model)
             config = stored_config(self._model) or config
-        if self._weight is not None:
-            config = replace(config, language=self._weight)
-        if self._word_bonus is not None:
-            config = replace(config, word=self._word_bonus)
-        return scorer, config
+        return scorer, replace(config, **self._overrides)
 
 
 def _run_replicas(loader: _Loader, config: object, *, replicas: int, address: str | None) -> None:

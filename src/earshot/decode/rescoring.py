@@ -1,10 +1,11 @@
 """Ranks the paths of a lattice anew, with what a language model makes of their words.
 
-A path scores `first pass + language * log P(words) + word * number of words`. The lattice is
-walked once, state by state in order of depth; histories that agree in their last words are one,
-which a model that hears more of them makes an approximation (METHODS: push-forward rescoring).
-What the language model is asked for comes out of a generator, so that a server can answer many
-lattices with one call of the model. Knows nothing of networks; see `rescoring_client`.
+A path scores `first pass + language * log P(words) + word * number of words`, and what is chosen
+is the path with the highest score, or that with the fewest word errors expected under these scores.
+The lattice is walked once, state by state in order of depth; histories that agree in their last
+words are one, which a model that hears more of them makes an approximation (METHODS: push-forward
+rescoring). What the language model is asked for comes out of a generator, so that a server can
+answer many lattices with one call of the model. Knows nothing of networks; see `rescoring_client`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from earshot.core.errors import ConfigError, ModelFileError
 from earshot.core.transcript import Rescoring
@@ -26,9 +29,11 @@ from earshot.decode.lattice import (
     arcs_behind,
     ways_on,
 )
+from earshot.decode.risk import edit_distances, expected_word_errors
 from earshot.modelfile.reader import ModelFile
 
 __all__ = [
+    "COMPARED",
     "METADATA_KEY",
     "Hypothesis",
     "LocalRescorer",
@@ -44,6 +49,9 @@ __all__ = [
 
 METADATA_KEY = "rescoring"
 
+COMPARED = 64
+"""Readings, the best by score, among which the fewest word errors are looked for."""
+
 Wanted = tuple[Any, str | None]
 """A state of the language model, and the word to score after it; None asks for the end."""
 
@@ -58,6 +66,8 @@ class RescoringConfig:
         language: Weight of the model's nats, 0..10.
         word: Nats added for every word, -10..10: makes up for the model's dislike of long
             sentences.
+        risk: Scale of the scores in the posteriors under which the reading with the fewest
+            expected word errors is the best, 0..10; with 0 that with the highest score is.
         order: Histories whose last `order - 1` words are equal are one, 2..100.
         beam: Nats of the first pass within which arcs are looked at, and nats behind the best
             of a depth within which histories are kept; above 0.
@@ -71,6 +81,7 @@ class RescoringConfig:
 
     language: float = 0.3
     word: float = 0.0
+    risk: float = 0.0
     order: int = 4
     beam: float = 12.0
     max_histories: int = 24
@@ -80,6 +91,7 @@ class RescoringConfig:
         for name, low, high in (
             ("language", 0.0, 10.0),
             ("word", -10.0, 10.0),
+            ("risk", 0.0, 10.0),
             ("order", 2, 100),
             ("beam", 1e-3, 1e6),
             ("max_histories", 1, 1000),
@@ -140,6 +152,7 @@ class Hypothesis:
         score: Nats, all parts together.
         first: Nats of the first pass.
         language: Nats of the language model, unweighted, the sentence's end included.
+        errors: Word errors expected of it, if readings were chosen by them, else 0.
     """
 
     words: tuple[str, ...]
@@ -147,6 +160,7 @@ class Hypothesis:
     score: float
     first: float
     language: float
+    errors: float = 0.0
 
     @property
     def text(self) -> str:
@@ -271,8 +285,22 @@ def rescoring_steps(
         )
         if words not in found or hypothesis.score > found[words].score:
             found[words] = hypothesis
-    ranked = sorted(found.values(), key=lambda h: (-h.score, h.arcs))
-    return tuple(ranked[:nbest])
+    return _ranked(found.values(), config)[:nbest]
+
+
+def _ranked(found: Iterable[Hypothesis], config: RescoringConfig) -> tuple[Hypothesis, ...]:
+    """Readings, the best first; chosen by risk, the best `COMPARED` by score alone are left."""
+    ranked = sorted(found, key=lambda h: (-h.score, h.arcs))
+    if config.risk == 0:
+        return tuple(ranked)
+    del ranked[COMPARED:]
+    errors = expected_word_errors(
+        edit_distances([h.words for h in ranked]),
+        np.array([h.score for h in ranked]),
+        scale=config.risk,
+    )
+    ranked = [replace(h, errors=e) for h, e in zip(ranked, errors.tolist(), strict=True)]
+    return tuple(sorted(ranked, key=lambda h: (h.errors, -h.score)))
 
 
 def _kept_histories(
@@ -366,7 +394,7 @@ def rescore(
 def rank_paths(
     paths: Sequence[LatticePath], languages: Sequence[float], config: RescoringConfig
 ) -> tuple[Hypothesis, ...]:
-    """Rank single paths, such as an n-best list, by the same sum.
+    """Rank single paths, such as an n-best list, by the same rule.
 
     Args:
         paths: Of one lattice.
@@ -374,9 +402,9 @@ def rank_paths(
         config: Weights.
 
     Returns:
-        All of them, best first.
+        Best first: all of them, or `COMPARED` if they are chosen by risk.
     """
-    ranked = [
+    found = [
         Hypothesis(
             path.words,
             path.arcs,
@@ -386,7 +414,7 @@ def rank_paths(
         )
         for path, language in zip(paths, languages, strict=True)
     ]
-    return tuple(sorted(ranked, key=lambda h: -h.score))
+    return _ranked(found, config)
 
 
 class LocalRescorer:

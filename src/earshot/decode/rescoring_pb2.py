@@ -4,36 +4,39 @@
 # source: earshot/decode/rescoring.proto
 # Protobuf Python Version: 6.30.0
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 30, 0, "", "earshot/decode/rescoring.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    30,
+    0,
+    '',
+    'earshot/decode/rescoring.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x1e\x65\x61rshot/decode/rescoring.proto\x12\x14\x65\x61rshot.rescoring.v1"Z\n\x07Request\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0f\n\x07lattice\x18\x03 \x01(\x0c\x12\r\n\x05nbest\x18\x04 \x01(\r\x12\x12\n\ntimeout_ms\x18\x05 \x01(\r"I\n\nHypothesis\x12\x0b\n\x03\x61rc\x18\x01 \x03(\r\x12\r\n\x05score\x18\x02 \x01(\x02\x12\r\n\x05\x66irst\x18\x03 \x01(\x02\x12\x10\n\x08language\x18\x04 \x01(\x02"\xab\x01\n\x06\x41nswer\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x34\n\nhypotheses\x18\x03 \x03(\x0b\x32 .earshot.rescoring.v1.Hypothesis\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0b\x63omputed_ms\x18\x05 \x01(\x02\x12*\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1b.earshot.rescoring.v1.Error"M\n\x05\x45rror\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rretry_after_s\x18\x04 \x01(\x02\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x65\x61rshot/decode/rescoring.proto\x12\x14\x65\x61rshot.rescoring.v1\"Z\n\x07Request\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0f\n\x07lattice\x18\x03 \x01(\x0c\x12\r\n\x05nbest\x18\x04 \x01(\r\x12\x12\n\ntimeout_ms\x18\x05 \x01(\r\"Y\n\nHypothesis\x12\x0b\n\x03\x61rc\x18\x01 \x03(\r\x12\r\n\x05score\x18\x02 \x01(\x02\x12\r\n\x05\x66irst\x18\x03 \x01(\x02\x12\x10\n\x08language\x18\x04 \x01(\x02\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x02\"\xab\x01\n\x06\x41nswer\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x34\n\nhypotheses\x18\x03 \x03(\x0b\x32 .earshot.rescoring.v1.Hypothesis\x12\r\n\x05model\x18\x04 \x01(\t\x12\x13\n\x0b\x63omputed_ms\x18\x05 \x01(\x02\x12*\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x1b.earshot.rescoring.v1.Error\"M\n\x05\x45rror\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x15\n\rretry_after_s\x18\x04 \x01(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "earshot.decode.rescoring_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'earshot.decode.rescoring_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_REQUEST"]._serialized_start = 56
-    _globals["_REQUEST"]._serialized_end = 146
-    _globals["_HYPOTHESIS"]._serialized_start = 148
-    _globals["_HYPOTHESIS"]._serialized_end = 221
-    _globals["_ANSWER"]._serialized_start = 224
-    _globals["_ANSWER"]._serialized_end = 395
-    _globals["_ERROR"]._serialized_start = 397
-    _globals["_ERROR"]._serialized_end = 474
+  DESCRIPTOR._loaded_options = None
+  _globals['_REQUEST']._serialized_start=56
+  _globals['_REQUEST']._serialized_end=146
+  _globals['_HYPOTHESIS']._serialized_start=148
+  _globals['_HYPOTHESIS']._serialized_end=237
+  _globals['_ANSWER']._serialized_start=240
+  _globals['_ANSWER']._serialized_end=411
+  _globals['_ERROR']._serialized_start=413
+  _globals['_ERROR']._serialized_end=490
 # @@protoc_insertion_point(module_scope)

@@ -21,16 +21,18 @@ class Request(_message.Message):
     def __init__(self, version: _Optional[int] = ..., id: _Optional[int] = ..., lattice: _Optional[bytes] = ..., nbest: _Optional[int] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class Hypothesis(_message.Message):
-    __slots__ = ("arc", "score", "first", "language")
+    __slots__ = ("arc", "score", "first", "language", "errors")
     ARC_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
     arc: _containers.RepeatedScalarFieldContainer[int]
     score: float
     first: float
     language: float
-    def __init__(self, arc: _Optional[_Iterable[int]] = ..., score: _Optional[float] = ..., first: _Optional[float] = ..., language: _Optional[float] = ...) -> None: ...
+    errors: float
+    def __init__(self, arc: _Optional[_Iterable[int]] = ..., score: _Optional[float] = ..., first: _Optional[float] = ..., language: _Optional[float] = ..., errors: _Optional[float] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("version", "id", "hypotheses", "model", "computed_ms", "error")

@@ -148,6 +148,7 @@ def encode_answer(
             score=hypothesis.score,
             first=hypothesis.first,
             language=hypothesis.language,
+            errors=hypothesis.errors,
         )
     return bytes(message.SerializeToString(deterministic=True))
 
@@ -205,14 +206,17 @@ def decode_answer(
             f"the answer has {len(message.hypotheses)} hypotheses; it must have 1 to {MAX_NBEST}"
         )
     hypotheses = tuple(_path(h, sent) for h in message.hypotheses)
-    scores = [h.score for h in hypotheses]
-    if scores != sorted(scores, reverse=True):
-        raise BadMessage("the answer's hypotheses are not in the order of their scores")
+    by_errors = any(h.errors for h in hypotheses)
+    ranks = [h.errors if by_errors else -h.score for h in hypotheses]
+    if ranks != sorted(ranks):
+        raise BadMessage(
+            "the answer's hypotheses are not in the order of their expected errors, or scores"
+        )
     return hypotheses, message.model[:200]
 
 
 def _path(hypothesis: rescoring_pb2.Hypothesis, sent: Lattice) -> Hypothesis:
-    numbers = (hypothesis.score, hypothesis.first, hypothesis.language)
+    numbers = (hypothesis.score, hypothesis.first, hypothesis.language, hypothesis.errors)
     if not all(map(math.isfinite, numbers)):
         raise BadMessage("a score of the answer is not finite")
     arcs = tuple(hypothesis.arc)

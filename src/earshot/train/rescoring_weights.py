@@ -1,8 +1,9 @@
 """Learns how much a language model counts when it ranks what a recogniser has heard.
 
-On speech that trained neither: the weights are those with the fewest word errors of the best
-reading, over a grid, each point together with its neighbours, because single points of so small
-a set are luck. Knows nothing of how the models came to be.
+On speech that trained neither. The weights, and the scale of posteriors by which a reading is
+chosen, are those with the fewest word errors of what is chosen, over a grid; each point counts
+together with its neighbours, because single points of so small a set are luck. Lattices are read
+as the client sends them. Knows nothing of how the models came to be.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,10 @@ from earshot.data.audio import read_audio
 from earshot.data.scoring import count_words
 from earshot.decode.language import EarScorer, LanguageScorer, sentence_scores
 from earshot.decode.lattice import Lattice, nbest
-from earshot.decode.rescoring import RescoringConfig
+from earshot.decode.lattice_wire import decode_lattice, encode_lattice
+from earshot.decode.rescoring import COMPARED, RescoringConfig
+from earshot.decode.rescoring_client import ClientConfig
+from earshot.decode.risk import edit_distances, expected_word_errors
 from earshot.modelfile.reader import ModelFile
 from earshot.modelfile.writer import write_with_metadata
 from earshot.session.recognizer import Recognizer
@@ -32,6 +36,7 @@ logger = logging.getLogger(__name__)
 _F64 = npt.NDArray[np.float64]
 LANGUAGE_GRID = tuple(round(0.05 * i, 2) for i in range(25))  # 0..1.2
 WORD_GRID = tuple(round(0.25 * i - 1.0, 2) for i in range(21))  # -1..4
+RISK_GRID = (0.0, 0.25, 0.35, 0.5, 0.7, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +51,8 @@ class WeightsConfig:
     """
 
     recogniser: str = ""
-    clips: int = 400
-    nbest: int = 50
+    clips: int = 1000
+    nbest: int = COMPARED
     processes: int = 1
 
     def __post_init__(self) -> None:
@@ -67,6 +72,7 @@ class Readings:
         language: (N,) nats of the language model.
         words: (N,) number of words.
         errors: (N,) word errors.
+        distances: (N, N) word errors of each against each.
         reference_words: Words that were said.
     """
 
@@ -74,6 +80,7 @@ class Readings:
     language: _F64
     words: _F64
     errors: _F64
+    distances: _F64
     reference_words: int
 
 
@@ -98,6 +105,7 @@ def read_all(
                 np.array(languages),
                 np.array([float(len(path.words)) for path in paths]),
                 np.array([float(counts.errors) for counts in errors]),
+                edit_distances([path.words for path in paths]),
                 errors[0].reference_words,
             )
         )
@@ -109,30 +117,40 @@ def fit_weights(
     *,
     languages: Sequence[float] = LANGUAGE_GRID,
     words: Sequence[float] = WORD_GRID,
-) -> tuple[float, float, npt.NDArray[np.float64]]:
+    risks: Sequence[float] = RISK_GRID,
+) -> tuple[RescoringConfig, _F64]:
     """The weights with the fewest errors, neighbours counted in.
 
     Args:
         readings: Of a development set.
         languages: Weights of the language model to try, ascending.
         words: Nats a word to try, ascending.
+        risks: Scales of the posteriors to try, ascending; 0 chooses by score.
 
     Returns:
-        Both weights, and the errors at every point (len(languages), len(words)).
+        Settings with all three, and the errors at every point (len(languages), len(words),
+        len(risks)).
     """
-    errors = np.zeros((len(languages), len(words)))
+    points = np.array([(language, word) for language in languages for word in words])
+    errors = np.zeros((len(points), len(risks)))
     for reading in readings:
-        total = (
-            reading.first[:, None, None]
-            + np.multiply.outer(reading.language, np.array(languages))[:, :, None]
-            + np.multiply.outer(reading.words, np.array(words))[:, None, :]
-        )
-        errors += reading.errors[total.argmax(axis=0)]
-    padded = np.pad(errors, 1, mode="edge")
-    rows, columns = errors.shape
-    smooth = sum(padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3))
-    language, word = np.unravel_index(int(np.argmin(smooth)), errors.shape)
-    return languages[int(language)], words[int(word)], errors
+        scores = reading.first[:, None] + np.stack([reading.language, reading.words], 1) @ points.T
+        for column, risk in enumerate(risks):
+            if risk == 0:
+                chosen = scores.argmax(axis=0)
+            else:
+                expected = expected_word_errors(reading.distances, scores, scale=risk)
+                chosen = expected.argmin(axis=0)
+            errors[:, column] += reading.errors[chosen]
+    grid = errors.reshape(len(languages), len(words), len(risks))
+    padded = np.pad(grid, 1, mode="edge")
+    smooth = sum(
+        padded[i : i + len(languages), j : j + len(words), k : k + len(risks)]
+        for i, j, k in np.ndindex(3, 3, 3)
+    )
+    i, j, k = map(int, np.unravel_index(int(np.argmin(smooth)), grid.shape))
+    config = RescoringConfig(language=languages[i], word=words[j], risk=risks[k])
+    return config, grid
 
 
 def store_weights(path: Path, config: RescoringConfig) -> None:
@@ -160,29 +178,31 @@ def tune(
     """
     recogniser = Recognizer.load(config.recogniser or None)
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    client = ClientConfig()
     heard: list[tuple[Lattice, str]] = []
     for done, row in enumerate(rows):
         stream = recogniser.create_stream(lattice=True)
         stream.accept_waveform(16_000, read_audio(manifest.parent / row["audio"]))
         stream.input_finished()
         stream.decode()
-        heard.append((stream.lattice(), row["text"]))
+        lattice = stream.lattice()
+        sent = decode_lattice(encode_lattice(lattice, max_bytes=client.most_bytes(lattice)))
+        heard.append((sent, row["text"]))
         progress(float(done + 1), float(len(rows)))
     readings = read_all(heard, EarScorer(path), count=config.nbest)
-    language, word, errors = fit_weights(readings)
+    chosen, errors = fit_weights(readings)
     total = sum(reading.reference_words for reading in readings)
-    at = (LANGUAGE_GRID.index(language), WORD_GRID.index(word))
-    first = errors[0, WORD_GRID.index(0.0)]
     logger.info(
-        "%d sentences, %d words: WER %.2f %% by the first pass, %.2f %% with language %.2f and "
-        "word %.2f",
+        "%d sentences, %d words: WER %.2f %% by the first pass, at best %.2f %% by the score and "
+        "%.2f %% by expected errors; language %.2f, word %.2f, risk %.2f",
         len(readings),
         total,
-        100 * first / total,
-        100 * errors[at] / total,
-        language,
-        word,
+        100 * errors[0, WORD_GRID.index(0.0), 0] / total,
+        100 * errors[..., 0].min() / total,
+        100 * errors[..., 1:].min() / total,
+        chosen.language,
+        chosen.word,
+        chosen.risk,
     )
-    chosen = replace(RescoringConfig(), language=language, word=word)
     store_weights(path, chosen)
     return chosen
