@@ -9,6 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How busy a machine is says nothing about the code: no test of a property fails for its time.
+settings.register_profile("earshot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("earshot")
 
 # Torch's threads wait for each other by spinning: beside other work two are far slower than one.
 # Set before any test imports torch.

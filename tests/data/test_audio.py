@@ -120,7 +120,6 @@ def test_other_rates_are_converted(folder, rate):
     rate=st.sampled_from([8_000, 22_050, 44_100, 48_000, 16_000]),
     cuts=st.lists(st.integers(0, 9_000), max_size=8).map(sorted),
 )
-@settings(deadline=None)
 def test_resampling_does_not_depend_on_the_chunks(rate, cuts):
     source = np.random.default_rng(0).normal(0, 0.1, 9_000).astype(np.float32)
 
@@ -279,7 +278,7 @@ def test_truncation_at_every_byte_of_a_header_is_an_audio_error(folder):
     size=st.integers(0, 4_000),
     damage=st.lists(st.tuples(st.integers(0, 200), st.binary(min_size=1, max_size=4)), max_size=4),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_damaged_bytes_give_sound_or_one_audio_error(folder, name, size, damage):
     data = bytearray(saved(folder / name, CLIP[:800], **FORMS[name][0]).read_bytes())[:size]
     for at, value in damage:

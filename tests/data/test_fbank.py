@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from earshot.core.features import FEATURE_CLOCK
@@ -11,7 +11,6 @@ CLIP = np.random.default_rng(3).normal(0, 0.1, 12_345).astype(np.float32)
 
 
 @given(st.lists(st.integers(0, len(CLIP)), max_size=8).map(sorted))
-@settings(deadline=None)
 def test_features_do_not_depend_on_how_audio_is_chunked(cuts):
     stream = StreamingFbank()
     parts = [stream.push(chunk).frames for chunk in np.split(CLIP, cuts)]

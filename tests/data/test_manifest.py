@@ -31,7 +31,7 @@ UTTERANCES = st.builds(
 
 
 @given(st.lists(UTTERANCES, min_size=1, max_size=5, unique_by=lambda u: u.id))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_round_trip(tmp_path, utterances):
     path = tmp_path / "m.jsonl"
     write_manifest(path, utterances)

@@ -69,7 +69,7 @@ def test_other_audio_is_read_when_the_pipe_has_ended(container: str, subtype: st
 
 
 @given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_samples_do_not_depend_on_how_bytes_arrive(sizes: list[int]) -> None:
     data = encoded("WAV", "PCM_24", channels=2, seconds=0.1)
     np.testing.assert_array_equal(from_pipe(data, sizes), from_file(data))

@@ -86,7 +86,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_hotwords(tmp_path / "latin")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=60))
 def test_any_text_is_read_or_refused_by_line(
     text: str, tmp_path_factory: pytest.TempPathFactory

@@ -56,7 +56,7 @@ def every_context(model: Ngrams) -> list[list[int]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=sentences, order=st.integers(1, 4), most=st.integers(0, 40), counted=st.booleans())
 def test_probabilities_sum_to_one_whole_and_pruned(
     text: list[list[int]], order: int, most: int, counted: bool
@@ -154,7 +154,7 @@ def engine_of(folder: Path, model: LanguageModel, *, pieces: int = 9) -> _native
     return open_language_model(path)[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(text=sentences, order=st.integers(1, 6), most=st.integers(0, 60), said=sentences)
 def test_the_engine_is_the_slow_back_off(
     text: list[list[int]],
@@ -274,7 +274,7 @@ damage = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(damage=damage)
 def test_damaged_files_are_refused_or_read(
     damage: tuple[int, int, str], tmp_path_factory: pytest.TempPathFactory

@@ -50,7 +50,7 @@ def test_all_that_is_public_is_there() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(), scales)
 def test_posteriors_equal_the_sum_over_enumerated_paths(lattice: Lattice, scale: float) -> None:
     mass = np.zeros(lattice.num_arcs)
@@ -65,7 +65,7 @@ def test_posteriors_equal_the_sum_over_enumerated_paths(lattice: Lattice, scale:
     np.testing.assert_allclose(got, states / states[0], rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=9))
 def test_posteriors_sum_to_one_at_every_cut(lattice: Lattice) -> None:
     posteriors = arc_posteriors(lattice)
@@ -74,7 +74,7 @@ def test_posteriors_sum_to_one_at_every_cut(lattice: Lattice) -> None:
         assert posteriors[cut].sum() == pytest.approx(1.0, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(), scales)
 def test_best_path(lattice: Lattice, scale: float) -> None:
     best = max(score(lattice, path, scale) for path in paths(lattice))
@@ -86,7 +86,7 @@ def test_best_path(lattice: Lattice, scale: float) -> None:
     assert got.arcs in set(paths(lattice))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(), st.integers(1, 30), scales)
 def test_nbest_is_the_sorted_list_of_what_can_be_said(
     lattice: Lattice, n: int, scale: float
@@ -114,7 +114,7 @@ def test_nbest_of_many_paths_that_say_the_same_is_quick() -> None:
     assert [len(path.words) for path in nbest(make(arcs), 10)] == [40, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(ties=True), sentences)
 def test_oracle(lattice: Lattice, reference: list[str]) -> None:
     every = [(edit_distance(reference, said(lattice, path)), path) for path in paths(lattice)]
@@ -125,7 +125,7 @@ def test_oracle(lattice: Lattice, reference: list[str]) -> None:
     assert got.path.score == pytest.approx(best, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(), sentences, scales)
 def test_expected_errors(lattice: Lattice, reference: list[str], scale: float) -> None:
     total = errors = 0.0
@@ -147,7 +147,7 @@ def test_expected_errors_with_fewer_rows_than_there_are(monkeypatch: pytest.Monk
     assert expected_errors(make(arcs), ["a"] * 5) == pytest.approx(1.0, abs=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=7))
 def test_determinised(lattice: Lattice) -> None:
     best: dict[tuple[str, ...], tuple[float, float]] = {}
@@ -180,7 +180,7 @@ def test_determinised_stops_before_it_explodes() -> None:
         determinised(lattice, max_arcs=50)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=7), st.floats(0, 12))
 def test_pruning_keeps_what_is_within_the_beam(lattice: Lattice, beam: float) -> None:
     every = {path: score(lattice, path) for path in paths(lattice)}
@@ -201,7 +201,7 @@ def test_pruning_keeps_what_is_within_the_beam(lattice: Lattice, beam: float) ->
     assert len(left) <= sum(best - through <= beam + 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=7, ties=True), st.integers(1, 12))
 def test_pruning_to_a_size(lattice: Lattice, most: int) -> None:
     best = best_path(lattice)
@@ -225,7 +225,7 @@ def test_limits_out_of_range() -> None:
             call()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(), scales)
 def test_confidence_of_a_word_is_the_mass_of_paths_that_say_it_then(
     lattice: Lattice, scale: float
@@ -254,7 +254,7 @@ def test_confidence_of_a_word_is_the_mass_of_paths_that_say_it_then(
         assert confidence == pytest.approx(min(1.0, most / sum(masses.values())), abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices())
 def test_json_is_exact(lattice: Lattice) -> None:
     same(from_json(to_json(lattice)), lattice)
@@ -347,7 +347,7 @@ arc_lists = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(arc_lists, st.dictionaries(st.integers(0, 5), st.integers(-3, 0), min_size=1, max_size=3))
 def test_assembled_says_what_the_graph_says(
     arcs: list[tuple[int, int, str, int]], finals: dict[int, int]
@@ -382,7 +382,7 @@ def test_assembled_says_what_the_graph_says(
     assert got == pytest.approx(sentences)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(lattices(max_states=7), st.integers(1, 12))
 def test_states_of_one_time_become_one_and_the_best_path_stays(
     lattice: Lattice, squeeze: int

@@ -35,7 +35,7 @@ def rows(lattice: Lattice) -> list[tuple[Any, ...]]:
     return list(zip(*(c.tolist() for c in (*columns, *scores)), words, strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=8), st.sampled_from(list(LatticeFormat)))
 def test_there_and_back(lattice: Lattice, form: LatticeFormat) -> None:
     if form is LatticeFormat.KALDI and any(row[-1] == "two words" for row in rows(lattice)):
@@ -50,7 +50,7 @@ def test_there_and_back(lattice: Lattice, form: LatticeFormat) -> None:
         assert rows(got) == rows(lattice)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=8))
 def test_states_have_times_that_do_not_fall(lattice: Lattice) -> None:
     frames = state_frames(lattice)
@@ -214,7 +214,7 @@ def test_words_that_mean_something_else(word: str) -> None:
             render_lattice(lattice, form, utterance="u")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(alphabet="ab\"'\\=: é0!", min_size=1, max_size=6))
 def test_words_with_marks(word: str) -> None:
     word = " ".join(word.split())
@@ -227,7 +227,7 @@ def test_words_with_marks(word: str) -> None:
     assert best_path(got).words == (word,)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=200), st.sampled_from([LatticeFormat.SLF, LatticeFormat.KALDI]))
 def test_any_text(text: str, form: LatticeFormat) -> None:
     try:

@@ -49,7 +49,7 @@ def packed(data: bytes) -> bytes:
 steps = st.sampled_from([0.25, 0.01, 1.0, 0.3])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=8), steps)
 def test_there_and_back(lattice: Lattice, step: float) -> None:
     data = encode_lattice(lattice, step=step)
@@ -73,7 +73,7 @@ def test_there_and_back(lattice: Lattice, step: float) -> None:
     assert again == sent
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lattices(max_states=8, ties=True), st.integers(1, 300))
 def test_a_budget_is_kept_and_the_best_path_always_sent(lattice: Lattice, most: int) -> None:
     data = encode_lattice(lattice, max_bytes=most)
@@ -99,7 +99,7 @@ def test_a_larger_budget_sends_more() -> None:
     assert beams == [12, 24, 48]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.text(min_size=1), unique=True, max_size=20))
 def test_any_words(words: list[str]) -> None:
     words = [" ".join(word.split()) for word in words]
@@ -211,7 +211,7 @@ def test_a_table_of_words_does_not_swell() -> None:
         decode_lattice(message(words=coded))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), lattices(max_states=8))
 def test_damaged_bytes_are_refused_or_a_sound_lattice(
     data: st.DataObject, lattice: Lattice
@@ -239,7 +239,7 @@ def test_damaged_bytes_are_refused_or_a_sound_lattice(
     encode_lattice(got)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     with contextlib.suppress(LatticeError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -113,7 +113,6 @@ def test_merging_is_exact_for_a_model_that_hears_as_little(
     assert best.score == pytest.approx(max(want.values()), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(lattices(), min_size=1, max_size=4), st.integers(1, 3))
 def test_lattices_together_are_as_alone(many: list[Lattice], memory: int) -> None:
     config = RescoringConfig(language=0.7, word=0.2, max_histories=4, beam=6.0, order=2)

@@ -154,7 +154,7 @@ TENSORS = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     old=TENSORS,
     new=TENSORS,

@@ -29,7 +29,7 @@ def test_is_causal(encoder: LstmEncoder) -> None:
     assert not torch.allclose(encoder(x)[:, 5:], encoder(changed)[:, 5:])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(0, 10), max_size=5).map(sorted))
 def test_chunks_give_what_the_whole_gives(encoder: LstmEncoder, cuts: list[int]) -> None:
     x = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(1))

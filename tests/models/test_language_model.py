@@ -50,7 +50,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GraphSession
     return out
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cuts=st.lists(st.integers(0, len(PIECES)), max_size=6).map(sorted))
 def test_torch_in_chunks_equals_one_pass(cuts: list[int]) -> None:
     state = None
@@ -83,7 +83,7 @@ def test_the_engine_computes_what_torch_does(
     np.testing.assert_allclose(got, log_probs(MODEL, PIECES), atol=tolerance)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cuts=st.lists(st.integers(0, len(PIECES)), max_size=8).map(sorted))
 def test_chunks_change_no_bit(sessions: dict[str, GraphSession], cuts: list[int]) -> None:
     for session in sessions.values():

@@ -379,7 +379,7 @@ def models(load: Load) -> list[_native.Model]:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, len(CLIP)), max_size=8).map(sorted), which=st.integers(0, 2))
 def test_sentences_do_not_depend_on_how_audio_is_cut(
     models: list[_native.Model], cuts: list[int], which: int

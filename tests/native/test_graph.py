@@ -371,7 +371,7 @@ def test_causal_attention(load: Load, heads: int, window: int, width: int) -> No
     np.testing.assert_allclose(graph.step(x)["out"], want, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_attention_in_chunks_and_batches_changes_no_bit(load: Load, data: st.DataObject) -> None:
     """Streams of their own length and cuts; a window shorter than them, so that its ring turns."""
@@ -512,7 +512,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> list[_native.Graph]:
 FRAMES = rand(50, 23, seed=11, scale=3) - 8
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cuts=st.lists(st.integers(0, len(FRAMES)), max_size=12).map(sorted))
 def test_chunks_change_no_bit(encoders: list[_native.Graph], cuts: list[int]) -> None:
     for graph in encoders:
@@ -525,7 +525,7 @@ def test_chunks_change_no_bit(encoders: list[_native.Graph], cuts: list[int]) ->
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_streams_in_one_call_change_no_bit(
     encoders: list[_native.Graph], data: st.DataObject

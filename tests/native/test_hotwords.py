@@ -58,7 +58,7 @@ def worth(text: list[int], listed: list[tuple[Phrase, float]]) -> float:
     return total
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(listed=phrases, text=texts)
 def test_a_text_is_worth_the_phrases_in_it(
     listed: list[tuple[Phrase, float]], text: list[int]
@@ -70,7 +70,7 @@ def test_a_text_is_worth_the_phrases_in_it(
         assert scores[-1] == worth(text[:end], listed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(listed=phrases, extra=st.lists(piece, max_size=6))
 def test_a_phrase_gets_its_boost_and_a_begun_one_nothing(
     listed: list[tuple[Phrase, float]], extra: list[int]
@@ -92,7 +92,7 @@ def test_a_phrase_gets_its_boost_and_a_begun_one_nothing(
         assert hotwords.walk(np.array([*phrase, *tail], np.int32))[-1] == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(listed=phrases, text=texts)
 def test_what_is_lent_lies_between_what_is_earned_and_all_there_is(
     listed: list[tuple[Phrase, float]], text: list[int]
@@ -164,7 +164,7 @@ def all_spellings(text: str) -> list[tuple[float, list[int]]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     words=st.lists(st.text("abcé", min_size=1, max_size=5), min_size=1, max_size=3),
     ways=st.integers(1, 16),

@@ -103,7 +103,7 @@ def test_the_best_path_is_the_result(load: Load, what: str, cap: int) -> None:
         assert paths == 1 or lattice.num_arcs > len(best.arcs)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 20000), max_size=6).map(sorted), which=st.integers(0, 1))
 def test_lattices_do_not_depend_on_how_audio_is_cut(
     two_models: list[_native.Model], cuts: list[int], which: int

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from earshot import _native
@@ -158,7 +158,6 @@ def test_products_are_exact(
                 )
 
 
-@settings(deadline=None)
 @given(
     isa=st.sampled_from(ISAS),
     kind=st.sampled_from(KINDS),

@@ -73,7 +73,7 @@ def oracle(rows: F32, ways: list[tuple[bytes, list[int]]]) -> list[tuple[int, in
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(3, 14), st.floats(0.3, 3.0))
 def test_what_is_found_is_what_every_alignment_says(seed: int, frames: int, spread: float) -> None:
     rng = np.random.default_rng(seed)

@@ -141,7 +141,7 @@ def test_the_internal_language_model_is_taken_off(
     assert got["language"] == pytest.approx(internal(best[1]), abs=2e-3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, 16000), max_size=5).map(sorted))
 def test_streaming_is_one_pass(cuts: list[int]) -> None:
     model = _STREAMED.model()

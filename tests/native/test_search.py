@@ -295,7 +295,7 @@ def models(load: Callable[[eb.Ear], _native.Model]) -> list[_native.Model]:
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, len(CLIP)), max_size=8).map(sorted), which=st.integers(0, 8))
 def test_text_does_not_depend_on_how_audio_is_cut(
     models: list[_native.Model], cuts: list[int], which: int
@@ -320,7 +320,7 @@ def test_text_does_not_depend_on_how_audio_is_cut(
     assert not stream.is_ready()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_streams_together_equal_streams_alone(
     models: list[_native.Model], data: st.DataObject

@@ -33,7 +33,7 @@ def same(got: Any, want: Any) -> bool:
     return bool(got == want)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 1_000_000))
 def test_states_equal_those_of_the_unfolded_network(seed: int) -> None:
     network = random_network(seed, words=WORDS)

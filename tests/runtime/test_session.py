@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from earshot.core.errors import ModelFileError
@@ -39,7 +39,6 @@ def test_names_and_shapes(model, encoder):
 
 
 @given(st.lists(st.integers(0, len(FRAMES)), max_size=6).map(sorted))
-@settings(deadline=None)
 def test_output_does_not_depend_on_the_chunks(encoder, cuts):
     whole, _ = encoder.step(FRAMES, flush=True)
     state, parts = None, []

@@ -237,7 +237,7 @@ def test_the_circuit_opens_tries_and_closes() -> None:
 # --- server and client ----------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(lattice=lattices(max_states=8))
 def test_over_the_wire_it_is_the_same_ranking(server: RescoreServer, lattice: Lattice) -> None:
     with asking(server.url) as client:

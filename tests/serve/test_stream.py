@@ -253,7 +253,7 @@ def test_one_client_does_not_disturb_another(server: RunningServer) -> None:
     assert [final["text"] for final in of_type(events, "final")] == [DIGITS_TEXT]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cuts=st.lists(st.integers(1, 40_000), max_size=6), flush_after=st.integers(0, 6))
 def test_how_the_sound_is_cut_changes_nothing(
     server: RunningServer, cuts: list[int], flush_after: int

@@ -356,14 +356,14 @@ def read_all(data: bytes, cuts: list[int]) -> list[Frame]:
     return asyncio.run(read())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(frames=st.lists(_frames, max_size=4), cuts=st.lists(st.integers(0, 400), max_size=4))
 def test_frames_survive_the_wire_however_they_are_cut(frames: list[Frame], cuts: list[int]) -> None:
     data = b"".join(frame.encode() for frame in frames)
     assert read_all(data, sorted(min(cut, len(data)) for cut in cuts)) == frames
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(frame=_frames)
 def test_its_own_reader_and_ours_agree(frame: Frame) -> None:
     """Oracle: the reference implementation reads what we write, and we what it writes."""
@@ -381,7 +381,7 @@ def test_its_own_reader_and_ours_agree(frame: Frame) -> None:
     assert read_all(written.getvalue(), []) == [frame]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_frames_or_one_error(data: bytes) -> None:
     with contextlib.suppress(FrameError):

@@ -269,7 +269,7 @@ def test_the_order_of_the_list_and_repetitions_do_not_matter_at_all(recognizer: 
 
 
 @given(cuts=st.lists(st.integers(0, len(CLIP)), max_size=6).map(sorted))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_any_chunking_gives_the_same_bits(recognizer: Recognizer, cuts: list[int]) -> None:
     assert decoded(recognizer, PHRASES, cuts) == decoded(recognizer, PHRASES)
 

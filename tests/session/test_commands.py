@@ -125,7 +125,7 @@ def test_the_threshold_accepts_and_rejects(house: Path, clips: dict[str, np.ndar
 
 
 @given(cuts=st.lists(st.integers(0, 20_000), max_size=5).map(sorted), looks=st.booleans())
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_any_chunking_gives_the_same_understanding(
     recognizer: Recognizer, clips: dict[str, np.ndarray], cuts: list[int], looks: bool
 ) -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from earshot import ConfigError, Recognizer
@@ -45,7 +45,6 @@ def traces(draw, *, most: int = 8):
 
 
 @given(rows=traces(), point=POINTS)
-@settings(deadline=None)
 def test_deciding_all_at_once_is_deciding_frame_by_frame(rows, point):
     """Oracle: the detector that streams use."""
     config = EndpointConfig(final=point, speculation=False)

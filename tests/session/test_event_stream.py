@@ -200,7 +200,6 @@ def test_guarantees_hold_for_random_audio_and_timing(tiny):
         settings=settings(
             max_examples=60,
             stateful_step_count=14,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
@@ -262,7 +261,7 @@ def events_of(recognizer, samples, config=None, **settings_):
     cuts=st.lists(st.integers(0, 200_000), max_size=12).map(sorted),
     flush=st.integers(0, 12),
 )
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_guarantees_hold_for_speech_with_the_embedded_model(embedded, cuts, flush):
     samples = spoken("turn-on-the-lights", "four-one-seven-two-nine")
     stream = embedded.create_event_stream()

@@ -50,7 +50,7 @@ def test_words_lie_in_order_inside_the_audio(recognizer):
 
 
 @given(cuts=st.lists(st.integers(0, len(CLIP)), max_size=8).map(sorted), eager=st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_chunking_gives_the_same_transcript(recognizer, cuts, eager):
     stream = recognizer.create_stream()
     for chunk in np.split(CLIP, cuts):

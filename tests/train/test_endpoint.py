@@ -221,7 +221,7 @@ def test_heads_are_of_a_size_that_the_engine_runs():
         EndpointHeadConfig(size=20)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_the_head_is_causal(seed):
     torch.manual_seed(seed)

@@ -87,7 +87,7 @@ def test_targets_are_the_worst_or_those_above() -> None:
         target_cohorts(found, MitigateConfig(top=3))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.lists(st.integers(6, 15), min_size=2, max_size=5),
     folds=st.integers(2, 4),

@@ -165,7 +165,7 @@ def test_averages_lie_between_two_networks() -> None:
             torch.testing.assert_close(value, (1 - share) * one[name] + share * two[name])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     durations=st.lists(st.floats(0.3, 9.0), min_size=2, max_size=20),
     seed=st.integers(0, 9),

@@ -57,7 +57,7 @@ def from_hassil(content: dict[str, object]) -> set[str]:
     return {" ".join(filter(None, map(spoken_form, text.split()))) for _, text in found}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(template=templates(2))
 def test_the_network_says_what_hassil_lists(sentences_of: Sentences, template: str) -> None:
     content: dict[str, object] = {
@@ -78,7 +78,7 @@ def test_an_order_of_silent_items_is_no_sentence_of_its_own(load: Load) -> None:
     assert commands.count_sentences() == orders == 16
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     start=st.integers(-150, 2200),
     length=st.integers(0, 2500),

@@ -139,7 +139,7 @@ def test_a_command_is_nearest_to_itself_whatever_is_asked(home: CommandGraph) ->
     assert found.confidence == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6))
 def test_what_is_sampled_is_understood(seed: int) -> None:
     sample = EXAMPLE.commands.sample(1, seed=seed)[0]
