@@ -49,7 +49,7 @@ __all__ = [
 
 METADATA_KEY = "rescoring"
 
-COMPARED = 64
+COMPARED = 256
 """Readings, the best by score, among which the fewest word errors are looked for."""
 
 Wanted = tuple[Any, str | None]
@@ -82,10 +82,10 @@ class RescoringConfig:
     language: float = 0.3
     word: float = 0.0
     risk: float = 0.0
-    order: int = 4
+    order: int = 6
     beam: float = 12.0
-    max_histories: int = 24
-    max_moves: int = 256
+    max_histories: int = 64
+    max_moves: int = 1024
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from earshot.data.audio import read_audio
 from earshot.data.scoring import count_words
-from earshot.decode.language import EarScorer, LanguageScorer, sentence_scores
-from earshot.decode.lattice import Lattice, nbest
+from earshot.decode.language import EarScorer, LanguageScorer
+from earshot.decode.lattice import Lattice, best_path
 from earshot.decode.lattice_wire import decode_lattice, encode_lattice
-from earshot.decode.rescoring import COMPARED, RescoringConfig
+from earshot.decode.rescoring import COMPARED, RescoringConfig, rescore
 from earshot.decode.rescoring_client import ClientConfig
 from earshot.decode.risk import edit_distances, expected_word_errors
 from earshot.modelfile.reader import ModelFile
@@ -38,6 +38,9 @@ LANGUAGE_GRID = tuple(round(0.05 * i, 2) for i in range(25))  # 0..1.2
 WORD_GRID = tuple(round(0.25 * i - 1.0, 2) for i in range(21))  # -1..4
 RISK_GRID = (0.0, 0.25, 0.35, 0.5, 0.7, 1.0)
 
+# Which readings a lattice gives depends little on the weights, which are learned afterwards.
+_FOUND_WITH = RescoringConfig(language=0.5, word=1.5)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsConfig:
@@ -46,17 +49,15 @@ class WeightsConfig:
     Args:
         recogniser: A `.ear` file; empty takes the embedded model.
         clips: Sentences spoken for it, of the held-out half that validates.
-        nbest: Readings of each that compete.
         processes: Parallel speakers.
     """
 
     recogniser: str = ""
     clips: int = 1000
-    nbest: int = COMPARED
     processes: int = 1
 
     def __post_init__(self) -> None:
-        for name, low, high in (("clips", 1, 100_000), ("nbest", 2, 1000), ("processes", 1, 256)):
+        for name, low, high in (("clips", 1, 100_000), ("processes", 1, 256)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(
                     f"weights.{name} is {getattr(self, name)}; it must lie in {low}..{high}"
@@ -85,27 +86,26 @@ class Readings:
 
 
 def read_all(
-    lattices: Sequence[tuple[Lattice, str]], scorer: LanguageScorer, *, count: int
+    lattices: Sequence[tuple[Lattice, str]], scorer: LanguageScorer, config: RescoringConfig
 ) -> list[Readings]:
-    """The best readings of lattices, scored and counted.
+    """What rescoring finds in lattices, scored and counted.
 
     Args:
         lattices: Each with what was said.
         scorer: The language model.
-        count: Readings of each at most.
+        config: The weights that readings are found with.
     """
     out = []
     for lattice, text in lattices:
-        paths = nbest(lattice, count)
-        languages = sentence_scores(scorer, [path.words for path in paths])
-        errors = [count_words(text, path.text) for path in paths]
+        found = rescore([lattice], scorer, config, nbest=COMPARED)[0]
+        errors = [count_words(text, reading.text) for reading in found]
         out.append(
             Readings(
-                np.array([path.score for path in paths]),
-                np.array(languages),
-                np.array([float(len(path.words)) for path in paths]),
+                np.array([reading.first for reading in found]),
+                np.array([reading.language for reading in found]),
+                np.array([float(len(reading.words)) for reading in found]),
                 np.array([float(counts.errors) for counts in errors]),
-                edit_distances([path.words for path in paths]),
+                edit_distances([reading.words for reading in found]),
                 errors[0].reference_words,
             )
         )
@@ -180,6 +180,7 @@ def tune(
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
     client = ClientConfig()
     heard: list[tuple[Lattice, str]] = []
+    first = 0
     for done, row in enumerate(rows):
         stream = recogniser.create_stream(lattice=True)
         stream.accept_waveform(16_000, read_audio(manifest.parent / row["audio"]))
@@ -187,9 +188,12 @@ def tune(
         stream.decode()
         lattice = stream.lattice()
         sent = decode_lattice(encode_lattice(lattice, max_bytes=client.most_bytes(lattice)))
-        heard.append((sent, row["text"]))
+        first_pass = best_path(sent).text
+        if first_pass:  # where nothing was heard, nothing is asked
+            first += count_words(row["text"], first_pass).errors
+            heard.append((sent, row["text"]))
         progress(float(done + 1), float(len(rows)))
-    readings = read_all(heard, EarScorer(path), count=config.nbest)
+    readings = read_all(heard, EarScorer(path), _FOUND_WITH)
     chosen, errors = fit_weights(readings)
     total = sum(reading.reference_words for reading in readings)
     logger.info(
@@ -197,7 +201,7 @@ def tune(
         "%.2f %% by expected errors; language %.2f, word %.2f, risk %.2f",
         len(readings),
         total,
-        100 * errors[0, WORD_GRID.index(0.0), 0] / total,
+        100 * first / total,
         100 * errors[..., 0].min() / total,
         100 * errors[..., 1:].min() / total,
         chosen.language,
