@@ -15,7 +15,7 @@ import numpy as np
 from earshot.audit.results import Results
 
 MAP_WIDTH = 480.0
-_MAP_MARGIN = 26.0
+_MAP_LEFT, _MAP_BOTTOM = 36.0, 26.0  # room for "62.5°N" and for a line of degrees
 _GRID = 48  # cells along the map: positions are shown as counts in cells, never exactly
 # Light to dark, told apart by lightness alone, so also by eyes that see few colours.
 _SCALE = ((255, 236, 190), (247, 178, 103), (224, 107, 73), (160, 42, 77), (84, 18, 72))
@@ -66,15 +66,15 @@ def map_of(
     east = max(float(r["lon_max"]) for r in regions)
     pad = max((north - south) * 0.03, (east - west) * 0.03, 0.2)
     south, north, west, east = south - pad, north + pad, west - pad, east + pad
-    inner = MAP_WIDTH - _MAP_MARGIN - 8.0
+    inner = MAP_WIDTH - _MAP_LEFT - 8.0
     stretch = max(0.2, math.cos(math.radians((south + north) / 2)))
     scale_x = inner / (east - west)
     scale_y = scale_x / stretch
     scale_y = min(max(scale_y * (north - south), 140.0), 420.0) / (north - south)
-    height = (north - south) * scale_y + _MAP_MARGIN + 8.0
+    height = (north - south) * scale_y + _MAP_BOTTOM + 8.0
 
     def x(lon: float) -> float:
-        return round(_MAP_MARGIN + (lon - west) * scale_x, 2)
+        return round(_MAP_LEFT + (lon - west) * scale_x, 2)
 
     def y(lat: float) -> float:
         return round(8.0 + (north - lat) * scale_y, 2)
@@ -106,6 +106,7 @@ def map_of(
     return {
         "width": MAP_WIDTH,
         "height": round(height, 1),
+        "left": _MAP_LEFT,
         "boxes": boxes,
         "dots": _dots(results, west, x, y, (south, north, west, east)),
         "meridians": [
