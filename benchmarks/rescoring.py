@@ -7,10 +7,9 @@
 
 Every utterance is decoded once, recording a lattice; what is rescored is the lattice as the client
 sends it, read back. Beside it the same language model with the same weights ranks the ten best of
-the same lattice, and the lattice is read without the language model, by the scores of the first
-pass and the fewest expected errors alone. The weights are those in the model's file, learned on
-validation speech; nothing is tuned here. Utterances in which the first pass heard nothing are left
-alone, as the recogniser does. Prints a table and, as the last line, one JSON object.
+the same lattice. The weights are those in the model's file, learned on validation speech; nothing
+is tuned here. Utterances in which the first pass heard nothing are left alone, as the recogniser
+does. Prints a table and, as the last line, one JSON object.
 """
 
 from __future__ import annotations
@@ -40,13 +39,7 @@ from earshot.session.recognizer import Recognizer
 ROOT = Path(__file__).resolve().parents[1]
 NBEST = 10
 AIM_RELATIVE = -0.08
-SYSTEMS = (
-    "first pass",
-    "no language model",
-    "10-best rescored",
-    "lattice rescored",
-    "oracle of what was sent",
-)
+SYSTEMS = ("first pass", "10-best rescored", "lattice rescored", "oracle of what was sent")
 
 
 @dataclass(slots=True)
@@ -102,8 +95,6 @@ def measure(
         if texts["first pass"]:
             texts["lattice rescored"] = rescore([sent], scorer, config)[0][0].text
             totals.rescoring_s += time.process_time() - began
-            alone = replace(config, language=0.0, word=0.0)
-            texts["no language model"] = rescore([sent], scorer, alone)[0][0].text
             listed = nbest(lattice, NBEST)
             scores = sentence_scores(scorer, [path.words for path in listed])
             texts["10-best rescored"] = rank_paths(listed, scores, config)[0].text
