@@ -37,11 +37,16 @@ def edit_distances(sentences: Sequence[Sequence[str]]) -> _F64:
         np.array([number.setdefault(word, len(number)) for word in sentence], np.int32)
         for sentence in sentences
     ]
+    words, starts = np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64)
     one, other = np.triu_indices(count, 1)
     sides = []
     for side in (one, other):
-        sides.append(np.concatenate([ids[i] for i in side]))
-        sides.append(np.cumsum([len(ids[i]) for i in side], dtype=np.int64))
+        lengths = starts[side + 1] - starts[side]
+        ends = np.cumsum(lengths)
+        sides += [
+            words[np.arange(ends[-1]) + np.repeat(starts[side] - ends + lengths, lengths)],
+            ends,
+        ]
     counts = np.asarray(_native.align_batch(*sides)[0])
     out[one, other] = out[other, one] = counts[:, 1:].sum(axis=1)
     return out
