@@ -35,7 +35,7 @@ from wer import circumstances, print_aligned
 from earshot.core.transcript import Transcript
 from earshot.decode.language import EarScorer
 from earshot.decode.lattice import Lattice
-from earshot.decode.lattice_wire import decode_lattice, encode_lattice
+from earshot.decode.lattice_wire import decode_lattice
 from earshot.decode.rescoring import RescoringConfig, rescore, stored_config
 from earshot.decode.rescoring_client import ClientConfig, RescoringClient
 from earshot.decode.rescoring_pb2 import Request
@@ -74,9 +74,7 @@ def decoded(paths: Sequence[Path], model: Path, scorer: EarScorer, config: Resco
         stream.input_finished()
         stream.decode()
         clip = Clip(stream.result(), stream.lattice())
-        sent = decode_lattice(
-            encode_lattice(clip.lattice, max_bytes=client.most_bytes(clip.lattice))
-        )
+        sent = decode_lattice(client.encoded(clip.lattice))
         clip.says = {clip.first.text, rescore([sent], scorer, config)[0][0].text}
         clips.append(clip)
     return clips

@@ -31,7 +31,7 @@ from wer import circumstances, figure, first, print_aligned, progress
 from earshot.data.scoring import WordCounts, count_words, relative_change, word_error_rate
 from earshot.decode.language import EarScorer, sentence_scores
 from earshot.decode.lattice import best_path, nbest, oracle
-from earshot.decode.lattice_wire import decode_lattice, encode_lattice
+from earshot.decode.lattice_wire import decode_lattice
 from earshot.decode.rescoring import RescoringConfig, rank_paths, rescore, stored_config
 from earshot.decode.rescoring_client import ClientConfig
 from earshot.session.recognizer import Recognizer
@@ -88,7 +88,7 @@ def measure(
         stream.input_finished()
         stream.decode()
         lattice = stream.lattice()
-        data = encode_lattice(lattice, max_bytes=client.most_bytes(lattice))
+        data = client.encoded(lattice)
         sent = decode_lattice(data)
         began = time.process_time()
         texts = {"first pass": best_path(sent).text}
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = {
         "benchmark": "rescoring",
         **circumstances([model, options.language_model]),
-        "weights": {"language": config.language, "word": config.word, "order": config.order},
+        "weights": asdict(config),
         "rows": rows,
         "skipped": skipped,
     }

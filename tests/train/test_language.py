@@ -16,7 +16,7 @@ from earshot.decode.risk import edit_distances
 from earshot.train import language_text, text
 from earshot.train.language import pack, run_language
 from earshot.train.recipe import LanguageRecipe, Recipe, load_any_recipe, load_recipe
-from earshot.train.rescoring_weights import Readings, fit_weights
+from earshot.train.rescoring_weights import Readings, WeightsConfig, fit_weights, tune
 
 pytestmark = pytest.mark.train
 
@@ -157,3 +157,16 @@ def test_readings_are_chosen_by_expected_errors_where_that_is_better() -> None:
     config, errors = fit_weights(readings, languages=(0.0,), words=(0.0,), risks=(0.0, 0.5, 1.0))
     assert errors[0, 0].tolist() == [6, 0, 0]
     assert config.risk == 1.0
+
+
+def test_weights_are_not_learned_from_what_nobody_heard(tmp_path: Path) -> None:
+    import json
+    import wave
+
+    with wave.open(str(tmp_path / "silence.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(32_000))
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps({"audio": "silence.wav", "text": "turn on"}) + "\n")
+    with pytest.raises(ConfigError, match="heard nothing in 1 sentences"):
+        tune(tmp_path / "none.ear", manifest, WeightsConfig())

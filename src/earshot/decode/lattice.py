@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from earshot.core.errors import LatticeError
+from earshot.decode.risk import edit_distances
 
 __all__ = [
     "MAX_ARCS",
@@ -513,16 +514,7 @@ def oracle(lattice: Lattice, reference: Sequence[str]) -> OraclePath:
         _, j = min(choices)
         state = src[arc]
     path = _path(lattice, reversed(arcs))
-    return OraclePath(_edit_distance(reference, path.words), path)
-
-
-def _edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    row = list(range(len(reference) + 1))
-    for i, word in enumerate(hypothesis, start=1):
-        diagonal, row[0] = row[0], i
-        for j, said in enumerate(reference, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (word != said))
-    return row[-1]
+    return OraclePath(int(edit_distances([reference, path.words])[0, 1]), path)
 
 
 def expected_errors(lattice: Lattice, reference: Sequence[str], *, scale: float = 1.0) -> float:

@@ -82,10 +82,15 @@ class ClientConfig:
             if not low <= value <= high:
                 raise ConfigError(f"rescorer.{name} is {value}; it must lie in {low}..{high}.")
 
-    def most_bytes(self, lattice: Lattice) -> int:
-        """What a lattice may take on the wire."""
+    def encoded(self, lattice: Lattice) -> bytes:
+        """A lattice for the wire, pruned until it has no more bytes than it may.
+
+        Raises:
+            LatticeError: As `encode_lattice`.
+        """
         audio_s = ENCODER_CLOCK.start_s(lattice.num_frames)
-        return max(_LEAST_BYTES, min(self.max_lattice_bytes, int(self.max_bytes_per_s * audio_s)))
+        allowed = min(self.max_lattice_bytes, int(self.max_bytes_per_s * audio_s))
+        return encode_lattice(lattice, max_bytes=max(_LEAST_BYTES, allowed))
 
 
 class CircuitBreaker:
@@ -244,7 +249,7 @@ class RescoringClient:
         if self.breaker.is_open:
             return note("circuit_open", lattice)
         try:
-            data = encode_lattice(lattice, max_bytes=self._config.most_bytes(lattice))
+            data = self._config.encoded(lattice)
             sent = decode_lattice(data)
         except LatticeError:
             return note("too_large", lattice)

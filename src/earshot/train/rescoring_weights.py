@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from earshot.core.errors import ConfigError
 from earshot.data.audio import read_audio
 from earshot.data.scoring import count_words
 from earshot.decode.language import EarScorer, LanguageScorer
 from earshot.decode.lattice import Lattice, best_path
-from earshot.decode.lattice_wire import decode_lattice, encode_lattice
+from earshot.decode.lattice_wire import decode_lattice
 from earshot.decode.rescoring import COMPARED, RescoringConfig, rescore
 from earshot.decode.rescoring_client import ClientConfig
 from earshot.decode.risk import edit_distances, expected_word_errors
@@ -175,6 +176,9 @@ def tune(
 
     Returns:
         What was written.
+
+    Raises:
+        ConfigError: The recogniser heard nothing in any of them.
     """
     recogniser = Recognizer.load(config.recogniser or None)
     rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
@@ -186,13 +190,17 @@ def tune(
         stream.accept_waveform(16_000, read_audio(manifest.parent / row["audio"]))
         stream.input_finished()
         stream.decode()
-        lattice = stream.lattice()
-        sent = decode_lattice(encode_lattice(lattice, max_bytes=client.most_bytes(lattice)))
+        sent = decode_lattice(client.encoded(stream.lattice()))
         first_pass = best_path(sent).text
         if first_pass:  # where nothing was heard, nothing is asked
             first += count_words(row["text"], first_pass).errors
             heard.append((sent, row["text"]))
         progress(float(done + 1), float(len(rows)))
+    if not heard:
+        raise ConfigError(
+            f"weights: the recogniser heard nothing in {len(rows)} sentences of {manifest}, so "
+            "there is nothing to rank. Set weights.recogniser to one that hears this language."
+        )
     readings = read_all(heard, EarScorer(path), _FOUND_WITH)
     chosen, errors = fit_weights(readings)
     total = sum(reading.reference_words for reading in readings)
