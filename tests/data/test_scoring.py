@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from earshot.data.scoring import (
     WordCounts,
     count_words,
+    difference_error,
     relative_change,
     share,
     word_error_rate,
@@ -80,6 +81,19 @@ def test_pairing_cancels_hard_utterances():
     estimate = relative_change(made(baseline), made(candidate), [None] * 60)
     assert estimate.value == pytest.approx(candidate.sum() / baseline.sum() - 1)
     assert 0 <= estimate.low <= estimate.value <= estimate.high < 0.1
+
+
+def test_the_error_of_a_difference_is_that_of_resampled_speakers():
+    rng = np.random.default_rng(2)
+    baseline = rng.integers(0, 8, 200)
+    candidate = np.clip(baseline + rng.integers(-2, 2, 200), 0, 10)
+    speakers = [f"s{i // 10}" for i in range(200)]
+    error = difference_error(made(baseline), made(candidate), speakers)
+    by_speaker = (candidate - baseline).reshape(20, 10).sum(axis=1)
+    draws = rng.choice(by_speaker, (20_000, 20)).sum(axis=1) / 2000
+    assert error == pytest.approx(draws.std(), rel=0.06)
+    assert difference_error(made(baseline), made(baseline), speakers) == 0
+    assert difference_error(made([1]), made([2]), ["a"]) == float("inf")
 
 
 def test_the_same_seed_gives_the_same_interval():

@@ -22,6 +22,7 @@ from earshot.train.mitigate_curve import curve_page
 from earshot.train.mitigate_data import read_rows
 from earshot.train.mitigate_figures import (
     Candidate,
+    Development,
     Rates,
     changes,
     choose,
@@ -281,28 +282,82 @@ def test_rates_are_pooled_and_cohorts_count_once() -> None:
     assert found.variance == pytest.approx(0.000625)
 
 
-def candidate(method: str, target: float, rest: float, overall: float) -> Candidate:
-    measured = Rates(overall, target, rest, 0.0, 0.0, 0.0, {})
+# Ten speakers who choose of the mended cohorts and ten of the others, each with 100 words.
+MENDED = [True] * 10 + [False] * 10
+CHOOSERS = [f"s{n}" for n in range(20)]
+
+
+def measured(errors: list[int]) -> tuple[Rates, tuple[WordCounts, ...]]:
+    found = tuple(counts(e, words=100) for e in errors)
+    return rates(found, [0 if inside else 1 for inside in MENDED], [0], ["bad", "rest"]), found
+
+
+def candidate(method: str, target: list[int], rest: list[int]) -> Candidate:
+    of_dev, found = measured(target + rest)
     worthless = Rates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, {})  # must not be looked at
-    return Candidate(method=method, strength=1.0, steps=1, dev=measured, evaluation=worthless,
-                     counts=(), folder=Path("x"))  # fmt: skip
+    return Candidate(method=method, strength=1.0, steps=1, dev=of_dev, evaluation=worthless,
+                     dev_counts=found, evaluation_counts=(), folder=Path("x"))  # fmt: skip
+
+
+_RATES, _COUNTS = measured([50] * 10 + [10] * 10)
+START = Development(rates=_RATES, counts=_COUNTS, mended=tuple(MENDED), speakers=tuple(CHOOSERS))
 
 
 def test_the_best_fair_model_is_chosen_by_development_speakers() -> None:
-    start = Rates(0.20, 0.50, 0.10, 0.0, 0.0, 0.0, {})
-    hurts_others = candidate("plain", 0.30, 0.12, 0.19)
-    hurts_all = candidate("l2", 0.35, 0.10, 0.21)
-    good = candidate("ewc", 0.40, 0.10, 0.18)
-    better_for_others = candidate("mixed", 0.40, 0.09, 0.18)
-    worse = candidate("cohort", 0.60, 0.05, 0.15)
-    chosen, why = choose(start, [hurts_others, hurts_all, good, worse], tolerance=0.01)
+    hurts_others = candidate("plain", [30] * 10, [12] * 10)  # every single one of them
+    hurts_all = candidate("l2", [61] * 10, [0] * 10)
+    good = candidate("ewc", [40] * 10, [10] * 10)
+    better_for_others = candidate("mixed", [40] * 10, [9] * 10)
+    worse = candidate("cohort", [51] * 10, [5] * 10)
+    chosen, why = choose(START, [hurts_others, hurts_all, good, worse], tolerance=0.01)
     assert chosen is good
-    assert "of 4 models 2 are" in why and "'ewc 1'" in why and "40.00 % instead of 50.00 %" in why
-    assert choose(start, [good, better_for_others], tolerance=0.01)[0] is better_for_others
-    nothing, why = choose(start, [hurts_others, worse], tolerance=0.01)
+    assert "of 4 models 2 are" in why and "'ewc 1'" in why
+    assert "40.00 % errors instead of 50.00 %" in why and why.endswith("the fewest of them")
+    assert choose(START, [good, better_for_others], tolerance=0.01)[0] is better_for_others
+    nothing, why = choose(START, [hurts_others, worse], tolerance=0.01)
     assert nothing is None and "none of them has fewer errors" in why
-    nothing, why = choose(start, [hurts_others, hurts_all], tolerance=0.01)
+    nothing, why = choose(START, [hurts_others, hurts_all], tolerance=0.01)
     assert nothing is None and why.endswith("(10.00 %): the start is kept")
+
+
+def test_one_error_more_among_the_others_does_not_decide() -> None:
+    # 102 errors instead of 100: more than 1 %, from two people of whom one has twelve more.
+    unlucky = candidate("ewc", [25] * 10, [22, *[8] * 5, *[10] * 4])
+    weak = candidate("l2", [45] * 10, [10] * 10)
+    chosen, why = choose(START, [unlucky, weak], tolerance=0.01)
+    assert chosen is unlucky and "of 2 models 2 are" in why
+    # The same two errors, one each from two of ten alike: that is beyond what people differ by.
+    certain = candidate("ewc", [25] * 10, [12] * 10)
+    assert choose(START, [certain, weak], tolerance=0.01)[0] is weak
+    # A limit that is the user's own is not stretched beyond that error.
+    assert choose(START, [certain, weak], tolerance=0.25)[0] is certain
+
+
+def test_of_equally_good_models_the_one_that_spares_the_others_is_taken() -> None:
+    # 240 and 246 errors, in which people differ by twenty: nobody can tell which is better.
+    fewest = candidate("ewc", [14, 34] * 5, [10] * 10)
+    gentle = candidate("l2", [35, 13, 34, 14, 35, 14, 34, 14, 39, 14], [9] * 10)
+    chosen, why = choose(START, [fewest, gentle], tolerance=0.01)
+    assert chosen is gentle
+    assert "2 are within one standard error of the fewest of them (24.00 %)" in why
+    # The same number of errors more, from everybody alike, is a difference.
+    behind = candidate("l2", [n + 1 for n in [14, 34] * 5], [9] * 10)
+    assert choose(START, [fewest, behind], tolerance=0.01)[0] is fewest
+
+
+def test_development_speakers_without_a_word_choose_nothing() -> None:
+    silent = Development(
+        rates=Rates(0.5, 0.5, float("nan"), 0.5, 0.5, 0.0, {}),
+        counts=(counts(5), WordCounts()),
+        mended=(True, False),
+        speakers=("a", "b"),
+    )
+    heard = Candidate(
+        method="ewc", strength=1.0, steps=1, dev=Rates(0.1, 0.1, float("nan"), 0.1, 0.1, 0.0, {}),
+        evaluation=silent.rates, dev_counts=(counts(1), WordCounts()), evaluation_counts=(),
+        folder=Path("x"),
+    )  # fmt: skip
+    assert choose(silent, [heard], tolerance=0.01)[0] is None
 
 
 def test_the_front_is_what_nothing_beats() -> None:

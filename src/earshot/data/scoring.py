@@ -227,6 +227,39 @@ def relative_change(
     return Estimate(float(value), float(low), float(high), unit, len(words))
 
 
+def difference_error(
+    baseline: Sequence[WordCounts],
+    candidate: Sequence[WordCounts],
+    speakers: Sequence[str | None],
+) -> float:
+    """Standard error of the difference of two systems' pooled rates on the same utterances.
+
+    Args:
+        baseline: Counts of the first system, one for each utterance.
+        candidate: Counts of the second system on the same references.
+        speakers: One for each utterance, used as in `word_error_rate`.
+
+    Returns:
+        The standard error of a ratio of sums over units; infinite with one unit, which shows no
+        spread.
+
+    Raises:
+        ValueError: The lengths or references differ, or the references have no words.
+
+    Source:
+        Cochran, "Sampling Techniques", third edition 1977, section 6.4: the variance of an
+        estimated ratio.
+    """
+    errors, words, _ = _per_unit([baseline, candidate], speakers)
+    more = errors[1] - errors[0]
+    units = len(words)
+    if units < 2:
+        return float("inf")
+    about = more - words * (more.sum() / words.sum())
+    spread = float(np.sqrt(units / (units - 1) * (about**2).sum()))
+    return spread / int(words.sum())
+
+
 def share(
     hits: Sequence[bool],
     units: Sequence[str],

@@ -48,6 +48,7 @@ from earshot.train.cuts import write_json
 from earshot.train.mitigate_curve import curve_page
 from earshot.train.mitigate_figures import (
     Candidate,
+    Development,
     Rates,
     changes,
     choose,
@@ -348,7 +349,6 @@ class _Sweep:
         folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(self._recipe.train.threads)
-        held = self._speakers
         start = self._heard("start", self._start.path)
         cells = [
             (method, strength)
@@ -368,8 +368,7 @@ class _Sweep:
                 assert found is not None
             candidates.append(found)
         self._progress("tune", len(cells), len(cells))
-        dev = self._rates(start["dev"], held.dev)
-        chosen, why = choose(dev, candidates, tolerance=self._config.rest_tolerance)
+        chosen, why = self._choose(start["dev"], candidates)
         models = self._write(chosen)
         report = self._report(candidates, chosen, why, start)
         page = self._request.output.with_suffix(".html")
@@ -416,16 +415,30 @@ class _Sweep:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if saved["key"] != self._key:
             return None
-        counts = _unpacked(saved["evaluation"])
+        dev_counts, counts = _unpacked(saved["dev"]), _unpacked(saved["evaluation"])
         return Candidate(
             method=method,
             strength=strength,
             steps=saved["steps"],
-            dev=self._rates(_unpacked(saved["dev"]), self._speakers.dev),
+            dev=self._rates(dev_counts, self._speakers.dev),
             evaluation=self._rates(counts, self._speakers.evaluation),
-            counts=tuple(counts),
+            dev_counts=tuple(dev_counts),
+            evaluation_counts=tuple(counts),
             folder=folder,
         )
+
+    def _choose(
+        self, start: Sequence[WordCounts], candidates: Sequence[Candidate]
+    ) -> tuple[Candidate | None, str]:
+        """The best of these by the development speakers, whose counts the start has."""
+        held = self._speakers.dev
+        development = Development(
+            rates=self._rates(start, held),
+            counts=tuple(start),
+            mended=tuple(self._cohorts[n] in self._targets for n in held),
+            speakers=tuple(self._rows[n].utterance.speaker for n in held),
+        )
+        return choose(development, candidates, tolerance=self._config.rest_tolerance)
 
     def _make(self, method: str, strength: float) -> None:
         """Train one cell, and with `plain` and `cohort` the others of the same run."""
@@ -675,7 +688,7 @@ class _Sweep:
         rows = []
         for number, candidate in enumerate(candidates):
             against = changes(
-                start["evaluation"], candidate.counts, cohorts, self._targets, speakers
+                start["evaluation"], candidate.evaluation_counts, cohorts, self._targets, speakers
             )
             rows.append(
                 {
@@ -694,6 +707,10 @@ class _Sweep:
                     "chosen": candidate is chosen,
                 }
             )
+        best = {
+            method: self._choose(start["dev"], [c for c in candidates if c.method == method])[0]
+            for method in self._config.methods
+        }
         return {
             "report": str(self._request.report),
             "results": str(self._discovery.results),
@@ -720,6 +737,9 @@ class _Sweep:
             },
             "candidates": rows,
             "chosen": None if chosen is None else chosen.name,
+            "chosen_of_method": {
+                method: None if found is None else found.name for method, found in best.items()
+            },
             "why": why,
         }
 

@@ -39,7 +39,7 @@ class MitigateConfig:
     least_speakers: int = 6  # in the cohorts that are mended, and as many in the others
     check_steps: int = 10  # between looks at the word error rate of development speakers
     patience: int = 4  # looks without a better overall rate that end a run
-    rest_tolerance: float = 0.01  # the others may get so much worse, relative, in what is chosen
+    rest_tolerance: float = 0.01  # the others may get so much worse, and by a standard error more
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]

@@ -14,12 +14,19 @@ from statistics import fmean, pvariance
 from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.core.utterance import Utterance
 from earshot.data.audio import read_audio
-from earshot.data.scoring import Estimate, WordCounts, count_words, relative_change
+from earshot.data.scoring import (
+    Estimate,
+    WordCounts,
+    count_words,
+    difference_error,
+    relative_change,
+)
 from earshot.session.recognizer import Recognizer
 
 __all__ = [
     "Candidate",
     "Changes",
+    "Development",
     "Rates",
     "changes",
     "choose",
@@ -188,7 +195,8 @@ class Candidate:
         steps: That it was trained for.
         dev: Of development speakers, who choose.
         evaluation: Of speakers that nothing was chosen by.
-        counts: Of each utterance of the evaluation.
+        dev_counts: Of each utterance of development speakers.
+        evaluation_counts: Of each utterance of the evaluation.
         folder: Where its model file is.
     """
 
@@ -197,7 +205,8 @@ class Candidate:
     steps: int
     dev: Rates
     evaluation: Rates
-    counts: tuple[WordCounts, ...]
+    dev_counts: tuple[WordCounts, ...]
+    evaluation_counts: tuple[WordCounts, ...]
     folder: Path
 
     @property
@@ -206,46 +215,106 @@ class Candidate:
         return f"{self.method} {self.strength:g}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Development:
+    """Utterances of the speakers who choose, as the start hears them.
+
+    Args:
+        rates: Of the start.
+        counts: Of the start on each utterance.
+        mended: Whether each is of a cohort that is mended.
+        speakers: Of each.
+    """
+
+    rates: Rates
+    counts: tuple[WordCounts, ...]
+    mended: tuple[bool, ...]
+    speakers: tuple[str | None, ...]
+
+    def error_of(
+        self, before: Sequence[WordCounts], after: Sequence[WordCounts], *, mended: bool
+    ) -> float:
+        """Standard error, over speakers, of how much two models' rates differ in one part.
+
+        Args:
+            before: Counts of a model on each utterance.
+            after: Counts of another.
+            mended: In the cohorts that are mended, or in the others.
+
+        Returns:
+            The error; nan where the part has no words, as its rates are.
+        """
+        kept = [n for n, inside in enumerate(self.mended) if inside == mended]
+        if not any(before[n].reference_words for n in kept):
+            return float("nan")
+        return difference_error(
+            [before[n] for n in kept], [after[n] for n in kept], [self.speakers[n] for n in kept]
+        )
+
+
 def choose(
-    start: Rates, candidates: Sequence[Candidate], *, tolerance: float
+    start: Development, candidates: Sequence[Candidate], *, tolerance: float
 ) -> tuple[Candidate | None, str]:
     """The model that is taken, and why; by development speakers only.
 
-    Of the models that are no worse overall than the start, and no worse than `tolerance` for those
-    who are not mended, the one with the fewest errors in the cohorts that are.
+    Left out are models with more errors overall than the start, and those with more than
+    `tolerance` more for who is not mended, where that is more than one standard error above it.
+    Of the others that mend anything, all within one standard error of the fewest errors in the
+    cohorts that are mended count as equally good there, and the one with the fewest errors of
+    everybody else is taken. Errors are of differences, paired, over speakers.
 
     Args:
-        start: Rates of the start.
+        start: What the development speakers are to the start.
         candidates: All models.
         tolerance: How much worse the others may get, relative.
 
     Returns:
         The model, or None where none is better than the start; and the reason as a sentence.
+
+    Source:
+        The rule of one standard error: Breiman, Friedman, Olshen and Stone, "Classification and
+        Regression Trees", 1984, section 3.4.3.
     """
+    before = start.rates
+    limit = before.rest * (1 + tolerance)
     fair = [
         c
         for c in candidates
-        if c.dev.overall <= start.overall and c.dev.rest <= start.rest * (1 + tolerance)
+        if c.dev.overall <= before.overall
+        and c.dev.rest - limit <= start.error_of(start.counts, c.dev_counts, mended=False)
     ]
     limits = (
         f"of {len(candidates)} models {len(fair)} are, for the development speakers, no worse "
-        f"than the start overall ({100 * start.overall:.2f} %) and at most {100 * tolerance:g} % "
-        f"worse for those who are not mended ({100 * start.rest:.2f} %)"
+        f"than the start overall ({100 * before.overall:.2f} %) and at most {100 * tolerance:g} % "
+        f"and one standard error worse for those who are not mended ({100 * before.rest:.2f} %)"
     )
-    better = [c for c in fair if c.dev.target < start.target]
+    better = [c for c in fair if c.dev.target < before.target]
     if not fair:
         return None, f"{limits}: the start is kept"
     if not better:
         return None, (
             f"{limits}; none of them has fewer errors in the cohorts that are mended "
-            f"({100 * start.target:.2f} %): the start is kept"
+            f"({100 * before.target:.2f} %): the start is kept"
         )
-    # Equal rates are common with few speakers: then who spares the others most.
-    best = min(better, key=lambda c: (c.dev.target, c.dev.rest, c.dev.overall))
+    least = min(better, key=lambda c: (c.dev.target, c.dev.rest))
+    equal = [
+        c
+        for c in better
+        if c is least
+        or c.dev.target - least.dev.target
+        <= start.error_of(least.dev_counts, c.dev_counts, mended=True)
+    ]
+    best = min(equal, key=lambda c: (c.dev.rest, c.dev.target, c.dev.overall))
+    among = (
+        "that is the fewest of them"
+        if len(equal) == 1
+        else f"{len(equal)} are within one standard error of the fewest of them "
+        f"({100 * least.dev.target:.2f} %), and it spares the others most"
+    )
     return best, (
-        f"{limits}; of these '{best.name}' has the fewest errors in the cohorts that are mended: "
-        f"{100 * best.dev.target:.2f} % instead of {100 * start.target:.2f} %, with "
-        f"{100 * best.dev.rest:.2f} % for the others"
+        f"{limits}; of these '{best.name}' has {100 * best.dev.target:.2f} % errors instead of "
+        f"{100 * before.target:.2f} % in the cohorts that are mended and "
+        f"{100 * best.dev.rest:.2f} % for the others: {among}"
     )
 
 
