@@ -19,12 +19,16 @@ import torch
 from earshot import Recognizer
 from earshot.compress.export import export_transducer
 from earshot.core.errors import ConfigError
+from earshot.data.phones import NUM_PHONE_OUTPUTS
+from earshot.data.pronunciation import Lexicon
+from earshot.data.tokenizer import Tokenizer
 from earshot.modelfile.reader import ModelFile
 from earshot.models.biasing import NONE, UNGUIDED, BiasConfig, phrase_windows
 from earshot.models.encoder import EncoderConfig
 from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import Transducer, TransducerConfig
 from earshot.train import biasing
+from earshot.train.alignment import emission_frames, label_frames, piece_spans
 from earshot.train.cuts import file_cut, write_cuts, write_wav
 from earshot.train.phrase_text import PhraseTextConfig, phrase_in, prepare, rare_words
 from earshot.train.phrases import ListConfig, PhraseSampler
@@ -288,7 +292,7 @@ def test_alignments_are_the_likeliest_path(recipe: Recipe, folder: Path) -> None
     network.eval()
     hidden = torch.randn(6, 16)
     pieces = np.array([5, 9, 7], np.int32)
-    frames = biasing._aligned(network, hidden, pieces)
+    frames = emission_frames(network, hidden, pieces)
     with torch.no_grad():
         encoded = network.encoder_out(hidden)
         predicted = network.predictor(torch.from_numpy(pieces.astype(np.int64))[None])[0]
@@ -303,8 +307,58 @@ def test_alignments_are_the_likeliest_path(recipe: Recipe, folder: Path) -> None
             said += emits
         return total
 
-    best = max(combinations(range(6), 3), key=score)
-    assert tuple(frames.tolist()) == best
+    every = list(combinations(range(6), 3))
+    assert tuple(frames.tolist()) == max(every, key=score)
+    # Where sounds say when, the likeliest path among those that agree.
+    spans = np.array([[1, 2], [2, 4], [4, 9]])
+    agree = [p for p in every if all(a <= t <= b for t, (a, b) in zip(p, spans, strict=True))]
+    within = emission_frames(network, hidden, pieces, spans)
+    assert tuple(within.tolist()) == max(agree, key=score)
+    nowhere = np.array([[1, 1], [1, 1], [4, 9]])
+    assert emission_frames(network, hidden, pieces, nowhere).tolist() == frames.tolist()
+
+
+@pytest.mark.parametrize("labels", [[2, 1], [1, 1], [1, 2, 2]])
+def test_phones_are_found_on_the_likeliest_path(labels: list[int]) -> None:
+    """Oracle: every path of the head over phones."""
+    from itertools import groupby, product
+
+    rng = np.random.default_rng(len(labels))
+    log_probs = np.log(rng.dirichlet(np.ones(3), 6)).astype(np.float32)
+
+    def reads(path: tuple[int, ...]) -> bool:
+        return [k for k, _ in groupby(path) if k] == labels
+
+    best = max(
+        filter(reads, product(range(3), repeat=6)),
+        key=lambda path: sum(log_probs[t, k] for t, k in enumerate(path)),
+    )
+    runs, t = [], 0
+    for label, run in groupby(best):
+        length = len(list(run))
+        if label:
+            runs.append(max(range(t, t + length), key=lambda i: log_probs[i, label]))
+        t += length
+    assert label_frames(log_probs, labels).tolist() == runs
+    assert len(label_frames(log_probs[: len(labels) - 1], labels)) == 0
+
+
+def test_a_piece_may_be_emitted_about_when_its_last_phone_is_heard(pieces: bytes) -> None:
+    tokenizer, lexicon = Tokenizer(pieces), Lexicon.load()
+    text = "call anna now"
+    phones = [p for word in text.split() for p in lexicon.pronounce(word)[0]]
+    log_probs = np.full((80, NUM_PHONE_OUTPUTS), -8.0, np.float32)
+    log_probs[:, 0] = -0.01
+    for n, phone in enumerate(phones):
+        log_probs[5 + 6 * n, phone] = 0.0
+    spans = piece_spans(text, tokenizer, lexicon, log_probs)
+    assert spans is not None and len(spans) == len(tokenizer.encode(text))
+    ends = np.cumsum([len(tokenizer.encode(word)) for word in text.split()]) - 1
+    heard = np.cumsum([len(lexicon.pronounce(word)[0]) for word in text.split()]) - 1
+    assert (spans[ends, 0] <= 5 + 6 * heard).all() and (5 + 6 * heard <= spans[ends, 1]).all()
+    assert (np.diff(spans, axis=0) >= 0).all()
+    assert piece_spans("", tokenizer, lexicon, log_probs) is None
+    assert piece_spans(text, tokenizer, lexicon, log_probs[:5]) is None
 
 
 @pytest.mark.parametrize("missing", ["train.start_from=", "model.bias.query=none"])

@@ -29,6 +29,7 @@ from earshot import _native
 from earshot.compress.export import pack_graphs, read_transducer
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
+from earshot.data.pronunciation import Lexicon
 from earshot.data.scoring import WordCounts, count_words
 from earshot.data.tokenizer import Tokenizer
 from earshot.modelfile.reader import ModelFile
@@ -37,6 +38,7 @@ from earshot.models.biasing import NONE, UNGUIDED, BiasConfig, PhraseBatch, Phra
 from earshot.models.loss import merged_transducer_loss
 from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer
 from earshot.runtime.session import open_model
+from earshot.train.alignment import emission_frames, piece_spans
 from earshot.train.augment import Augmenter
 from earshot.train.batches import (
     kind_of,
@@ -160,6 +162,7 @@ def _freeze_clips(
 ) -> list[FrozenClip]:
     graph, bins = model.graph("encoder"), model.num_bins
     clips: list[FrozenClip] = []
+    lexicon = Lexicon.load()
     for first in range(0, len(cuts), _STREAMS):
         part = cuts[first : first + _STREAMS]
         features: list[Any] = []
@@ -178,7 +181,13 @@ def _freeze_clips(
             hidden = np.asarray(result["hidden"])
             if UNK_ID in pieces or len(pieces) > 0.8 * len(hidden):
                 continue
-            frames = _aligned(network, torch.from_numpy(hidden), pieces)
+            heard = torch.from_numpy(hidden)
+            spans = None
+            if network.phones is not None:
+                with torch.no_grad():
+                    phones = torch.log_softmax(network.phones(heard), dim=-1).numpy()
+                spans = piece_spans(text, tokenizer, lexicon, phones)
+            frames = emission_frames(network, heard, pieces, spans)
             template = str((supervision.custom or {}).get("template", ""))
             clips.append(
                 FrozenClip(
@@ -186,36 +195,6 @@ def _freeze_clips(
                 )
             )
     return clips
-
-
-@torch.no_grad()
-def _aligned(
-    network: Transducer, hidden: Tensor, pieces: npt.NDArray[np.int32]
-) -> npt.NDArray[np.int32]:
-    """The frame of each piece on the likeliest path with one symbol a frame (Viterbi)."""
-    count = len(pieces)
-    if count == 0:
-        return np.zeros(0, np.int32)
-    labels = torch.from_numpy(pieces.astype(np.int64))
-    encoded, predicted = network.encoder_out(hidden), network.predictor(labels[None])[0]
-    joint = torch.log_softmax(network.joiner(torch.tanh(encoded[:, None] + predicted[None])), -1)
-    blank = joint[..., BLANK_ID].numpy().astype(np.float64)
-    emit = joint[:, :-1].gather(2, labels[None, :, None].expand(len(hidden), -1, 1))[..., 0].numpy()
-    alpha = np.full(count + 1, -np.inf)
-    alpha[0] = 0.0
-    emitted = np.zeros((len(hidden), count + 1), bool)
-    for t in range(len(hidden)):
-        stay = alpha + blank[t]
-        move = np.concatenate([[-np.inf], alpha[:-1] + emit[t]])
-        emitted[t] = move > stay
-        alpha = np.maximum(stay, move)
-    frames = np.zeros(count, np.int32)
-    at = count
-    for t in range(len(hidden) - 1, -1, -1):
-        if emitted[t, at]:
-            at -= 1
-            frames[at] = t
-    return frames
 
 
 def _write_shard(path: Path, clips: Sequence[FrozenClip]) -> None:
@@ -587,7 +566,11 @@ def _validate(
     tokenizer: Tokenizer,
     step: int,
 ) -> None:
-    """Word errors in and beside phrases, by greedy search, without and with a list of 300."""
+    """Word errors in and beside phrases, by greedy search, without and with a list of 300.
+
+    And how often the largest weight is the right entry's: of the frames, and of the histories,
+    that a piece of a listed phrase is emitted in and after.
+    """
     bias = cast("PhraseBias", network.bias)
     kept = {name: value.clone() for name, value in bias.state_dict().items()}
     bias.load_state_dict(average)
@@ -602,15 +585,44 @@ def _validate(
             kind = "phrases" if clip.phrase else "others"
             key = f"{kind}/{name}"
             counts[key] = counts.get(key, WordCounts()) + count_words(clip.text, heard)
+    found = _first_places(network, [clip for clip in dev if clip.phrase], listed, sampler)
     bias.load_state_dict(kept)
     logger.info(
-        "step %d, dev WER: %s",
+        "step %d, dev WER: %s; right entry first: %s",
         step,
         ", ".join(
             f"{k} {100 * c.errors / max(1, c.reference_words):.1f}"
             for k, c in sorted(counts.items())
         ),
+        ", ".join(f"{k} {100 * share:.1f} %" for k, share in found.items()),
     )
+
+
+@torch.no_grad()
+def _first_places(
+    network: Transducer, clips: Sequence[FrozenClip], listed: Sequence[str], sampler: PhraseSampler
+) -> dict[str, float]:
+    """Share of places in listed phrases where the entry that is right has the largest weight."""
+    bias = cast("PhraseBias", network.bias)
+    found: dict[str, list[bool]] = {}
+    for clip in clips:
+        batch = _collated([clip])
+        phrases = _with_frames([clip], sampler.batch([clip.text], listed), batch.hidden.shape[1])
+        entries = bias.encode(phrases.windows)
+        looked = [("sound", bias.look_up_audio(batch.hidden, entries), phrases.frame_entries)]
+        if bias.label is not None:
+            last = torch.nn.functional.pad(batch.labels, (1, 0))
+            by_label = bias.look_up_label(
+                network.predictor(batch.labels), entries, phrases.windows, last
+            )
+            looked.append(("label", by_label, phrases.label_entries))
+        for name, attention, wanted in looked:
+            assert wanted is not None
+            inside = wanted[0] >= 0
+            weights = attention.log_weights[0, inside].exp().mean(dim=1)
+            right = (weights.argmax(dim=-1) == wanted[0, inside]).tolist()
+            found.setdefault(name, []).extend(right)
+    return {name: sum(right) / max(1, len(right)) for name, right in found.items()}
 
 
 @torch.no_grad()
