@@ -49,17 +49,17 @@ void RequireFinite(const char* where, const float* samples, size_t n) {
 }
 
 // Ends of consecutive stretches of `size` tokens: they never fall, and the last is `size`.
-void RequireEnds(const char* name, const int64_t* ends, size_t n, size_t size) {
+void RequireEnds(const char* caller, const char* name, const int64_t* ends, size_t n, size_t size) {
   int64_t before = 0;
   for (size_t i = 0; i < n; before = ends[i++]) {
     if (ends[i] < before || static_cast<uint64_t>(ends[i]) > size) {
-      throw nb::value_error(("align_batch: " + std::string(name) + "[" + std::to_string(i) + "] is " +
+      throw nb::value_error((std::string(caller) + ": " + name + "[" + std::to_string(i) + "] is " +
                              std::to_string(ends[i]) + "; it must lie between " + std::to_string(before) +
                              " and " + std::to_string(size) + ". Give the running total of lengths.").c_str());
     }
   }
   if (static_cast<uint64_t>(before) != size) {
-    throw nb::value_error(("align_batch: " + std::string(name) + " ends at " + std::to_string(before) + " of " +
+    throw nb::value_error((std::string(caller) + ": " + name + " ends at " + std::to_string(before) + " of " +
                            std::to_string(size) + " tokens; the last must be all. Give the running total of "
                            "lengths.").c_str());
   }
@@ -264,8 +264,8 @@ void bind_signal(nb::module_& m) {
                              std::to_string(hyp_ends.shape(0)) + " hypotheses; there must be as many. "
                              "Give both ends for every utterance.").c_str());
     }
-    RequireEnds("ref_ends", ref_ends.data(), n, ref.shape(0));
-    RequireEnds("hyp_ends", hyp_ends.data(), n, hyp.shape(0));
+    RequireEnds("align_batch", "ref_ends", ref_ends.data(), n, ref.shape(0));
+    RequireEnds("align_batch", "hyp_ends", hyp_ends.data(), n, hyp.shape(0));
     std::vector<int32_t> counts(4 * n), pairs, rows;
     {
       const nb::gil_scoped_release release;
@@ -290,4 +290,15 @@ void bind_signal(nb::module_& m) {
                            ToNumpy(std::move(pairs), {num_errors, 2}));
   }, "ref"_a, "ref_ends"_a, "hyp"_a, "hyp_ends"_a,
   "Counts (n, 4) as align_counts; the row of every error; its tokens (e, 2), -1 where there is none.");
+
+  m.def("edit_distances", [](Input<int32_t, 1> tokens, Input<int64_t, 1> ends) {
+    const size_t n = ends.shape(0);
+    RequireEnds("edit_distances", "ends", ends.data(), n, tokens.shape(0));
+    std::vector<int32_t> distances(n * n);
+    {
+      const nb::gil_scoped_release release;
+      earshot::EditDistances(tokens.data(), ends.data(), n, distances.data());
+    }
+    return ToNumpy(std::move(distances), {n, n});
+  }, "tokens"_a, "ends"_a, "Errors (n, n) of each sequence of tokens against each.");
 }

@@ -146,4 +146,30 @@ AlignmentCounts AlignErrors(const int32_t* ref, size_t n, const int32_t* hyp, si
   return CountsOfCost(found * kError - aligner.hits(), n, m);
 }
 
+void EditDistances(const int32_t* tokens, const int64_t* ends, size_t n, int32_t* out) {
+  std::vector<int32_t> row;
+  for (size_t i = 0; i < n; ++i) {
+    out[i * n + i] = 0;
+    const int64_t first = i ? ends[i - 1] : 0;
+    for (size_t j = 0; j < i; ++j) {
+      const int32_t *a = tokens + first, *b = tokens + (j ? ends[j - 1] : 0);
+      const int32_t *a_end = tokens + ends[i], *b_end = tokens + ends[j];
+      while (a < a_end && b < b_end && *a == *b) ++a, ++b;
+      while (a < a_end && b < b_end && a_end[-1] == b_end[-1]) --a_end, --b_end;
+      const size_t width = static_cast<size_t>(b_end - b);
+      row.resize(width + 1);
+      for (size_t k = 0; k <= width; ++k) row[k] = static_cast<int32_t>(k);
+      for (; a < a_end; ++a) {
+        int32_t diagonal = row[0]++;
+        for (size_t k = 1; k <= width; ++k) {
+          const int32_t paired = diagonal + (*a != b[k - 1]);
+          diagonal = row[k];
+          row[k] = std::min(paired, std::min(row[k], row[k - 1]) + 1);
+        }
+      }
+      out[i * n + j] = out[j * n + i] = row[width];
+    }
+  }
+}
+
 }  // namespace earshot

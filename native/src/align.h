@@ -31,6 +31,10 @@ struct AlignmentError {
 AlignmentCounts AlignErrors(const int32_t* ref, size_t n, const int32_t* hyp, size_t m,
                             std::vector<AlignmentError>* errors);
 
+// Errors of each of `n` sequences against each, (n, n) into `out`, row by row; sequence i is tokens[ends[i - 1],
+// ends[i]). Time is the sum over pairs of the product of their lengths.
+void EditDistances(const int32_t* tokens, const int64_t* ends, size_t n, int32_t* out);
+
 constexpr size_t kAlignTableCells = size_t{1} << 22;
 
 }  // namespace earshot

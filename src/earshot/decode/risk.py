@@ -28,28 +28,17 @@ def edit_distances(sentences: Sequence[Sequence[str]]) -> _F64:
     Returns:
         Shape (N, N), symmetric, zeros on its diagonal.
     """
-    count = len(sentences)
-    out = np.zeros((count, count))
-    if count < 2:
-        return out
+    if not sentences:
+        return np.zeros((0, 0))
     number: dict[str, int] = {}
     ids = [
         np.array([number.setdefault(word, len(number)) for word in sentence], np.int32)
         for sentence in sentences
     ]
-    words, starts = np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    one, other = np.triu_indices(count, 1)
-    sides = []
-    for side in (one, other):
-        lengths = starts[side + 1] - starts[side]
-        ends = np.cumsum(lengths)
-        sides += [
-            words[np.arange(ends[-1]) + np.repeat(starts[side] - ends + lengths, lengths)],
-            ends,
-        ]
-    counts = np.asarray(_native.align_batch(*sides)[0])
-    out[one, other] = out[other, one] = counts[:, 1:].sum(axis=1)
-    return out
+    distances: _F64 = _native.edit_distances(
+        np.concatenate(ids), np.cumsum([len(row) for row in ids], dtype=np.int64)
+    ).astype(np.float64)
+    return distances
 
 
 def expected_word_errors(distances: _F64, scores: _F64, *, scale: float) -> _F64:
