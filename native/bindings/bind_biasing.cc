@@ -130,12 +130,35 @@ class PhraseCompiler {
       Learn(phrases, &missing);
       if (missing.empty()) {
         out = Compiled(phrases, scores, piece_share, sound_share, sound_cost, &unspelled);
-        if (words_.size() >= kMaxWords) words_.clear();  // not before: a list may have more
       }
     }
     nb::list words;
     for (const std::string& word : missing) words.append(nb::str(word.data(), word.size()));
     return nb::make_tuple(missing.empty() ? nb::cast(std::move(out)) : nb::none(), ToList(unspelled), words);
+  }
+
+  // Forgets its words where they are too many. To be called when a list is done with, which may have more.
+  void Trim() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (words_.size() >= kMaxWords) words_.clear();
+  }
+
+  // Phrases as trained biasing takes them, words in their likeliest way to be said; one that cannot be spelled is empty.
+  // Words that were not told to `Add` are not said.
+  PyPhraseRows Rows(const std::vector<std::string>& phrases) {
+    const nb::gil_scoped_release release;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    PyPhraseRows out;
+    earshot::PhraseRows& rows = out.rows;
+    std::vector<const Word*> words;
+    for (const std::string& phrase : phrases) {
+      words.clear();
+      ForWords(phrase, [&](const std::string& word) { words.push_back(&Known(word)); });
+      const bool spelled = std::all_of(words.begin(), words.end(), [](const Word* word) { return !word->pieces.empty(); });
+      for (const Word* word : spelled ? words : std::vector<const Word*>{}) Append(*word, &rows);
+      rows.begin.push_back(static_cast<int32_t>(rows.pieces.size()));
+    }
+    return out;
   }
 
  private:
@@ -162,6 +185,21 @@ class PhraseCompiler {
       if (!spelled.empty()) at->second.pieces = std::move(spelled.front().pieces);
     }
     return at->second;
+  }
+
+  // Letters lie evenly on the phones of a word, at least one on each piece; as `earshot.train.alignment.sounds_of` has it.
+  void Append(const Word& word, earshot::PhraseRows* rows) const {
+    const std::string none, &said = word.ways.empty() ? none : word.ways.front();
+    const auto before = static_cast<int32_t>(rows->phones.size()), count = static_cast<int32_t>(said.size());
+    int32_t all = 0, letters = 0;
+    for (const int32_t piece : word.pieces) all += speller_.letters()[static_cast<size_t>(piece)];
+    for (const int32_t piece : word.pieces) {
+      letters += speller_.letters()[static_cast<size_t>(piece)];
+      const int32_t own = (2 * count * letters + all) / std::max(1, 2 * all);
+      rows->pieces.push_back(piece);
+      rows->ends.push_back(before + std::max(std::min(1, count), own));
+    }
+    for (const char phone : said) rows->phones.push_back(static_cast<uint8_t>(phone));
   }
 
   void Learn(const std::vector<std::string>& phrases, std::vector<std::string>* missing) {
@@ -326,10 +364,25 @@ void bind_biasing(nb::module_& m) {
       .def_prop_ro("num_sounds", [](const PyHotwords& self) { return self.sounds == nullptr ? size_t{0} : self.sounds->num_ways(); })
       .def_prop_ro("size_bytes", [](const PyHotwords& self) { return self.shared->size_bytes(); });
 
+  nb::class_<PyPhraseRows>(m, "PhraseRows", "Phrases in pieces, and how they are said; what a PhraseEncoder takes.")
+      .def("__init__", [](PyPhraseRows* self, const Array<int32_t>& pieces, const Array<int32_t>& begin, const Array<int32_t>& phones,
+                          const Array<int32_t>& ends) {
+        new (self) PyPhraseRows{{Copied(pieces), Copied(begin), Copied(phones), Copied(ends)}};
+      }, "pieces"_a, "begin"_a, "phones"_a, "ends"_a)
+      .def("__init__", [](PyPhraseRows* self, const Array<int32_t>& pieces, const Array<int32_t>& begin) {
+        new (self) PyPhraseRows{{Copied(pieces), Copied(begin), {}, {}}};
+      }, "pieces"_a, "begin"_a, "Phrases that nobody can say.")
+      .def_prop_ro("pieces", [](const PyPhraseRows& self) { return self.rows.pieces; })
+      .def_prop_ro("begin", [](const PyPhraseRows& self) { return self.rows.begin; })
+      .def_prop_ro("phones", [](const PyPhraseRows& self) { return self.rows.phones; })
+      .def_prop_ro("ends", [](const PyPhraseRows& self) { return self.rows.ends; });
+
   nb::class_<PhraseCompiler>(m, "PhraseCompiler", "Makes hotwords of phrases; remembers their words.")
       .def(nb::init<const earshot::Speller&, size_t>(), "speller"_a, "num_phones"_a, nb::keep_alive<1, 2>())
       .def_static("plain", &PhraseCompiler::Plain, "phrases"_a, "upper"_a = false)
       .def("add", &PhraseCompiler::Add, "word"_a, "ways"_a)
+      .def("rows", &PhraseCompiler::Rows, "phrases"_a)
+      .def("trim", &PhraseCompiler::Trim)
       .def("compile", &PhraseCompiler::Compile, "phrases"_a, "scores"_a, nb::kw_only(), "piece_share"_a = 1.0f, "sound_share"_a = 0.0f,
            "sound_cost"_a = 0.0f);
 

@@ -333,31 +333,12 @@ class PyWordGraph {
   std::shared_ptr<const earshot::WordGraph> graph_;
 };
 
-// A list of phrases: rows of pieces. None if it changes nothing.
-nb::object EncodePhrases(const earshot::PhraseEncoder& encoder, const IndexArray& pieces, const IndexArray& begin, float weight) {
-  const std::vector<int32_t> ids(pieces.data(), pieces.data() + pieces.shape(0)), rows(begin.data(), begin.data() + begin.shape(0));
+// None if the list changes nothing.
+nb::object EncodePhrases(const earshot::PhraseEncoder& encoder, const earshot::PhraseRows& rows, float weight) {
   std::shared_ptr<const earshot::PhraseList> list;
   {
     const nb::gil_scoped_release release;
-    list = encoder.Encode(ids, rows, weight);
-  }
-  return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
-}
-
-// The same of texts; one that cannot be spelled is an empty row.
-nb::object EncodeTexts(const earshot::PhraseEncoder& encoder, const earshot::Speller& speller, const std::vector<std::string>& texts,
-                       float weight) {
-  std::shared_ptr<const earshot::PhraseList> list;
-  {
-    const nb::gil_scoped_release release;
-    std::vector<int32_t> pieces, begin{0};
-    earshot::SpellScratch scratch;
-    for (const std::string& text : texts) {
-      const std::vector<earshot::Spelling> spelled = speller.Spell(text, 1, &scratch);
-      if (!spelled.empty()) pieces.insert(pieces.end(), spelled[0].pieces.begin(), spelled[0].pieces.end());
-      begin.push_back(static_cast<int32_t>(pieces.size()));
-    }
-    list = encoder.Encode(pieces, begin, weight);
+    list = encoder.Encode(rows, weight);
   }
   return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
 }
@@ -365,12 +346,7 @@ nb::object EncodeTexts(const earshot::PhraseEncoder& encoder, const earshot::Spe
 class PyPhraseEncoder {
  public:
   explicit PyPhraseEncoder(const PyModel& model) : encoder_(std::make_unique<earshot::PhraseEncoder>(model.shared())) {}
-  nb::object Encode(const IndexArray& pieces, const IndexArray& begin, float weight) const {
-    return EncodePhrases(*encoder_, pieces, begin, weight);
-  }
-  nb::object EncodeSpelled(const earshot::Speller& speller, const std::vector<std::string>& texts, float weight) const {
-    return EncodeTexts(*encoder_, speller, texts, weight);
-  }
+  nb::object Encode(const PyPhraseRows& rows, float weight) const { return EncodePhrases(*encoder_, rows.rows, weight); }
   const earshot::PhraseEncoder& encoder() const { return *encoder_; }
 
  private:
@@ -785,8 +761,7 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyPhraseEncoder>(m, "PhraseEncoder", "Encodes lists of phrases for the graphs of one model.")
       .def(nb::init<const PyModel&>(), "model"_a)
-      .def("encode", &PyPhraseEncoder::Encode, "pieces"_a, "begin"_a, nb::kw_only(), "weight"_a = 1.0f)
-      .def("encode_spelled", &PyPhraseEncoder::EncodeSpelled, "speller"_a, "phrases"_a, nb::kw_only(), "weight"_a = 1.0f)
+      .def("encode", &PyPhraseEncoder::Encode, "rows"_a, nb::kw_only(), "weight"_a = 1.0f)
       .def_prop_ro("num_kept", [](const PyPhraseEncoder& self) { return self.encoder().num_kept(); });
 
   nb::class_<PyStream>(m, "Stream", "One recording in progress.")

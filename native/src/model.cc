@@ -171,17 +171,18 @@ void Model::ReadPhones(JsonValue json) {
 void Model::ReadBias(JsonValue json) {
   if (json.kind() != JsonKind::kObject) file_->Bad("`bias` is not an object");
   for (JsonValue v = json.first(); v; v = v.next()) {
-    if (v.key() != "before" && v.key() != "after") file_->Bad("`bias` has the unknown key " + Quoted(v.key()));
+    if (v.key() != "before" && v.key() != "after" && v.key() != "phones") file_->Bad("`bias` has the unknown key " + Quoted(v.key()));
   }
-  const auto reach = [&](const char* key, int64_t least) {
+  const auto reach = [&](const char* key, int64_t least, size_t most) {
     const JsonValue v = json.Find(key);
-    if (!v || v.kind() != JsonKind::kNumber || !v.IsInteger() || v.integer() < least || v.integer() > int64_t{kMaxBiasReach}) {
-      file_->Bad(std::string("`bias.") + key + "` is not a whole number in " + std::to_string(least) + ".." + Size(kMaxBiasReach));
+    if (!v || v.kind() != JsonKind::kNumber || !v.IsInteger() || v.integer() < least || v.integer() > static_cast<int64_t>(most)) {
+      file_->Bad(std::string("`bias.") + key + "` is not a whole number in " + std::to_string(least) + ".." + Size(most));
     }
     return static_cast<size_t>(v.integer());
   };
-  bias_before_ = reach("before", 1);
-  bias_after_ = reach("after", 0);
+  bias_before_ = reach("before", 1, kMaxBiasReach);
+  bias_after_ = reach("after", 0, kMaxBiasReach);
+  if (json.Find("phones")) bias_phones_ = reach("phones", 0, kMaxBiasPhones);
   has_bias_ = true;
 }
 
@@ -222,7 +223,8 @@ void Model::CheckBias() const {
     return;
   }
   if (!has_bias_) bad(*bias, "has no object `bias` in the header that says how many pieces an entry knows");
-  const size_t window = bias_before_ + 1 + bias_after_;
+  if (bias_phones_ > 0 && phones_.empty()) file_->Bad("`bias.phones` is above 0, but the model has no `phones`");
+  const size_t window = bias_before_ + 1 + bias_after_ + bias_phones_;
   const Clock expected = window > 1 ? Clock{{1, window - 1}} : Clock{};
   if (bias->inputs().size() != 1 || bias->FindInput("y") < 0) bad(*bias, "does not have exactly the inputs `y`");
   if (bias->HasState()) bad(*bias, "has a state");
@@ -231,8 +233,10 @@ void Model::CheckBias() const {
       bad(*bias, "does not make one frame of `" + bias->value(value).name + "` from " + Size(window) + " ids");
     }
   }
-  if (bias->id_limit() < pieces_.size()) {
-    bad(*bias, "has an embedding of " + Size(bias->id_limit()) + " rows for " + Size(pieces_.size()) + " pieces");
+  const size_t ids = pieces_.size() + (bias_phones_ > 0 ? phones_.size() + 1 : 0);
+  if (bias->id_limit() < ids) {
+    bad(*bias, "has an embedding of " + Size(bias->id_limit()) + " rows for " + Size(pieces_.size()) + " pieces" +
+                   (bias_phones_ > 0 ? " and " + Size(phones_.size()) + " phones, which come behind one row of their own" : ""));
   }
   const auto encoder = FindGraph("encoder"), joiner = FindGraph("joiner");
   if (encoder == nullptr || joiner == nullptr || FindGraph("predictor") == nullptr) {

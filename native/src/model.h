@@ -35,6 +35,7 @@ class Model {
   static constexpr int kSampleRateHz = 16000;
   // Pieces that an entry of trained biasing may know before its own (at least one), and behind it.
   static constexpr size_t kMaxBiasReach = 4;
+  static constexpr size_t kMaxBiasPhones = 8;    // that it may know
   static constexpr size_t kMaxBiasWidth = 4096;  // of its keys and values
 
   // Opens and checks everything; throws ModelFileError.
@@ -52,6 +53,7 @@ class Model {
   // Pieces around its own that an entry of a list of phrases knows; of a model with the graph `bias`.
   size_t bias_before() const { return bias_before_; }
   size_t bias_after() const { return bias_after_; }
+  size_t bias_phones() const { return bias_phones_; }  // that it knows, up to the end of its own piece
   const std::vector<std::shared_ptr<const Graph>>& graphs() const { return graphs_; }
   std::shared_ptr<const Graph> FindGraph(std::string_view name) const;  // null if there is none
   // Throws ModelFileError unless encoder, predictor and joiner are there.
@@ -74,7 +76,7 @@ class Model {
   SearchSettings search_;
   std::vector<std::string> pieces_, phones_;
   bool has_bias_ = false;
-  size_t bias_before_ = 0, bias_after_ = 0;
+  size_t bias_before_ = 0, bias_after_ = 0, bias_phones_ = 0;
   std::vector<std::shared_ptr<const Graph>> graphs_;
 };
 

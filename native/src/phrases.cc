@@ -56,7 +56,8 @@ PhraseEncoder::PhraseEncoder(std::shared_ptr<const Model> model)
       graph_(model_->FindGraph("bias")),
       before_(model_->bias_before()),
       after_(model_->bias_after()),
-      window_(before_ + 1 + after_),
+      phones_(model_->bias_phones()),
+      window_(before_ + 1 + after_ + phones_),
       executor_(graph_ != nullptr ? graph_
                                   : throw std::invalid_argument("phrases: the model '" + model_->name() +
                                                                 "' has no graph \"bias\"; only a model with trained biasing attends to a list.")) {
@@ -85,40 +86,72 @@ size_t PhraseEncoder::num_kept() const {
   return kept_.size();
 }
 
-std::shared_ptr<const PhraseList> PhraseEncoder::Encode(const std::vector<int32_t>& pieces, const std::vector<int32_t>& begin,
-                                                        float weight) const {
-  if (begin.empty() || begin.front() != 0 || static_cast<size_t>(begin.back()) != pieces.size() ||
-      !std::is_sorted(begin.begin(), begin.end())) {
-    throw std::invalid_argument("phrases: `begin` must go from 0 up to the number of pieces, " + std::to_string(pieces.size()) + ".");
+void PhraseEncoder::Check(const PhraseRows& rows) const {
+  const auto ascending = [](const std::vector<int32_t>& values) { return std::is_sorted(values.begin(), values.end()); };
+  if (rows.begin.empty() || rows.begin.front() != 0 || static_cast<size_t>(rows.begin.back()) != rows.pieces.size() ||
+      !ascending(rows.begin)) {
+    throw std::invalid_argument("phrases: `begin` must go from 0 up to the number of pieces, " + std::to_string(rows.pieces.size()) + ".");
   }
-  if (pieces.size() > PhraseList::kMaxPieces) {
-    throw std::invalid_argument("phrases: they have " + std::to_string(pieces.size()) + " pieces; at most " +
+  if (rows.pieces.size() > PhraseList::kMaxPieces) {
+    throw std::invalid_argument("phrases: they have " + std::to_string(rows.pieces.size()) + " pieces; at most " +
                                 std::to_string(PhraseList::kMaxPieces) + " are allowed. Give fewer phrases.");
   }
-  if (!(weight >= 0 && weight <= PhraseList::kMaxWeight)) {
-    throw std::invalid_argument("phrases: the weight is " + std::to_string(weight) + "; it must be in 0.." +
-                                std::to_string(static_cast<int>(PhraseList::kMaxWeight)) + ".");
-  }
   const SearchSettings& search = model_->search();
-  for (const int32_t piece : pieces) {
+  for (const int32_t piece : rows.pieces) {
     if (piece < 0 || static_cast<size_t>(piece) >= model_->pieces().size() || piece == search.blank_id || piece == search.unk_id) {
       throw std::invalid_argument("phrases: the id " + std::to_string(piece) + " is no piece that phrases can have; ids must be below " +
                                   std::to_string(model_->pieces().size()) + ", and neither blank nor unknown.");
     }
   }
-  if (pieces.empty() || weight == 0) return nullptr;
+  if (phones_ == 0 || rows.ends.empty()) return;
+  if (rows.ends.size() != rows.pieces.size() || !ascending(rows.ends) || rows.ends.front() < 0 ||
+      static_cast<size_t>(rows.ends.back()) != rows.phones.size()) {
+    throw std::invalid_argument("phrases: `ends` must rise to the number of phones, " + std::to_string(rows.phones.size()) +
+                                ", with one for each of " + std::to_string(rows.pieces.size()) + " pieces.");
+  }
+  for (const int32_t phone : rows.phones) {
+    if (phone < 1 || static_cast<size_t>(phone) > model_->phones().size()) {
+      throw std::invalid_argument("phrases: " + std::to_string(phone) + " is no phone; they must be in 1.." +
+                                  std::to_string(model_->phones().size()) + ".");
+    }
+  }
+}
 
-  std::vector<Window> every(pieces.size());
-  for (size_t i = 0; i + 1 < begin.size(); ++i) {
-    for (int32_t at = begin[i]; at < begin[i + 1]; ++at) {
-      Window& window = every[static_cast<size_t>(at)];
+std::vector<PhraseEncoder::Window> PhraseEncoder::WindowsOf(const PhraseRows& rows) const {
+  std::vector<Window> windows(rows.pieces.size());
+  const auto first_phone = static_cast<int32_t>(model_->pieces().size());
+  for (size_t i = 0; i + 1 < rows.begin.size(); ++i) {
+    const int32_t first = rows.begin[i], last = rows.begin[i + 1];
+    const bool said = phones_ > 0 && !rows.ends.empty();
+    const int32_t silent = said && first > 0 ? rows.ends[static_cast<size_t>(first) - 1] : 0;  // phones of other phrases
+    for (int32_t at = first; at < last; ++at) {
+      Window& window = windows[static_cast<size_t>(at)];
       window.fill(-1);
-      for (size_t k = 0; k < window_; ++k) {
+      const size_t reach = before_ + 1 + after_;
+      for (size_t k = 0; k < reach; ++k) {
         const int32_t from = at + static_cast<int32_t>(k) - static_cast<int32_t>(before_);
-        if (from >= begin[i] && from < begin[i + 1]) window[k] = pieces[static_cast<size_t>(from)];
+        if (from >= first && from < last) window[k] = rows.pieces[static_cast<size_t>(from)];
+      }
+      if (!said) continue;
+      const int32_t end = rows.ends[static_cast<size_t>(at)];
+      for (size_t k = 0; k < phones_; ++k) {
+        const int32_t from = end + static_cast<int32_t>(k) - static_cast<int32_t>(phones_);
+        if (from >= silent) window[reach + k] = first_phone + rows.phones[static_cast<size_t>(from)];
       }
     }
   }
+  return windows;
+}
+
+std::shared_ptr<const PhraseList> PhraseEncoder::Encode(const PhraseRows& rows, float weight) const {
+  Check(rows);
+  if (!(weight >= 0 && weight <= PhraseList::kMaxWeight)) {
+    throw std::invalid_argument("phrases: the weight is " + std::to_string(weight) + "; it must be in 0.." +
+                                std::to_string(static_cast<int>(PhraseList::kMaxWeight)) + ".");
+  }
+  if (rows.pieces.empty() || weight == 0) return nullptr;
+
+  const std::vector<Window> every = WindowsOf(rows);
   std::vector<Window> windows = every;
   // By the piece before, so that all that may follow a piece lies together.
   const size_t previous = before_ - 1;
@@ -134,7 +167,7 @@ std::shared_ptr<const PhraseList> PhraseEncoder::Encode(const std::vector<int32_
   list->weight_ = weight;
   list->serial_ = ++serials;
   list->num_entries_ = windows.size();
-  list->begin_ = begin;
+  list->begin_ = rows.begin;
   list->entries_of_.reserve(every.size());
   for (const Window& window : every) {
     list->entries_of_.push_back(static_cast<int32_t>(std::lower_bound(windows.begin(), windows.end(), window, earlier) - windows.begin()));

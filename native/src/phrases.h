@@ -3,7 +3,7 @@
 // Knows the graph `bias`, which turns transitions between word pieces into vectors,
 // and how those are laid out for attention; knows nothing of streams, text or search.
 //
-// An entry is a piece of a phrase with its neighbours (docs/formats/ear.md, section 10). Entries that
+// An entry is a piece of a phrase with its neighbours and its sound (docs/formats/ear.md, section 10). Entries that
 // several phrases share are there once, in the order of the piece before and then of all ids: a list
 // acts by the set of its phrases, however it is sorted, to the last bit.
 #pragma once
@@ -39,6 +39,14 @@ struct PhraseMemory {
   std::vector<float> value_scale;
   std::vector<float> exact_values;
   size_t size_bytes() const;
+};
+
+// Phrases, one after the other, and how they are said.
+struct PhraseRows {
+  std::vector<int32_t> pieces;
+  std::vector<int32_t> begin{0};  // of each phrase, its first piece; one more. A phrase may be empty and then counts nothing
+  std::vector<int32_t> phones;    // of all phrases: columns of the graph `phones`, 1 and up
+  std::vector<int32_t> ends;      // of each piece, how many of `phones` there are up to its end; empty: nobody knows
 };
 
 // Immutable; any number of streams share it.
@@ -84,17 +92,15 @@ class PhraseEncoder {
   // Throws std::invalid_argument if the model has no trained biasing.
   explicit PhraseEncoder(std::shared_ptr<const Model> model);
 
-  // Phrases as rows of pieces: `pieces` from `begin[i]` to `begin[i + 1]`; a row may be empty and then
-  // counts nothing. Null if there are no entries, or `weight` is 0: such a list changes nothing. Throws
-  // std::invalid_argument for a piece that there is not, blank or the unknown one, rows that are
-  // none, too many pieces, or a weight out of 0..kMaxWeight.
-  std::shared_ptr<const PhraseList> Encode(const std::vector<int32_t>& pieces, const std::vector<int32_t>& begin,
-                                           float weight) const;
+  // Null if there are no entries, or `weight` is 0: such a list changes nothing. Throws std::invalid_argument for a
+  // piece or phone that there is not, blank or the unknown one, rows that are none, too many pieces, or a weight
+  // out of 0..kMaxWeight.
+  std::shared_ptr<const PhraseList> Encode(const PhraseRows& rows, float weight) const;
   size_t num_kept() const;
 
  private:
-  static constexpr size_t kMaxWindow = 2 * Model::kMaxBiasReach + 1;
-  using Window = std::array<int32_t, kMaxWindow>;  // ids of an entry's pieces; -1 beyond
+  static constexpr size_t kMaxWindow = 2 * Model::kMaxBiasReach + 1 + Model::kMaxBiasPhones;
+  using Window = std::array<int32_t, kMaxWindow>;  // ids of an entry's pieces and phones; -1 beyond
   struct WindowHash {
     size_t operator()(const Window& window) const;
   };
@@ -106,13 +112,15 @@ class PhraseEncoder {
     bool exact;
     size_t at;            // bytes into a kept entry
   };
+  void Check(const PhraseRows& rows) const;
+  std::vector<Window> WindowsOf(const PhraseRows& rows) const;  // of each piece
   void EncodeMissing(const std::vector<Window>& windows) const;
   void Keep(const float* keys, const float* values, const Kind& kind, uint8_t* to) const;
   void Lay(const std::vector<Window>& windows, const Kind& kind, PhraseMemory* memory) const;
 
   std::shared_ptr<const Model> model_;
   std::shared_ptr<const Graph> graph_;
-  size_t before_, after_, window_;
+  size_t before_, after_, phones_, window_;
   std::vector<Kind> kinds_;
   size_t entry_bytes_ = 0;
   mutable std::mutex mutex_;

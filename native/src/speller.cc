@@ -73,6 +73,7 @@ Speller::Speller(const std::vector<std::string>& pieces, const std::vector<float
       throw std::invalid_argument("speller: the score of piece " + std::to_string(i) + " is not finite; it must be a number.");
     }
     starts_word_.push_back(StartsWord(pieces[i]));
+    letters_.push_back(static_cast<int32_t>(pieces[i].size() - (starts_word_[i] ? kWordStartBytes : 0)));
     if (i < kReserved) continue;
     if (starts_word_[i]) rows[i].push_back(kWordStart);
     for (size_t at = starts_word_[i] ? kWordStartBytes : 0; at < pieces[i].size(); ++at) {

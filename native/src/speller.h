@@ -56,10 +56,13 @@ class Speller {
   size_t size() const { return starts_word_.size(); }
   // Of each piece: does it begin a word?
   const std::vector<uint8_t>& starts_word() const { return starts_word_; }
+  // Of each piece, how many bytes of a word it spells.
+  const std::vector<int32_t>& letters() const { return letters_; }
 
  private:
   std::vector<float> scores_;
   std::vector<uint8_t> starts_word_;
+  std::vector<int32_t> letters_;
   // A trie over bytes. Those that no piece has are of class 0, U+2581 is one class of its own.
   std::vector<uint16_t> class_of_;
   size_t num_classes_ = 2;

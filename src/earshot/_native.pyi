@@ -1,7 +1,7 @@
 """What the compiled engine offers to Python; `native/bindings` defines it."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -264,11 +264,23 @@ class LetterToSound:
     ) -> None: ...
     def best(self, letters: bytes, count: int) -> list[tuple[bytes, float]]: ...
 
+class PhraseRows:
+    pieces: list[int]
+    begin: list[int]
+    phones: list[int]
+    ends: list[int]
+    @overload
+    def __init__(self, pieces: _I32, begin: _I32, phones: _I32, ends: _I32) -> None: ...
+    @overload
+    def __init__(self, pieces: _I32, begin: _I32) -> None: ...
+
 class PhraseCompiler:
     def __init__(self, speller: Speller, num_phones: int) -> None: ...
     @staticmethod
     def plain(phrases: list[Any], upper: bool = False) -> list[str | None]: ...
     def add(self, word: str, ways: list[bytes]) -> None: ...
+    def rows(self, phrases: list[str]) -> PhraseRows: ...
+    def trim(self) -> None: ...
     def compile(
         self,
         phrases: list[str],
@@ -329,10 +341,7 @@ class PhraseList:
 class PhraseEncoder:
     num_kept: int
     def __init__(self, model: Model) -> None: ...
-    def encode(self, pieces: _I32, begin: _I32, *, weight: float = 1.0) -> PhraseList | None: ...
-    def encode_spelled(
-        self, speller: Speller, phrases: list[str], *, weight: float = 1.0
-    ) -> PhraseList | None: ...
+    def encode(self, rows: PhraseRows, *, weight: float = 1.0) -> PhraseList | None: ...
 
 class Attention(TypedDict):
     begin: _I32

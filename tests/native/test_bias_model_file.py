@@ -97,6 +97,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "too far before": (setter("bias.before", 5), "`bias.before` is not a whole number in 1..4"),
     "nothing before": (setter("bias.before", 0), "`bias.before` is not a whole number in 1..4"),
     "a fraction behind": (setter("bias.after", 0.5), "`bias.after` is not a whole number"),
+    "phones without a head": (setter("bias.phones", 2), "the model has no `phones`"),
+    "too many phones": (setter("bias.phones", 9), "`bias.phones` is not a whole number in 0..8"),
     "another reach": (setter("bias.before", 1), "one frame of `audio_keys` from 3 ids"),
     "no bias_audio": (setter("graphs.bias_audio", None), 'needs a graph "bias_audio"'),
     "no bias": (setter("graphs.bias", None), 'needs a graph "bias", which there is not'),
@@ -209,7 +211,9 @@ def test_absurd_weights_make_no_crash(precision: str, scale: float, tmp_path: Pa
         ear.tensor(name, codec, (np.sign(values) * scale).astype(np.float32))
     model = opened(ear.bytes(version=3), tmp_path)
     pieces = np.arange(3, 19, dtype=np.int32)
-    phrases = _native.PhraseEncoder(model).encode(pieces, np.array([0, 5, 5, 16], np.int32))
+    phrases = _native.PhraseEncoder(model).encode(
+        _native.PhraseRows(pieces, np.array([0, 5, 5, 16], np.int32))
+    )
     assert phrases is not None
     recognizer = _native.Recognizer(model, "modified_beam_search")
     stream = recognizer.create_stream()
@@ -234,7 +238,7 @@ def test_many_equal_scores_are_all_read(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     pieces = rng.integers(3, 20, 3000).astype(np.int32)
     begin = np.arange(0, 3001, 5, dtype=np.int32)
-    phrases = _native.PhraseEncoder(model).encode(pieces, begin)
+    phrases = _native.PhraseEncoder(model).encode(_native.PhraseRows(pieces, begin))
     assert phrases is not None and phrases.num_entries > 1100
     recognizer = _native.Recognizer(model)
     stream = recognizer.create_stream()

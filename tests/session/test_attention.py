@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import sentencepiece
 import torch
@@ -15,12 +14,17 @@ from hypothesis import strategies as st
 
 from earshot import ConfigError, Recognizer, _native
 from earshot.compress.export import export_transducer, read_transducer, transducer_config
+from earshot.data.pronunciation import Lexicon
+from earshot.data.tokenizer import Tokenizer
 from earshot.decode.attention import attention_map
+from earshot.decode.biasing import HotwordCompiler
 from earshot.modelfile.reader import ModelFile
 from earshot.models.biasing import BiasConfig, phrase_windows
 from earshot.models.encoder import EncoderConfig
 from earshot.models.predictor import PredictorConfig
 from earshot.models.transducer import Transducer, TransducerConfig
+from earshot.train.alignment import sounds_of
+from earshot.train.phrases import ListConfig, PhraseSampler
 from earshot.train.pieces import TokenizerConfig, train_pieces
 
 RATE = 16_000
@@ -102,19 +106,19 @@ def path(request: pytest.FixtureRequest, exact: Path, coarse: Path) -> Path:
     return exact if request.param == "f32_r16" else coarse
 
 
-def pieces_of(
+def rows_of(
     tokenizer: sentencepiece.SentencePieceProcessor, phrases: list[str]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+) -> _native.PhraseRows:
     rows = [tokenizer.encode(phrase) for phrase in phrases]
     begin = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-    return np.array([i for row in rows for i in row], np.int32), begin
+    return _native.PhraseRows(np.array([i for row in rows for i in row], np.int32), begin)
 
 
 def encoded(
     path: Path, tokenizer: sentencepiece.SentencePieceProcessor, phrases: list[str]
 ) -> tuple[_native.Model, _native.PhraseList]:
     native = _native.Model(str(path))
-    found = _native.PhraseEncoder(native).encode(*pieces_of(tokenizer, phrases))
+    found = _native.PhraseEncoder(native).encode(rows_of(tokenizer, phrases))
     assert found is not None
     return native, found
 
@@ -205,6 +209,87 @@ def test_weights_that_streams_keep_are_those_of_torch(
         torch.from_numpy(hidden)[None], entries_of(model, tokenizer, PHRASES)
     )
     np.testing.assert_allclose(table, looked.log_weights[0].exp().mean(dim=1).numpy(), atol=1e-4)
+
+
+# --- entries that know how they sound ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sounding(
+    tokenizer: sentencepiece.SentencePieceProcessor, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Transducer, Path]:
+    torch.manual_seed(6)
+    config = TransducerConfig(
+        vocab_size=48, joiner_width=24, phones=True,
+        encoder=EncoderConfig(num_bins=20, hidden=32, layers=1),
+        predictor=PredictorConfig(type="stateless", width=16),
+        bias=BiasConfig(
+            query="audio_and_label", before=1, phones=3, width=12, hidden=24, key_width=8,
+            value_width=12,
+        ),
+    )  # fmt: skip
+    made = Transducer(config).eval()
+    assert made.bias is not None
+    made.bias.audio.out.weight.data *= 12
+    folder = tmp_path_factory.mktemp("sounding")
+    return made, written(made, tokenizer, folder / "m.ear", "f32_r16")
+
+
+@torch.no_grad()
+def test_sounds_are_those_that_were_trained_with(
+    sounding: tuple[Transducer, Path], tokenizer: sentencepiece.SentencePieceProcessor
+) -> None:
+    """From text to what is added: compiler and encoder of the engine against sampler and torch."""
+    model, path = sounding
+    bias = model.bias
+    assert bias is not None
+    own = Tokenizer(tokenizer.serialized_model_proto())
+    phrases = [*PHRASES, "zzxq anna", "bob"]
+    sampler = PhraseSampler(own, bias.config, ListConfig(), rare=[], texts=[])
+    windows = {w for phrase in phrases for w in sampler.windows(phrase)}
+    assert any(i >= 48 for window in windows for i in window[2:])
+    table = torch.tensor(sorted(windows, key=lambda w: (w[0], w)))
+    native = _native.Model(str(path))
+    compiled = HotwordCompiler(native).compile(phrases)
+    assert compiled.attended is not None and compiled.attended.num_entries == len(table)
+    hidden = torch.randn(1, 20, 32)
+    graph = native.graph("bias_audio")
+    got = graph.step(hidden[0].numpy(), phrases=compiled.attended)["encoder_bias"]
+    want = bias.look_up_audio(hidden, bias.encode(table)).added[0].numpy()
+    assert np.abs(want).max() > 0.1
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    assert transducer_config(ModelFile(path)).bias == bias.config
+
+
+def test_letters_lie_on_phones_as_in_training(
+    sounding: tuple[Transducer, Path], tokenizer: sentencepiece.SentencePieceProcessor
+) -> None:
+    own, lexicon = Tokenizer(tokenizer.serialized_model_proto()), Lexicon.load()
+    compiler = _native.PhraseCompiler(_native.Speller.of(_native.Model(str(sounding[1]))), 39)
+    for word in ("a", "anna", "miller", "through", "queue", "strengths", "psychology", "o'neill"):
+        compiler.add(word, [bytes(lexicon.pronounce(word)[0])])
+        rows, want = compiler.rows([word]), sounds_of(word, own, lexicon)
+        assert (rows.pieces, rows.phones, rows.ends) == tuple(map(list, (
+            want.pieces, want.phones, want.ends
+        )))  # fmt: skip
+    unsaid = compiler.rows(["zoe"])
+    assert unsaid.pieces and unsaid.phones == [] and set(unsaid.ends) == {0}
+
+
+def test_sounds_that_cannot_be(sounding: tuple[Transducer, Path]) -> None:
+    encoder = _native.PhraseEncoder(_native.Model(str(sounding[1])))
+
+    def encode(phones: list[int], ends: list[int]) -> object:
+        rows = [np.array(row, np.int32) for row in ([5, 6], [0, 2], phones, ends)]
+        return encoder.encode(_native.PhraseRows(*rows))
+
+    assert encode([1, 39], [1, 2]) is not None
+    for phones, ends in (([1], [1]), ([1, 2], [2, 1]), ([1, 2], [-1, 2]), ([1, 2], [1, 3])):
+        with pytest.raises(ValueError, match="`ends` must rise to the number of phones"):
+            encode(phones, ends)
+    for phone in (0, 40, -1):
+        with pytest.raises(ValueError, match=f"{phone} is no phone; they must be in 1..39"):
+            encode([phone, 1], [1, 2])
 
 
 # --- streams --------------------------------------------------------------------------------
@@ -344,11 +429,11 @@ def test_entries_once_encoded_are_kept(
 ) -> None:
     native = _native.Model(str(path))
     encoder = _native.PhraseEncoder(native)
-    first = encoder.encode(*pieces_of(tokenizer, PHRASES[:4]))
+    first = encoder.encode(rows_of(tokenizer, PHRASES[:4]))
     assert first is not None and encoder.num_kept == first.num_entries
-    again = encoder.encode(*pieces_of(tokenizer, PHRASES[:4]))
+    again = encoder.encode(rows_of(tokenizer, PHRASES[:4]))
     assert again is not None and encoder.num_kept == first.num_entries
-    fresh = _native.PhraseEncoder(native).encode(*pieces_of(tokenizer, PHRASES[:4]))
+    fresh = _native.PhraseEncoder(native).encode(rows_of(tokenizer, PHRASES[:4]))
     hidden = RNG.normal(0, 1, (5, 32)).astype(np.float32)
     results = [
         native.graph("bias_audio").step(hidden, phrases=x)["encoder_bias"]
@@ -362,7 +447,8 @@ def test_lists_that_cannot_be(path: Path, tokenizer: sentencepiece.SentencePiece
     encoder = _native.PhraseEncoder(_native.Model(str(path)))
 
     def encode(pieces: list[int], begin: list[int], weight: float = 1.0) -> object:
-        return encoder.encode(np.array(pieces, np.int32), np.array(begin, np.int32), weight=weight)
+        rows = _native.PhraseRows(np.array(pieces, np.int32), np.array(begin, np.int32))
+        return encoder.encode(rows, weight=weight)
 
     assert encode([], [0, 0, 0]) is None
     assert encode([5, 6], [0, 2], weight=0.0) is None

@@ -47,11 +47,11 @@ def pieces() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(pieces: bytes) -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(model_proto=pieces)
+def tokenizer(pieces: bytes) -> Tokenizer:
+    return Tokenizer(pieces)
 
 
-def sampler(tokenizer: sentencepiece.SentencePieceProcessor, **lists: Any) -> PhraseSampler:
+def sampler(tokenizer: Tokenizer, **lists: Any) -> PhraseSampler:
     return PhraseSampler(
         tokenizer, BIAS, ListConfig(**lists), rare=["zorn", "quell", "vax"], texts=TEXTS
     )
@@ -61,7 +61,7 @@ def sampler(tokenizer: sentencepiece.SentencePieceProcessor, **lists: Any) -> Ph
 
 
 def test_every_piece_of_a_listed_phrase_is_found_and_no_other(
-    tokenizer: sentencepiece.SentencePieceProcessor,
+    tokenizer: Tokenizer,
 ) -> None:
     """Oracle: spell the text around the phrase by itself."""
     batch = sampler(tokenizer).batch(TEXTS, ["bob miller", "anna", "bob"])
@@ -80,7 +80,7 @@ def test_every_piece_of_a_listed_phrase_is_found_and_no_other(
         assert set(entries[len(want) + 1 :]) <= {UNGUIDED}
 
 
-def test_lists_grow_and_leave_phrases_out(tokenizer: sentencepiece.SentencePieceProcessor) -> None:
+def test_lists_grow_and_leave_phrases_out(tokenizer: Tokenizer) -> None:
     rng = random.Random(0)
     lists = sampler(tokenizer, smallest=2, largest_first=4, largest_last=60, alone_share=0.3)
     early, late, said, alone = [], [], 0, 0
@@ -97,7 +97,7 @@ def test_lists_grow_and_leave_phrases_out(tokenizer: sentencepiece.SentencePiece
 
 
 def test_a_list_without_phrases_guides_to_no_bias(
-    tokenizer: sentencepiece.SentencePieceProcessor,
+    tokenizer: Tokenizer,
 ) -> None:
     batch = sampler(tokenizer).batch(TEXTS, [])
     assert batch.windows.shape == (0, BIAS.window)
@@ -140,6 +140,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pieces: bytes) -> Path:
         TransducerConfig(
             vocab_size=48,
             joiner_width=16,
+            phones=True,
             encoder=EncoderConfig(hidden=16, layers=1),
             predictor=PredictorConfig(width=8),
         )
@@ -184,7 +185,7 @@ def recipe(folder: Path) -> Recipe:
             "train.max_steps=6", "train.batch_s=4", "train.warmup_steps=2", "adapter.clips=12",
             "train.precision=32-true", "adapter.one_path_until=0.5", "lists.largest_first=6",
             "lists.largest_last=8", "tokenizer.vocab_size=48", "model.vocab_size=48",
-            "model.joiner_width=16", "model.phones=false", "model.encoder.hidden=16",
+            "model.joiner_width=16", "model.encoder.hidden=16",
             "model.encoder.layers=1", "model.predictor.width=8", "model.bias.width=8",
             "model.bias.hidden=16", "model.bias.key_width=8", "model.bias.value_width=8",
         ],
@@ -359,6 +360,11 @@ def test_a_piece_may_be_emitted_about_when_its_last_phone_is_heard(pieces: bytes
     assert (np.diff(spans, axis=0) >= 0).all()
     assert piece_spans("", tokenizer, lexicon, log_probs) is None
     assert piece_spans(text, tokenizer, lexicon, log_probs[:5]) is None
+
+
+def test_entries_cannot_sound_where_no_phones_are_heard() -> None:
+    with pytest.raises(ConfigError, match="but the model hears no phones"):
+        load_recipe(REPOSITORY / "recipes" / "assistant-en-bias.toml", ["model.phones=false"])
 
 
 @pytest.mark.parametrize("missing", ["train.start_from=", "model.bias.query=none"])

@@ -124,11 +124,7 @@ def export_transducer(
         },
         num_bins=model.config.encoder.num_bins,
         phones=PHONES if model.config.phones else None,
-        bias=(
-            {"before": model.config.bias.before, "after": model.config.bias.after}
-            if model.bias is not None
-            else None
-        ),
+        bias=model.config.bias.header() if model.bias is not None else None,
         metadata=metadata,
     )
 
@@ -307,6 +303,7 @@ def _bias_config(header: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
         query="audio_and_label" if "bias_label" in header["graphs"] else "audio",
         before=header["bias"]["before"],
         after=header["bias"]["after"],
+        phones=header["bias"].get("phones", 0),
         width=shapes["bias.embedding0.table"][1],
         hidden=shapes[mix["tensors"]["weight"]][0],
         heads=heads,

@@ -370,7 +370,8 @@ class HotwordCompiler:
             texts[index] = ""
         attended = None
         if self._encoder is not None:
-            attended = self._encoder.encode_spelled(self._speller, texts, weight=attention_weight)
+            attended = self._encoder.encode(self._compiler.rows(texts), weight=attention_weight)
+        self._compiler.trim()
         return Hotwords(native, given, tuple(texts), tuple(problems), attended)
 
     def _texts(self, phrases: list[str]) -> list[str]:

@@ -1,10 +1,11 @@
 """Trained biasing: attention over a list of phrases, from sound and from the pieces so far.
 
 A phrase is read as the transitions between its word pieces: entry i of the list says "after these
-pieces comes that one". An encoder turns each into a key and a value, once per list; frames and
-label histories look entries up by their keys and get values back, which are added to what
-the joiner reads. Beside the entries stands one that means "none of them": its key is learned and
-its value is 0, so that where nothing fits, and for an empty list, nothing is added.
+pieces comes that one", and may say how that sounds. An encoder turns each into a key and a value,
+once per list; frames and label histories look entries up by their keys and get values back, which
+are added to what the joiner reads. Beside the entries stands one that means "none of them": its
+key is learned and its value is 0, so that where nothing fits, and for an empty list, nothing is
+added.
 Knows nothing of text, audio or search.
 """
 
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from earshot.core.errors import ConfigError
+from earshot.data.phones import NUM_PHONE_OUTPUTS
 from earshot.models.graph import GraphBuilder, GraphTensor
 
-NO_PIECE = -1  # in a window: before the first piece of a phrase, or behind its last
+NO_PIECE = -1  # in a window: before the first piece or phone of a phrase, or behind its last
+MAX_PHONES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +35,7 @@ class BiasConfig:
     query: Literal["none", "audio", "audio_and_label"] = "none"
     before: int = 2  # pieces of the phrase that an entry knows before its own,
     after: int = 0  # and behind it
+    phones: int = 0  # of the phrase that it knows, up to the last of its own piece
     width: int = 64  # of embeddings, and of frames in front of the convolution
     hidden: int = 160
     heads: int = 2
@@ -45,11 +49,20 @@ class BiasConfig:
                 f"model.bias: before is {self.before} and after {self.after}; they must lie in "
                 "1..4 and 0..4. Change one."
             )
+        if not 0 <= self.phones <= MAX_PHONES:
+            raise ConfigError(
+                f"model.bias.phones is {self.phones}; it must lie in 0..{MAX_PHONES}. Change it."
+            )
 
     @property
     def window(self) -> int:
-        """Pieces that an entry knows."""
-        return self.before + 1 + self.after
+        """Ids that an entry knows: pieces, then phones."""
+        return self.before + 1 + self.after + self.phones
+
+    def header(self) -> dict[str, int]:
+        """The `bias` object of a model file's header."""
+        sounds = {"phones": self.phones} if self.phones else {}
+        return {"before": self.before, "after": self.after, **sounds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +91,36 @@ class Looked:
     log_weights: Tensor
 
 
-def phrase_windows(pieces: Sequence[int], config: BiasConfig) -> list[tuple[int, ...]]:
-    """The entries of a phrase: one a piece, each with its neighbours.
+def phrase_windows(
+    pieces: Sequence[int],
+    config: BiasConfig,
+    *,
+    phones: Sequence[int] = (),
+    ends: Sequence[int] = (),
+    vocab_size: int = 0,
+) -> list[tuple[int, ...]]:
+    """The entries of a phrase: one a piece, each with its neighbours and its sound.
 
     Args:
         pieces: Ids of the phrase.
-        config: Says how many neighbours.
+        config: Says how many neighbours and phones.
+        phones: Of the whole phrase, 1 and up; unused where `config.phones` is 0, and so are:
+        ends: Of each piece, how many phones there are up to its end.
+        vocab_size: Number of pieces; phone p is the id `vocab_size + p`.
 
     Returns:
         `window` ids each, `NO_PIECE` beyond the ends.
     """
     padded = [NO_PIECE] * config.before + list(pieces) + [NO_PIECE] * config.after
-    return [tuple(padded[i : i + config.window]) for i in range(len(pieces))]
+    reach = config.before + 1 + config.after
+    windows = [tuple(padded[i : i + reach]) for i in range(len(pieces))]
+    if config.phones == 0:
+        return windows
+    sounds = [NO_PIECE] * config.phones + [vocab_size + phone for phone in phones]
+    return [
+        (*window, *sounds[end : end + config.phones])
+        for window, end in zip(windows, ends, strict=True)
+    ]
 
 
 class _Lookup(nn.Module):
@@ -160,7 +191,8 @@ class PhraseBias(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(vocab_size, config.width)
+        sounds = NUM_PHONE_OUTPUTS if config.phones else 0
+        self.embedding = nn.Embedding(vocab_size + sounds, config.width)
         self.mix = nn.Linear(config.window * config.width, config.hidden)
         self.second = nn.Linear(config.hidden, config.hidden)
         self.audio_in = nn.Linear(encoder_width, config.width)
@@ -177,7 +209,7 @@ class PhraseBias(nn.Module):
             self.label_values = nn.Linear(config.hidden, values)
 
     def encode(self, windows: Tensor) -> Tensor:
-        """Entries (E, window) of piece ids, `NO_PIECE` for none, as vectors (E, hidden)."""
+        """Entries (E, window) of ids, `NO_PIECE` for none, as vectors (E, hidden)."""
         known = (windows >= 0).unsqueeze(-1)
         embedded = self.embedding(windows.clamp_min(0)) * known
         return torch.relu(self.second(torch.relu(self.mix(embedded.flatten(1)))))
@@ -291,12 +323,19 @@ class PhraseBias(nn.Module):
 
 
 def _guide(log_weights: Tensor, wanted: Tensor) -> Tensor:
-    """Mean of -log(weight of the wanted entry), (B, N, H, E + 1) at (B, N), where one is known."""
-    guided = wanted != UNGUIDED
+    """Mean of -log(weight of the wanted entry), (B, N, H, E + 1) at (B, N), where one is known.
+
+    Places in phrases and places where nothing is wanted count the same, however many there are:
+    nine in ten want nothing, and whoever says so everywhere would have little to lose.
+    """
     heads = log_weights.shape[-2]
-    mean = torch.logsumexp(log_weights[guided], dim=-2) - math.log(heads)
-    wanted = torch.where(wanted == NONE, mean.shape[-1] - 1, wanted)[guided]
-    return functional.nll_loss(mean, wanted, reduction="sum") / max(1, len(wanted))
+    parts = []
+    for part in (wanted >= 0, wanted == NONE):
+        if part.any():
+            mean = torch.logsumexp(log_weights[part], dim=-2) - math.log(heads)
+            of_part = torch.where(wanted == NONE, mean.shape[-1] - 1, wanted)[part]
+            parts.append(functional.nll_loss(mean, of_part))
+    return torch.stack(parts).mean() if parts else log_weights.new_zeros(())
 
 
 def _taps(layer: nn.Linear, kernel: int, padding: str) -> dict[str, Any]:

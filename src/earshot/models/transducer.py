@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from earshot.core.errors import ConfigError
 from earshot.data.pronunciation import PHONES
 from earshot.models.biasing import BiasConfig, PhraseBatch, PhraseBias
 from earshot.models.encoder import EncoderConfig, LstmEncoder
@@ -39,6 +40,13 @@ class TransducerConfig:
     fastemit_lambda: float = 0.0
     bias: BiasConfig = field(default_factory=BiasConfig)
     guide_weight: float = 0.3  # of the biasing attention's guide, see `models.biasing`
+
+    def __post_init__(self) -> None:
+        if self.bias.phones and not self.phones:
+            raise ConfigError(
+                f"model.bias.phones is {self.bias.phones}, but the model hears no phones. "
+                "Set model.phones = true, or model.bias.phones = 0."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ it ends with is heard. Knows nothing of audio, lists or training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from earshot.data.spoken import spoken_form
 from earshot.data.tokenizer import WORD_START, Tokenizer
 from earshot.models.transducer import BLANK_ID, Transducer
 
-__all__ = ["emission_frames", "label_frames", "piece_spans"]
+__all__ = ["Sounds", "emission_frames", "label_frames", "piece_spans", "sounds_of"]
 
 # Frames of 40 ms around the peak of the phone that a piece ends with. Letters are laid on phones
 # evenly, which is wrong by a phone or two. Of words that are known, 90 % of the pieces are in here.
@@ -65,6 +66,47 @@ def label_frames(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> n
     return frames
 
 
+@dataclass(frozen=True, slots=True)
+class Sounds:
+    """How a text is spelled and said.
+
+    Args:
+        pieces: Ids.
+        phones: Ids, 1 and up.
+        ends: Of each piece, how many phones there are up to its end: letters are laid on the phones
+            of a word evenly, at least one on each piece.
+    """
+
+    pieces: tuple[int, ...]
+    phones: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    def __add__(self, other: Sounds) -> Sounds:
+        """Both, one after the other."""
+        there = len(self.phones)
+        return Sounds(
+            self.pieces + other.pieces,
+            self.phones + other.phones,
+            self.ends + tuple(there + end for end in other.ends),
+        )
+
+
+def sounds_of(word: str, tokenizer: Tokenizer, lexicon: Lexicon) -> Sounds:
+    """Pieces and phones of a word, its likeliest pronunciation; no phones if nobody can say it."""
+    pieces = tokenizer.encode(word)
+    try:
+        said = [lexicon.pronounce(spoken)[0] for spoken in spoken_form(word).split()]
+    except ValueError:
+        said = []
+    phones = [phone for one in said for phone in one]
+    letters = np.cumsum([len(tokenizer.pieces[i].replace(WORD_START, "").encode()) for i in pieces])
+    ends = [
+        max(min(1, len(phones)), (2 * len(phones) * n + letters[-1]) // max(1, 2 * letters[-1]))
+        for n in letters.tolist()
+    ]
+    return Sounds(tuple(pieces), tuple(phones), tuple(int(end) for end in ends))
+
+
 def piece_spans(
     text: str, tokenizer: Tokenizer, lexicon: Lexicon, log_probs: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.intp] | None:
@@ -80,26 +122,14 @@ def piece_spans(
         (U, 2) first and last frame; None where the text has no sound, its pieces go over the ends
         of words, or T is too short for it.
     """
-    phones: list[int] = []
-    ids: list[int] = []
-    ends: list[int] = []  # of each piece, the place of its last phone
-    for word in text.split():
-        first = len(phones)
-        for spoken in spoken_form(word).split():
-            phones.extend(lexicon.pronounce(spoken)[0])
-        own_ids = tokenizer.encode(word)
-        ids += own_ids
-        letters = np.cumsum([len(tokenizer.pieces[i].replace(WORD_START, "")) for i in own_ids])
-        count = len(phones) - first
-        for end in letters:
-            own = round(count * end / max(1, letters[-1]))
-            ends.append(max(0, first + max(1, own) - 1))
-    if not phones or ids != tokenizer.encode(text):
+    words = (sounds_of(word, tokenizer, lexicon) for word in text.split())
+    sounds = sum(words, Sounds((), (), ()))
+    if not sounds.phones or list(sounds.pieces) != tokenizer.encode(text):
         return None
-    frames = label_frames(log_probs, phones)
+    frames = label_frames(log_probs, sounds.phones)
     if len(frames) == 0:
         return None
-    peaks = frames[np.minimum(ends, len(frames) - 1)]
+    peaks = frames[np.maximum(np.array(sounds.ends) - 1, 0)]
     return np.stack([peaks - EARLY_FRAMES, peaks + LATE_FRAMES], axis=1)
 
 

@@ -441,11 +441,12 @@ def _start_like(bias: PhraseBias, network: Transducer) -> None:
     width, heads = config.width, config.heads
     heard, heard_basis = _principal(network.ctc.weight, most)  # (V, most), and what projects
     said, said_basis = _principal(network.joiner.weight, most)
-    table = torch.zeros_like(bias.embedding.weight)
+    pieces = len(heard)
+    table = torch.zeros_like(bias.embedding.weight[:pieces])
     table[:, :most] = heard
     table[:, most] = network.ctc.bias - network.ctc.bias.mean()
     table[:, most + 1 : 2 * most + 1] = said
-    bias.embedding.weight.copy_(table)
+    bias.embedding.weight[:pieces] = table  # what follows is of phones
     # Through thresholds at 0 a value passes as its positive and its negative part.
     own = slice(config.before * width, (config.before + 1) * width)
     _pass_pairs(bias.mix, own, width)
@@ -683,7 +684,7 @@ def export(recipe: Recipe, folder: Path, checkpoint: Path) -> Path:
         path,
         graphs,
         tensors,
-        bias={"before": recipe.model.bias.before, "after": recipe.model.bias.after},
+        bias=recipe.model.bias.header(),
         metadata={"bias_recipe": recipe.name, "bias_steps": str(saved["step"])},
     )
     logger.info("wrote %s, %d bytes", path, path.stat().st_size)

@@ -33,11 +33,12 @@ from lightning.pytorch.loggers import CSVLogger
 from earshot.compress.export import read_transducer
 from earshot.compress.methods import compression_callbacks
 from earshot.data.scoring import WordCounts, count_words
+from earshot.data.tokenizer import Tokenizer
 from earshot.models.biasing import PhraseBatch
 from earshot.models.transducer import Transducer, TransducerConfig
 from earshot.train.batches import Batch, Progress, training_loader, validation_loader
 from earshot.train.phrase_text import rare_words
-from earshot.train.phrases import PhraseSampler, PieceEncoder
+from earshot.train.phrases import PhraseSampler
 from earshot.train.precision import usual_precision
 from earshot.train.recipe import Recipe, TrainConfig
 from earshot.train.text import load_texts
@@ -259,7 +260,9 @@ def train(
         start = read_transducer(Path(config.start_from), recipe.model)
         module.transducer.load_state_dict(start.state_dict())
     if recipe.model.bias.query != "none":
-        module.phrases = phrase_sampler(recipe, folder, tokenizer)
+        module.phrases = phrase_sampler(
+            recipe, folder, Tokenizer(tokenizer.serialized_model_proto())
+        )
     last = folder / "checkpoints" / "last.ckpt"
     resumed = resume and last.exists()
     if not resumed:  # a later resume must not find an older run's checkpoint
@@ -325,7 +328,7 @@ def train(
     return last
 
 
-def phrase_sampler(recipe: Recipe, folder: Path, tokenizer: PieceEncoder) -> PhraseSampler:
+def phrase_sampler(recipe: Recipe, folder: Path, tokenizer: Tokenizer) -> PhraseSampler:
     """Draws lists for training from the texts of an experiment folder."""
     texts = [item.text for item in load_texts(folder / "text" / "train.jsonl")]
     known = {word for text in texts for word in text.split()}

@@ -10,16 +10,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from earshot.core.errors import ConfigError
+from earshot.data.pronunciation import Lexicon
+from earshot.data.tokenizer import Tokenizer
 from earshot.models.biasing import NONE, UNGUIDED, BiasConfig, PhraseBatch, phrase_windows
+from earshot.train.alignment import Sounds, sounds_of
 from earshot.train.phrase_text import random_name
 
-__all__ = ["ListConfig", "PhraseSampler", "PieceEncoder"]
+__all__ = ["ListConfig", "PhraseSampler"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +51,6 @@ class ListConfig:
                 )
 
 
-class PieceEncoder(Protocol):
-    """Whatever makes word pieces of a text."""
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of the pieces."""
-        ...
-
-
 class PhraseSampler:
     """Draws the list of a batch.
 
@@ -66,18 +60,21 @@ class PhraseSampler:
         lists: How lists are drawn.
         rare: Words that names are made of.
         texts: Sentences, for stretches that nobody says.
+        lexicon: How words are said, for entries that know it; None takes the package's.
     """
 
     def __init__(
         self,
-        tokenizer: PieceEncoder,
+        tokenizer: Tokenizer,
         bias: BiasConfig,
         lists: ListConfig,
         *,
         rare: Sequence[str],
         texts: Sequence[str],
+        lexicon: Lexicon | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._lexicon = lexicon or Lexicon.load()
         self._bias = bias
         self._lists = lists
         self._rare = rare
@@ -89,8 +86,21 @@ class PhraseSampler:
         if phrase not in self._windows:
             if len(self._windows) > 200_000:
                 self._windows.clear()
-            self._windows[phrase] = phrase_windows(self._tokenizer.encode(phrase), self._bias)
+            self._windows[phrase] = self._windows_of(phrase)
         return self._windows[phrase]
+
+    def _windows_of(self, phrase: str) -> list[tuple[int, ...]]:
+        if self._bias.phones == 0:
+            return phrase_windows(self._tokenizer.encode(phrase), self._bias)
+        words = (sounds_of(word, self._tokenizer, self._lexicon) for word in phrase.split())
+        sounds = sum(words, Sounds((), (), ()))
+        return phrase_windows(
+            sounds.pieces,
+            self._bias,
+            phones=sounds.phones,
+            ends=sounds.ends,
+            vocab_size=len(self._tokenizer.pieces),
+        )
 
     def distractors(self, count: int, rng: random.Random) -> list[str]:
         """Phrases that, but for chance, nobody says."""
