@@ -2,6 +2,7 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
@@ -114,9 +115,9 @@ class PhraseCompiler {
 
   // Tries of phrases. Those that cannot be spelled are left out, and their positions are in the second list; an empty
   // text counts as one. In the trie of pieces a phrase is worth `piece_share` of its score a piece; in that of phones
-  // `sound_share` of it a phone, less `sound_cost`. The third list has words that are to be told to `Add` first: then there are no tries.
+  // `sound_share` of it a phone, less `sound_cost`, and with `evidence` as much more or less as attention says. The third list has words that are to be told to `Add` first: then there are no tries.
   nb::tuple Compile(const std::vector<std::string>& phrases, const std::vector<float>& scores, float piece_share,
-                    float sound_share, float sound_cost) {
+                    float sound_share, float sound_cost, std::pair<float, float> evidence) {
     if (phrases.size() != scores.size()) {
       throw nb::value_error(("hotwords: " + std::to_string(phrases.size()) + " phrases and " + std::to_string(scores.size()) +
                              " scores; there must be one for each.").c_str());
@@ -129,7 +130,7 @@ class PhraseCompiler {
       const std::lock_guard<std::mutex> lock(mutex_);
       Learn(phrases, &missing);
       if (missing.empty()) {
-        out = Compiled(phrases, scores, piece_share, sound_share, sound_cost, &unspelled);
+        out = Compiled(phrases, scores, piece_share, sound_share, sound_cost, {evidence.first, evidence.second}, &unspelled);
       }
     }
     nb::list words;
@@ -213,7 +214,8 @@ class PhraseCompiler {
   }
 
   PyHotwords Compiled(const std::vector<std::string>& phrases, const std::vector<float>& scores, float piece_share,
-                      float sound_share, float sound_cost, std::vector<int32_t>* unspelled) const {
+                      float sound_share, float sound_cost, earshot::PhraseEvidence evidence,
+                      std::vector<int32_t>* unspelled) const {
     std::vector<int32_t> pieces, begin{0};
     std::vector<float> boost;
     earshot::PhraseSoundTable sounds;
@@ -231,13 +233,14 @@ class PhraseCompiler {
       boost.push_back(piece_share * scores[i] * static_cast<float>(static_cast<int32_t>(pieces.size()) - begin.back()));
       if (num_phones_ > 0) Say(words, boost.size() - 1, &sounds);
       sounds.a_phone.push_back(sound_share * scores[i]);
+      sounds.given.push_back(static_cast<uint32_t>(i));
       begin.push_back(static_cast<int32_t>(pieces.size()));
     }
     PyHotwords out;
     if (num_phones_ > 0) {
       sounds.pieces = pieces;
       sounds.spelled.assign(begin.begin(), begin.end());
-      out.sounds = earshot::PhraseSounds::Create(std::move(sounds), num_phones_, sound_cost, speller_.starts_word());
+      out.sounds = earshot::PhraseSounds::Create(std::move(sounds), num_phones_, sound_cost, speller_.starts_word(), evidence);
     }
     out.shared = earshot::Hotwords::Create(pieces, begin, boost, speller_.starts_word());
     return out;
@@ -384,7 +387,7 @@ void bind_biasing(nb::module_& m) {
       .def("rows", &PhraseCompiler::Rows, "phrases"_a)
       .def("trim", &PhraseCompiler::Trim)
       .def("compile", &PhraseCompiler::Compile, "phrases"_a, "scores"_a, nb::kw_only(), "piece_share"_a = 1.0f, "sound_share"_a = 0.0f,
-           "sound_cost"_a = 0.0f);
+           "sound_cost"_a = 0.0f, "evidence"_a = std::make_pair(0.0f, 0.0f));
 
   nb::class_<PyNgram>(m, "Ngram", "A language model as a model file carries it.")
       .def_static("find", [](nb::handle model) -> nb::object {

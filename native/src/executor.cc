@@ -57,6 +57,20 @@ void AttentionTrace::Clear() {
   weight.clear();
 }
 
+float AttentionTrace::WeightOf(size_t frame, int32_t of_entry) const {
+  const auto first = entry.begin() + begin[frame], last = entry.begin() + begin[frame + 1];
+  const auto at = std::lower_bound(first, last, of_entry);
+  return at != last && *at == of_entry ? weight[static_cast<size_t>(at - entry.begin())] : 0;
+}
+
+void AttentionTrace::DropFirst(size_t frames) {
+  const int32_t items = begin[frames];
+  entry.erase(entry.begin(), entry.begin() + items);
+  weight.erase(weight.begin(), weight.begin() + items);
+  begin.erase(begin.begin(), begin.begin() + static_cast<std::ptrdiff_t>(frames));
+  for (int32_t& at : begin) at -= items;
+}
+
 void GraphState::Reset() {
   std::fill(floats_.begin(), floats_.end(), 0.0f);
   std::fill(counters_.begin(), counters_.end(), 0);

@@ -45,7 +45,9 @@ struct AttentionTrace {
   std::vector<int32_t> entry;
   std::vector<float> weight;
   size_t num_frames() const { return begin.size() - 1; }
+  float WeightOf(size_t frame, int32_t of_entry) const;
   void Clear();
+  void DropFirst(size_t frames);
 };
 
 class Executor {

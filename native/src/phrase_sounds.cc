@@ -37,7 +37,7 @@ bool SpotterState::Began(size_t frame) const {
 }
 
 std::shared_ptr<const PhraseSounds> PhraseSounds::Create(PhraseSoundTable table, size_t num_phones, float cost,
-                                                         std::vector<uint8_t> starts_word) {
+                                                         std::vector<uint8_t> starts_word, PhraseEvidence evidence) {
   const auto check = [](bool good, const char* problem) {
     if (!good) throw std::invalid_argument(std::string("hotwords: ") + problem);
   };
@@ -46,10 +46,13 @@ std::shared_ptr<const PhraseSounds> PhraseSounds::Create(PhraseSoundTable table,
           "the rows of their sounds do not add up.");
   };
   check(cost >= 0 && cost <= 1000, "the cost of a phrase must be in 0..1000.");
+  check(evidence.share >= 0 && evidence.share <= 100 && evidence.even >= 0 && evidence.even <= 100,
+        "the share of evidence and where it is even must be in 0..100.");
   const size_t ways = table.phrase.size(), phrases = table.a_phone.size();
   rows(table.begin, ways, table.phones.size());
   rows(table.words, ways, table.word_phones.size());
   rows(table.spelled, phrases, table.pieces.size());
+  check(table.given.size() == phrases, "the places of the phrases do not add up.");
   for (const float a_phone : table.a_phone) check(a_phone >= 0 && a_phone <= 1000, "what a phone is worth must be in 0..1000.");
   for (const char phone : table.phones) {
     const auto column = static_cast<uint8_t>(phone);
@@ -80,7 +83,9 @@ std::shared_ptr<const PhraseSounds> PhraseSounds::Create(PhraseSoundTable table,
     const int compared = out->PhonesOf(a).compare(out->PhonesOf(b));
     return compared != 0 ? compared < 0 : a < b;
   });
-  const auto a_phone_of = [&](size_t place) { return out->table_.a_phone[out->table_.phrase[out->order_[place]]]; };
+  out->evidence_ = evidence;
+  const float most_a_phone = evidence.share * evidence.even;
+  const auto a_phone_of = [&](size_t place) { return most_a_phone + out->table_.a_phone[out->table_.phrase[out->order_[place]]]; };
   for (size_t place = 0; place < out->order_.size(); ++place) {
     out->worth_.push_back(a_phone_of(place) * static_cast<float>(out->PhonesOf(out->order_[place]).size()) - cost);
   }
@@ -225,6 +230,12 @@ void PhraseSounds::Say(SpotterState* state, size_t frame, const SpotterToken& to
     }
     found->push_back({way, start, gain, token.phone});
   }
+}
+
+double PhraseSounds::GainAt(const SpottedPhrase& phrase, double e) const {
+  if (!wants_evidence()) return phrase.gain;
+  const double against = std::isnan(e) ? evidence_.even : -e;
+  return phrase.gain - double{evidence_.share} * against * static_cast<double>(PhonesOf(phrase.way).size());
 }
 
 void PhraseSounds::Spell(const SpotterState& state, const SpottedPhrase& phrase, size_t frame, std::vector<int32_t>* pieces,

@@ -26,15 +26,23 @@ struct PhraseSoundTable {
   std::vector<uint32_t> words{0};      // of each way, its first word; one more
   std::vector<uint32_t> phrase;        // of each way, ascending
   std::vector<float> a_phone;          // of each phrase: nats a phone that it may lose
+  std::vector<uint32_t> given;         // of each phrase: its place in the list that it is of
   std::vector<int32_t> pieces;         // how the phrases are spelled
   std::vector<uint32_t> spelled{0};    // of each phrase, its first piece; one more
+};
+
+// What else may speak for a phrase: trained attention (docs/concepts/trained-biasing.md). A phrase may lose `a_phone` +
+// `share` * (`even` + e) a phone, where e <= 0 is the mean over its pieces of log(attention's weight for it).
+struct PhraseEvidence {
+  float share = 0;  // 0: none
+  float even = 0;   // at -e = `even` it changes nothing
 };
 
 // A phrase that has just been said.
 struct SpottedPhrase {
   size_t way = 0;         // of the table
   size_t start = 0;       // frame of its first phone; the last one is in this frame
-  double gain = 0;        // what it is worth less what it lost: > 0
+  double gain = 0;        // what it is worth at most, all evidence for it, less what it lost: > 0
   double lost = 0;        // nats, <= 0
 };
 
@@ -90,7 +98,7 @@ class PhraseSounds {
   // left out. Null if none is left. `starts_word`: of each piece of the model. Throws std::invalid_argument for a
   // phone that is not in 1..num_phones, a piece that there is not, parts that do not add up, or a number out of range.
   static std::shared_ptr<const PhraseSounds> Create(PhraseSoundTable table, size_t num_phones, float cost,
-                                                    std::vector<uint8_t> starts_word);
+                                                    std::vector<uint8_t> starts_word, PhraseEvidence evidence = {});
 
   // One frame: blank, then the phones. Frames that are not known to be heard begin with NaN. Appends to `found` what
   // has just been said, at most once for each way and time.
@@ -100,6 +108,12 @@ class PhraseSounds {
   // its first phone and its last.
   void Spell(const SpotterState& state, const SpottedPhrase& phrase, size_t frame, std::vector<int32_t>* pieces,
              std::vector<int32_t>* frames) const;
+
+  // The gain of a phrase at the evidence e <= 0; without any if it is not known, NaN.
+  double GainAt(const SpottedPhrase& phrase, double e) const;
+  // Where the phrase is in the list that it is of.
+  size_t PlaceOf(const SpottedPhrase& phrase) const { return table_.given[table_.phrase[phrase.way]]; }
+  bool wants_evidence() const { return evidence_.share > 0; }
 
   size_t num_phones() const { return num_phones_; }
   size_t num_ways() const { return order_.size(); }  // that can be found
@@ -116,6 +130,7 @@ class PhraseSounds {
   void Say(SpotterState* state, size_t frame, const SpotterToken& token, std::vector<SpottedPhrase>* found) const;
 
   PhraseSoundTable table_;
+  PhraseEvidence evidence_;
   std::vector<uint8_t> starts_word_;
   std::vector<uint32_t> order_;      // ways, in the order of their phones
   std::vector<float> worth_;         // of each, in that order

@@ -387,7 +387,37 @@ void Stream::UsePhrases() {
   search_.phrases = commands_.phrases = forced_.phrases = next_phrases_;
   if (bias_state_ != nullptr) bias_state_->Reset();
   trace_.Clear();
+  trace_first_ = 0;
   keep_attention_ = keep_next_;
+}
+
+double Stream::EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) const {
+  // Frames around a piece in which attention may find it, none that is not heard yet; and a weight that is none.
+  constexpr int32_t kEarly = 2, kLate = 5;
+  constexpr double kLeast = 1e-4;
+  constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  const PhraseList* list = search_.phrases.get();
+  if (!Weighs() || phrase >= list->num_phrases()) return kUnknown;
+  const auto first = static_cast<size_t>(list->begin()[phrase]), count = static_cast<size_t>(list->begin()[phrase + 1]) - first;
+  if (count != frames.size() || count == 0) return kUnknown;
+  const auto oldest = static_cast<int32_t>(trace_first_), now = static_cast<int32_t>(search_.num_frames);
+  double sum = 0;
+  for (size_t i = 0; i < count; ++i) {
+    float most = 0;
+    for (int32_t at = std::max(oldest, frames[i] - kEarly); at <= std::min(now, frames[i] + kLate); ++at) {
+      most = std::max(most, trace_.WeightOf(static_cast<size_t>(at - oldest), list->entries_of()[first + i]));
+    }
+    sum += std::log(std::min(1.0, most + kLeast));
+  }
+  return sum / static_cast<double>(count);
+}
+
+void Stream::ForgetAttention() {
+  constexpr size_t kKept = 2 * PhraseSounds::kMaxFrames;
+  if (keep_attention_ || trace_.num_frames() <= 2 * kKept) return;
+  const size_t gone = trace_.num_frames() - kKept;
+  trace_.DropFirst(gone);
+  trace_first_ += gone;
 }
 
 std::shared_ptr<const PhraseList> Stream::Attention(AttentionTrace* trace) const {
@@ -685,7 +715,7 @@ void Recognizer::AddAudioBias(Scratch* scratch) const {
     item.frames = s.parts[i].frames;
     item.state = stream.bias_state_.get();
     item.phrases = stream.search_.phrases.get();
-    item.trace = stream.keep_attention_ ? &stream.trace_ : nullptr;
+    item.trace = stream.keep_attention_ || stream.Weighs() ? &stream.trace_ : nullptr;
     s.items.push_back(item);
     rows += s.parts[i].frames;
   }
@@ -775,6 +805,7 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
     }
   }
   for (const Scratch::Part& part : s.parts) {
+    part.stream->ForgetAttention();
     search_.Settle(&part.stream->search_, &s.search);
     if (part.stream->commands_.graph != nullptr) grammar_search_.Settle(&part.stream->commands_, &s.grammar_search);
     if (part.stream->phones_.graph == nullptr || part.phones == nullptr || part.frames == 0) continue;
@@ -792,17 +823,19 @@ void Recognizer::SpotPhrases(Stream* stream, const float* log_probs, Scratch* sc
   spotted.clear();
   sounds.Advance(&stream->spotter_, frame, log_probs, &scratch->spotter, &spotted);
   if (stream->spotter_.Began(frame)) search_.Remember(search);
-  std::stable_sort(spotted.begin(), spotted.end(), [](const SpottedPhrase& a, const SpottedPhrase& b) { return a.gain > b.gain; });
-  if (spotted.size() > kMost) spotted.resize(kMost);
   scratch->inserted.clear();
   for (const SpottedPhrase& phrase : spotted) {
     InsertedPhrase inserted;
     inserted.start = phrase.start;
-    inserted.gain = phrase.gain;
     sounds.Spell(stream->spotter_, phrase, frame, &inserted.pieces, &inserted.frames);
+    inserted.gain = sounds.GainAt(phrase, stream->EvidenceFor(sounds.PlaceOf(phrase), inserted.frames));
+    if (!(inserted.gain > 0)) continue;
     inserted.log_prob = static_cast<float>(phrase.lost / static_cast<double>(inserted.pieces.size()));
     scratch->inserted.push_back(std::move(inserted));
   }
+  std::stable_sort(scratch->inserted.begin(), scratch->inserted.end(),
+                   [](const InsertedPhrase& a, const InsertedPhrase& b) { return a.gain > b.gain; });
+  if (scratch->inserted.size() > kMost) scratch->inserted.resize(kMost);
   if (!scratch->inserted.empty()) search_.Insert(search, scratch->inserted, &scratch->scorer);
   search_.Forget(search, stream->spotter_.Oldest(frame + 1));
 }

@@ -168,6 +168,11 @@ class Stream {
   friend class Recognizer;
   bool Ready() const;
   bool Spots() const { return search_.prior != nullptr && search_.prior->sounds() != nullptr; }
+  // Does attention speak for and against what it spots?
+  bool Weighs() const { return Spots() && search_.phrases != nullptr && search_.prior->sounds()->wants_evidence(); }
+  // Mean log weight that attention gave a phrase of the list whose pieces were said in these frames; NaN if not known.
+  double EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) const;
+  void ForgetAttention();
   size_t NumFeaturesReady() const;
   size_t TakeFeatures(float* out, size_t max_frames);
   CommandResult PieceCommands() const;
@@ -194,6 +199,7 @@ class Stream {
   std::shared_ptr<const PhraseList> next_phrases_;  // of the next recording; those of this one are in `search_`
   std::unique_ptr<GraphState> bias_state_;          // null: the model has no trained biasing
   AttentionTrace trace_;
+  size_t trace_first_ = 0;       // frame of the search that it begins with
   bool keep_attention_ = false, keep_next_ = false;
   bool finished_ = false;
   bool flushed_ = false;

@@ -289,6 +289,7 @@ class PhraseCompiler:
         piece_share: float = 1.0,
         sound_share: float = 0.0,
         sound_cost: float = 0.0,
+        evidence: tuple[float, float] = (0.0, 0.0),
     ) -> tuple[Hotwords | None, list[int], list[str]]: ...
 
 class Hotwords:

@@ -114,7 +114,7 @@ def test_the_guide_teaches_attention_what_is_right() -> None:
     phrases = PhraseBatch(table, torch.tensor([[0, 1, NONE, UNGUIDED]]), frames)
     optimizer = torch.optim.Adam(bias.parameters(), lr=0.02)
     for _ in range(60):
-        _, _, guide = bias(hidden, torch.zeros(1, 6, 10), predicted, labels, phrases)
+        _, _, guide = bias(hidden, torch.ones(1, 6, 10), predicted, labels, phrases)
         optimizer.zero_grad()
         guide.backward()
         optimizer.step()

@@ -416,6 +416,60 @@ def test_a_new_list_waits_for_the_next_utterance(recognizer: Recognizer) -> None
     assert heard(stream) == decoded(recognizer, ["tom"])
 
 
+# --- attention as a witness -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def witness(sounding: tuple[Transducer, Path]) -> Recognizer:
+    return Recognizer.load(sounding[1])
+
+
+def spotted(recognizer: Recognizer, cuts: Sequence[int] = (), *, keep: bool = False) -> object:
+    stream = recognizer.create_stream(hotwords=PHRASES, hotwords_score=1.0, keep_attention=keep)
+    long = np.tile(CLIP, 12)  # longer than what is remembered of attention
+    for chunk in np.split(long, list(cuts)):
+        stream.accept_waveform(RATE, chunk)
+        stream.decode()
+    stream.input_finished()
+    stream.decode()
+    return heard(stream)
+
+
+def test_what_is_spotted_depends_on_what_attention_says(
+    witness: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    believed = spotted(witness)
+    monkeypatch.setattr("earshot.decode.biasing.EVIDENCE_EVEN", 0.0)
+    assert spotted(witness) != believed
+
+
+def test_a_witness_says_the_same_in_any_chunks(witness: Recognizer) -> None:
+    once = spotted(witness)
+    assert spotted(witness, [777, 20_000, 100_001, 300_000]) == once
+    assert spotted(witness, keep=True) == once
+
+
+def test_the_most_that_evidence_can_say_is_what_spotting_allows(
+    sounding: tuple[Transducer, Path],
+) -> None:
+    """By hand: a phone that is sure in every frame loses nothing, so a gain is all worth."""
+    speller = _native.Speller.of(_native.Model(str(sounding[1])))
+    compiler = _native.PhraseCompiler(speller, 39)
+    compiler.add("anna", [bytes([2, 5, 2])])
+    log_probs = np.full((9, 40), -20.0, np.float32)
+    for frame, phone in enumerate([0, 2, 0, 5, 0, 2, 0, 0, 0]):
+        log_probs[frame, phone] = 0.0
+    for evidence, most in (((0.0, 0.0), 0.0), ((0.5, 4.0), 2.0)):
+        made, _, unknown = compiler.compile(
+            ["anna"], [1.5], sound_share=1.0, sound_cost=1.0, evidence=evidence
+        )
+        assert made is not None and not unknown
+        ((frame, start, gain, _, _),) = made.spot(log_probs)
+        assert (frame, start) == (5, 1) and gain == pytest.approx(3 * (1.5 + most) - 1.0)
+    with pytest.raises(ValueError, match="share of evidence"):
+        compiler.compile(["anna"], [1.5], sound_share=1.0, evidence=(-1.0, 0.0))
+
+
 def test_weights_out_of_range_are_refused(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"attention_weight is 11.0; it must lie in 0..10"):
         Recognizer.load(path, hotwords=PHRASES, attention_weight=11.0)

@@ -44,6 +44,9 @@ MAX_SCORE = 20.0  # more drowns all that is heard
 # Of a phrase told by its sounds: nats that a phone may lose on the likeliest one, for each
 # nat of its score; and nats that it must be ahead.
 SOUND_SHARE, SOUND_COST = 1.0, 4.0
+# Of a phrase that trained attention looks for, too: nats that a phone may lose more for each nat of
+# the mean log weight that attention gives its pieces, and minus the weight that changes nothing.
+EVIDENCE_SHARE, EVIDENCE_EVEN = 0.5, 5.0
 # For a model that hears phones: of a phrase's score, how much its pieces are lent.
 PIECE_SHARE = 0.25
 MAX_WAYS_OF_A_WORD = 2
@@ -362,7 +365,7 @@ class HotwordCompiler:
         texts = self._texts([p if isinstance(p, str) else p.phrase for p in given])
         own = [None if isinstance(p, str) else p.score for p in given]
         scores = [default_score if score is None else score for score in own]
-        native, unspelled = self._tries(texts, scores)
+        native, unspelled = self._tries(texts, scores, weighed=attention_weight > 0)
         problems: list[CommandsProblem] = []
         for index in unspelled:
             problems.append(self._problem(_as_hotword(given[index])))
@@ -382,8 +385,11 @@ class HotwordCompiler:
             for phrase, text in zip(phrases, texts, strict=True)
         ]
 
-    def _tries(self, texts: list[str], scores: list[float]) -> tuple[_native.Hotwords, list[int]]:
+    def _tries(
+        self, texts: list[str], scores: list[float], *, weighed: bool
+    ) -> tuple[_native.Hotwords, list[int]]:
         """The engine's tries, and which texts cannot be spelled."""
+        weighed = weighed and self._encoder is not None
         while True:
             native, unspelled, unknown = self._compiler.compile(
                 texts,
@@ -391,6 +397,7 @@ class HotwordCompiler:
                 piece_share=PIECE_SHARE if self._hears_phones else 1.0,
                 sound_share=SOUND_SHARE,
                 sound_cost=SOUND_COST,
+                evidence=(EVIDENCE_SHARE, EVIDENCE_EVEN) if weighed else (0.0, 0.0),
             )
             if native is not None:
                 return native, unspelled

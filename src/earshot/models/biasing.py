@@ -80,6 +80,7 @@ class PhraseBatch:
 
 
 NONE, UNGUIDED = -1, -2
+QUIET = 10.0  # nats of the guide for as much energy added, where nothing is wanted, as there was
 _UNSEEN = -1e4  # the score of an entry that may not be seen: of infinity there is no gradient
 
 
@@ -266,7 +267,9 @@ class PhraseBias(nn.Module):
         """Encoder and predictor outputs with what the list adds, and the guide's loss.
 
         The guide is the cross-entropy of the attention, averaged over heads, against the entries
-        that are known to be right: without it, what to attend to is learnt from nothing.
+        that are known to be right: without it, what to attend to is learnt from nothing. What is
+        added where no phrase is said counts as well, as a share of what it is added to: else an
+        adapter learns how the sentences of its training go, and harms all others.
 
         Args:
             hidden: (B, T, encoder_width).
@@ -281,14 +284,16 @@ class PhraseBias(nn.Module):
         entries = self.encode(phrases.windows)
         guide = encoded.new_zeros((), dtype=torch.float32)
         audio = self.look_up_audio(hidden, entries)
-        encoded = encoded + audio.added
         if phrases.frame_entries is not None:
             guide = guide + _guide(audio.log_weights, phrases.frame_entries)
+            guide = guide + QUIET * _noise(audio.added, encoded, phrases.frame_entries)
+        encoded = encoded + audio.added
         if self.label is not None:
             last = functional.pad(labels, (1, 0))
             label = self.look_up_label(predicted, entries, phrases.windows, last)
-            predicted = predicted + label.added
             guide = guide + _guide(label.log_weights, phrases.label_entries)
+            guide = guide + QUIET * _noise(label.added, predicted, phrases.label_entries)
+            predicted = predicted + label.added
         return encoded, predicted, guide
 
     def describe(self) -> list[tuple[GraphBuilder, list[str]]]:
@@ -326,16 +331,34 @@ def _guide(log_weights: Tensor, wanted: Tensor) -> Tensor:
     """Mean of -log(weight of the wanted entry), (B, N, H, E + 1) at (B, N), where one is known.
 
     Places in phrases and places where nothing is wanted count the same, however many there are:
-    nine in ten want nothing, and whoever says so everywhere would have little to lose.
+    nine in ten want nothing, and whoever says so everywhere would have little to lose. So that
+    attention still expects phrases as seldom as they come, no bias is taken to weigh less here by
+    how much more often it is wanted (Menon et al., "Long-tail learning via logit adjustment", ICLR
+    2021).
     """
     heads = log_weights.shape[-2]
+    inside, outside = wanted >= 0, wanted == NONE
+    counts = [int(part.sum()) for part in (inside, outside)]
+    if all(counts):
+        own = log_weights.new_zeros(log_weights.shape[-1])
+        own[-1] = math.log(counts[0] / counts[1])
+        log_weights = functional.log_softmax(log_weights + own, dim=-1)
     parts = []
-    for part in (wanted >= 0, wanted == NONE):
-        if part.any():
+    for part, count in zip((inside, outside), counts, strict=True):
+        if count:
             mean = torch.logsumexp(log_weights[part], dim=-2) - math.log(heads)
             of_part = torch.where(wanted == NONE, mean.shape[-1] - 1, wanted)[part]
             parts.append(functional.nll_loss(mean, of_part))
     return torch.stack(parts).mean() if parts else log_weights.new_zeros(())
+
+
+def _noise(added: Tensor, base: Tensor, wanted: Tensor) -> Tensor:
+    """Energy of what is added where nothing is wanted, relative to that of what is there."""
+    outside = wanted == NONE
+    if not outside.any():
+        return added.new_zeros((), dtype=torch.float32)
+    energy = base.detach()[outside].float().square().mean()
+    return added[outside].float().square().mean() / energy
 
 
 def _taps(layer: nn.Linear, kernel: int, padding: str) -> dict[str, Any]:
