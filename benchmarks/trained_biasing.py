@@ -25,7 +25,7 @@ from wer import circumstances
 
 import earshot
 from earshot.data.scoring import WordCounts
-from earshot.decode.biasing import DEFAULT_SCORE
+from earshot.decode.biasing import DEFAULT_ATTENTION_WEIGHT, DEFAULT_SCORE
 from earshot.session.recognizer import HOTWORD_PATHS
 from earshot.train.phrase_text import rare_words
 from earshot.train.text import load_texts
@@ -145,7 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=int, nargs="*", default=list(biasing.DISTRACTORS))
     parser.add_argument("--score", type=float, default=DEFAULT_SCORE, help="nats a piece, alone")
     parser.add_argument("--score-both", type=float, help="nats a piece beside attention")
-    parser.add_argument("--attention", type=float, default=1.0, help="weight of attention")
+    parser.add_argument(
+        "--attention", type=float, default=DEFAULT_ATTENTION_WEIGHT, help="weight of attention"
+    )
     parser.add_argument("--arms", nargs="*", choices=("hotwords", "attention", "both"))
     parser.add_argument("--max-active-paths", type=int, default=HOTWORD_PATHS)
     parser.add_argument("--folder", type=Path, default=exp / "trained_biasing_test")

@@ -263,13 +263,13 @@ def transcribe(
         float, typer.Option(min=0.0, max=1000.0, help="How far a lattice reaches, in nats.")
     ] = 16.0,
     attention_weight: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0.0,
             max=10.0,
-            help="What the attention of a model with trained biasing to the hotwords counts.",
+            help="What attention to hotwords adds, with trained biasing; default: 0.5.",
         ),
-    ] = 1.0,
+    ] = None,
     attention_map: Annotated[
         Path | None,
         typer.Option(

@@ -23,6 +23,7 @@ from earshot.data.spoken import spoken_form
 from earshot.data.text import normalise
 
 __all__ = [
+    "DEFAULT_ATTENTION_WEIGHT",
     "DEFAULT_SCORE",
     "MAX_PHRASES",
     "MAX_SCORE",
@@ -50,6 +51,9 @@ EVIDENCE_SHARE, EVIDENCE_EVEN = 0.5, 5.0
 # For a model that hears phones: of a phrase's score, how much its pieces are lent.
 PIECE_SHARE = 0.25
 MAX_WAYS_OF_A_WORD = 2
+# Of what attention adds, chosen by benchmarks/trained_biasing.py --dev: 1, as it is trained, harms
+# sentences without a phrase.
+DEFAULT_ATTENTION_WEIGHT = 0.5
 MAX_ATTENTION_WEIGHT = 10.0
 MAX_PHRASES = 1_000_000
 RESERVED_PIECES = 3
@@ -328,7 +332,11 @@ class HotwordCompiler:
         return phone_names(b"".join(way[0] for way in ways)) if all(ways) else ""
 
     def compile(
-        self, source: Any, *, default_score: float | None = None, attention_weight: float = 1.0
+        self,
+        source: Any,
+        *,
+        default_score: float | None = None,
+        attention_weight: float = DEFAULT_ATTENTION_WEIGHT,
     ) -> Hotwords:
         """Make phrases ready for streams; 5,000 take about ten milliseconds.
 
@@ -339,8 +347,9 @@ class HotwordCompiler:
             source: As `hotwords_of`.
             default_score: Nats a piece of phrases without a score of their own, 0..20; None takes
                 that of `usual_score` without a language model.
-            attention_weight: What the attention of a model with trained biasing counts, 0..10; 1
-                is as it was trained. A list that is new to the model takes longer there: about 50
+            attention_weight: What the attention of a model with trained biasing adds, 0..10; 1
+                is as it was trained. Above 0 it also speaks for and against what sounds
+                found. A list that is new to the model takes longer there: about 50
                 milliseconds for 5,000 phrases.
 
         Returns:

@@ -24,7 +24,12 @@ from earshot.data.audio import AudioFile, Source, StreamInput
 from earshot.data.pronunciation import PHONES, Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.attention import AttentionMap, attention_map
-from earshot.decode.biasing import HotwordCompiler, Hotwords, usual_score
+from earshot.decode.biasing import (
+    DEFAULT_ATTENTION_WEIGHT,
+    HotwordCompiler,
+    Hotwords,
+    usual_score,
+)
 from earshot.decode.language_model import (
     LanguageModelConfig,
     language_model_of,
@@ -380,7 +385,7 @@ class Recognizer:
         command_config: How commands are searched for and when one is believed.
         hotwords: Phrases that all streams are to hear more readily, see `create_stream`.
         hotwords_score: Nats a piece of phrases without a score of their own.
-        attention_weight: What the attention to hotwords counts, of a model with trained biasing.
+        attention_weight: What the attention to hotwords adds, of a model with trained biasing.
         language_model: What free speech is likely to be, from `open_language_model`; None takes the
             one that the model carries, if any.
         language_model_config: How much it counts; None takes what its file recommends.
@@ -400,7 +405,7 @@ class Recognizer:
         command_config: CommandConfig | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
-        attention_weight: float = 1.0,
+        attention_weight: float = DEFAULT_ATTENTION_WEIGHT,
         language_model: tuple[_native.Ngram, LanguageModelConfig] | None = None,
         language_model_config: LanguageModelConfig | None = None,
         rescorer: Rescorer | None = None,
@@ -469,7 +474,7 @@ class Recognizer:
         pronunciations: str | Path | None = None,
         hotwords: HotwordSource | None = None,
         hotwords_score: float | None = None,
-        attention_weight: float = 1.0,
+        attention_weight: float | None = None,
         lm: str | Path | None = None,
         lm_weight: float | None = None,
         internal_lm_weight: float | None = None,
@@ -498,8 +503,10 @@ class Recognizer:
                 a mapping to scores; see `create_stream`.
             hotwords_score: Nats a piece of phrases without a score of their own, 0..20; None takes
                 `decode.biasing.usual_score`. 0 changes nothing, above 4 other words suffer.
-            attention_weight: What the attention to hotwords counts, 0..10, of a model with trained
-                biasing: 1 as it was trained, 0 not at all. Other models have none.
+            attention_weight: What the attention to hotwords adds, 0..10, of a model with trained
+                biasing: 1 as it was trained; above 0 it also weighs hotwords that were found by
+                their sounds, at 0 there is no attention. Other models have none. None takes
+                `decode.biasing.DEFAULT_ATTENTION_WEIGHT`.
             lm: Language model of free speech, a file from `earshot lm`; None takes the one that the
                 model carries, if any.
             lm_weight: How much it counts, 0..10; 0 leaves it out. None takes what its file
@@ -568,7 +575,9 @@ class Recognizer:
                 ),
                 "hotwords": hotwords,
                 "hotwords_score": hotwords_score,
-                "attention_weight": attention_weight,
+                "attention_weight": (
+                    DEFAULT_ATTENTION_WEIGHT if attention_weight is None else attention_weight
+                ),
                 "language_model": found,
                 "language_model_config": replace(base, **given),
             }
