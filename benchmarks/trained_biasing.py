@@ -6,8 +6,9 @@
 The same sentences, voices, lists and scores of errors; only names whose surname is neither in the
 general training text nor among the rare words that lists were trained with. Three arms, each
 against no list: hotwords alone, attention alone, both; and both against hotwords alone, paired.
-Over-boosting gives lists in which every phrase is wrong. Intervals: bootstrap over utterances. The
-last line is one JSON object.
+Over-boosting gives lists in which every phrase is wrong. How often the name that was said has the
+most weight of all on the list, all frames together, says what a picture of the attention shows.
+Intervals: bootstrap over utterances. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import biasing
 from speech_sets import SetMissing, data_folder
+from systems import text_in_chunks
 from wer import circumstances
 
 import earshot
-from earshot.data.scoring import WordCounts
+from earshot.data.scoring import WordCounts, share
 from earshot.decode.biasing import DEFAULT_ATTENTION_WEIGHT, DEFAULT_SCORE
 from earshot.session.recognizer import HOTWORD_PATHS
 from earshot.train.phrase_text import rare_words
@@ -113,9 +116,37 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         print(f"{arm}: " + ", ".join(f"{k} {biasing.shown(v)}" for k, v in summary.items()))
         rows += mine
         report.setdefault("summary", {})[arm] = summary
+        if arm == "both":
+            report["most_weight"] = most_weight(recognizer, said, others, options.sizes)
     if {"hotwords", "both"} <= found.keys():
         report["further"] = further(found["hotwords"], found["both"], options.sizes)
     return report
+
+
+def most_weight(
+    recognizer: earshot.Recognizer,
+    said: Sequence[biasing.Said],
+    others: Sequence[str],
+    sizes: Sequence[int],
+) -> dict[str, Any]:
+    """Share of the names that attention gave more weight than any other phrase, by size of list."""
+    out: dict[str, Any] = {}
+    for size in sizes:
+        first = []
+        for one in said:
+            stream = recognizer.create_stream(
+                hotwords=[*one.phrases, *others[:size]], keep_attention=True
+            )
+            text_in_chunks(stream, one.clip.read())
+            looked = stream.attention()
+            first.append(looked is not None and looked.phrases[:1] == one.phrases)
+        found = share(first, [one.clip.id for one in said], unit="utterance")
+        out[str(size)] = asdict(found)
+        print(
+            f"the name has the most weight, {size:,} others: {100 * found.value:.1f} % "
+            f"[{100 * found.low:.1f}, {100 * found.high:.1f}]"
+        )
+    return out
 
 
 def further(

@@ -823,6 +823,11 @@ void Recognizer::SpotPhrases(Stream* stream, const float* log_probs, Scratch* sc
   spotted.clear();
   sounds.Advance(&stream->spotter_, frame, log_probs, &scratch->spotter, &spotted);
   if (stream->spotter_.Began(frame)) search_.Remember(search);
+  const auto most = [](auto* phrases) {
+    std::stable_sort(phrases->begin(), phrases->end(), [](const auto& a, const auto& b) { return a.gain > b.gain; });
+    if (phrases->size() > kMost) phrases->resize(kMost);
+  };
+  if (!sounds.wants_evidence()) most(&spotted);  // as they are: the others need not be spelled
   scratch->inserted.clear();
   for (const SpottedPhrase& phrase : spotted) {
     InsertedPhrase inserted;
@@ -833,9 +838,7 @@ void Recognizer::SpotPhrases(Stream* stream, const float* log_probs, Scratch* sc
     inserted.log_prob = static_cast<float>(phrase.lost / static_cast<double>(inserted.pieces.size()));
     scratch->inserted.push_back(std::move(inserted));
   }
-  std::stable_sort(scratch->inserted.begin(), scratch->inserted.end(),
-                   [](const InsertedPhrase& a, const InsertedPhrase& b) { return a.gain > b.gain; });
-  if (scratch->inserted.size() > kMost) scratch->inserted.resize(kMost);
+  most(&scratch->inserted);
   if (!scratch->inserted.empty()) search_.Insert(search, scratch->inserted, &scratch->scorer);
   search_.Forget(search, stream->spotter_.Oldest(frame + 1));
 }

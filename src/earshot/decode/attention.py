@@ -22,7 +22,7 @@ class AttentionMap:
     """What the frames of one recording attended to.
 
     Args:
-        phrases: The N phrases that were looked at most, the one with the largest weight first.
+        phrases: The N phrases that were looked at most, the one with the most weight first.
         weights: (N, T) float32 in [0, 1]: of each phrase, the weight of its entries together. An
             entry counts for every phrase that has it, so that a column may sum to more than 1.
         no_bias: (T,) float32 in [0, 1]: what went to none.
@@ -49,7 +49,7 @@ def attention_map(
         most: Phrases to keep.
 
     Returns:
-        The phrases with the largest weight in any frame; equal ones in the list's order.
+        The phrases with the most weight, all frames together; equal ones in the list's order.
 
     Raises:
         ValueError: The list has another number of phrases.
@@ -70,7 +70,7 @@ def attention_map(
     table[compact, frame_of] = found["weight"]
     place = np.full(rows.num_entries, len(used))
     place[used] = np.arange(len(used))
-    peaks = np.zeros(len(phrases), np.float32)
+    sums = np.zeros(len(phrases), np.float32)
     begin, entries = rows.begin, place[rows.entries]
     looked = np.zeros(len(phrases), bool)
     owner = np.repeat(np.arange(len(phrases)), np.diff(begin))
@@ -79,10 +79,10 @@ def attention_map(
     for phrase in np.flatnonzero(looked).tolist():
         own = np.unique(entries[begin[phrase] : begin[phrase + 1]])
         curve = table[own].sum(axis=0)
-        peaks[phrase] = curve.max(initial=0.0)
+        sums[phrase] = curve.sum()
         curves[phrase] = curve
-    order = np.argsort(-peaks, kind="stable")[:most]
-    order = order[peaks[order] > 0]
+    order = np.argsort(-sums, kind="stable")[:most]
+    order = order[sums[order] > 0]
     weights = np.zeros((len(order), frames), np.float32)
     for row, phrase in enumerate(order.tolist()):
         weights[row] = np.minimum(curves[phrase], 1.0)
