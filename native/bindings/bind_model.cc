@@ -727,6 +727,7 @@ void bind_model(nb::module_& m) {
         for (const std::string& piece : self.model().pieces()) out.append(Text(piece));
         return out;
       })
+      .def_prop_ro("bias_phones", [](const PyModel& self) { return self.shared()->bias_phones(); })
       .def_prop_ro("phones", [](const PyModel& self) {
         nb::list out;
         for (const std::string& phone : self.model().phones()) out.append(Text(phone));

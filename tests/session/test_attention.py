@@ -443,6 +443,22 @@ def test_what_is_spotted_depends_on_what_attention_says(
     assert spotted(witness) != believed
 
 
+def test_attention_that_does_not_know_sounds_is_no_witness(
+    sounding: tuple[Transducer, Path],
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import dataclasses
+
+    bias = dataclasses.replace(sounding[0].config.bias, phones=0)
+    made = Transducer(dataclasses.replace(sounding[0].config, bias=bias)).eval()
+    plain = Recognizer.load(written(made, tokenizer, tmp_path / "plain.ear", "f32_r16"))
+    believed = spotted(plain)
+    monkeypatch.setattr("earshot.decode.biasing.EVIDENCE_EVEN", 0.0)
+    assert spotted(plain) == believed
+
+
 def test_a_witness_says_the_same_in_any_chunks(witness: Recognizer) -> None:
     once = spotted(witness)
     assert spotted(witness, [777, 20_000, 100_001, 300_000]) == once

@@ -286,6 +286,8 @@ class HotwordCompiler:
         # A model with trained biasing attends to the same phrases.
         biased = "bias" in model.graph_names
         self._encoder = _native.PhraseEncoder(model) if biased else None
+        # Without sounds its entries are found too seldom to speak against what was spotted.
+        self._attention_weighs = model.bias_phones > 0
         self._pieces = tuple(model.pieces)
         letters = "".join(self._pieces[RESERVED_PIECES:])
         self._upper = letters.isupper()
@@ -398,7 +400,7 @@ class HotwordCompiler:
         self, texts: list[str], scores: list[float], *, weighed: bool
     ) -> tuple[_native.Hotwords, list[int]]:
         """The engine's tries, and which texts cannot be spelled."""
-        weighed = weighed and self._encoder is not None
+        weighed = weighed and self._attention_weighs
         while True:
             native, unspelled, unknown = self._compiler.compile(
                 texts,
