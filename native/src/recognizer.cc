@@ -400,7 +400,8 @@ double Stream::EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) co
   if (!Weighs() || phrase >= list->num_phrases()) return kUnknown;
   const auto first = static_cast<size_t>(list->begin()[phrase]), count = static_cast<size_t>(list->begin()[phrase + 1]) - first;
   if (count != frames.size() || count == 0) return kUnknown;
-  const auto oldest = static_cast<int32_t>(trace_first_), now = static_cast<int32_t>(search_.num_frames);
+  const auto oldest = static_cast<int32_t>(trace_first_);
+  const int32_t now = std::min(static_cast<int32_t>(search_.num_frames), oldest + static_cast<int32_t>(trace_.num_frames()) - 1);
   double sum = 0;
   for (size_t i = 0; i < count; ++i) {
     float most = 0;
