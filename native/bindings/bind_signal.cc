@@ -53,13 +53,13 @@ void RequireEnds(const char* caller, const char* name, const int64_t* ends, size
   int64_t before = 0;
   for (size_t i = 0; i < n; before = ends[i++]) {
     if (ends[i] < before || static_cast<uint64_t>(ends[i]) > size) {
-      throw nb::value_error((std::string(caller) + ": " + name + "[" + std::to_string(i) + "] is " +
+      throw nb::value_error((std::string(caller) + ": `" + name + "[" + std::to_string(i) + "]` is " +
                              std::to_string(ends[i]) + "; it must lie between " + std::to_string(before) +
                              " and " + std::to_string(size) + ". Give the running total of lengths.").c_str());
     }
   }
   if (static_cast<uint64_t>(before) != size) {
-    throw nb::value_error((std::string(caller) + ": " + name + " ends at " + std::to_string(before) + " of " +
+    throw nb::value_error((std::string(caller) + ": `" + name + "` goes to " + std::to_string(before) + " of " +
                            std::to_string(size) + " tokens; the last must be all. Give the running total of "
                            "lengths.").c_str());
   }

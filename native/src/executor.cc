@@ -63,12 +63,13 @@ float AttentionTrace::WeightOf(size_t frame, int32_t of_entry) const {
   return at != last && *at == of_entry ? weight[static_cast<size_t>(at - entry.begin())] : 0;
 }
 
-void AttentionTrace::DropFirst(size_t frames) {
-  const int32_t items = begin[frames];
-  entry.erase(entry.begin(), entry.begin() + items);
-  weight.erase(weight.begin(), weight.begin() + items);
-  begin.erase(begin.begin(), begin.begin() + static_cast<std::ptrdiff_t>(frames));
-  for (int32_t& at : begin) at -= items;
+void AttentionTrace::Erase(size_t frame, size_t frames) {
+  const int32_t first = begin[frame], items = begin[frame + frames] - first;
+  entry.erase(entry.begin() + first, entry.begin() + first + items);
+  weight.erase(weight.begin() + first, weight.begin() + first + items);
+  const auto gone = begin.begin() + static_cast<std::ptrdiff_t>(frame);
+  begin.erase(gone, gone + static_cast<std::ptrdiff_t>(frames));
+  for (size_t i = frame; i < begin.size(); ++i) begin[i] -= items;
 }
 
 void GraphState::Reset() {

@@ -47,7 +47,7 @@ struct AttentionTrace {
   size_t num_frames() const { return begin.size() - 1; }
   float WeightOf(size_t frame, int32_t of_entry) const;
   void Clear();
-  void DropFirst(size_t frames);
+  void Erase(size_t frame, size_t frames);
 };
 
 class Executor {

@@ -107,12 +107,12 @@ void PhraseEncoder::Check(const PhraseRows& rows) const {
   if (rows.ends.size() != rows.pieces.size() || !ascending(rows.ends) || rows.ends.front() < 0 ||
       static_cast<size_t>(rows.ends.back()) != rows.phones.size()) {
     throw std::invalid_argument("phrases: `ends` must rise to the number of phones, " + std::to_string(rows.phones.size()) +
-                                ", with one for each of " + std::to_string(rows.pieces.size()) + " pieces.");
+                                ", with one for each of " + std::to_string(rows.pieces.size()) + " pieces. Give running totals.");
   }
   for (const int32_t phone : rows.phones) {
     if (phone < 1 || static_cast<size_t>(phone) > model_->phones().size()) {
       throw std::invalid_argument("phrases: " + std::to_string(phone) + " is no phone; they must be in 1.." +
-                                  std::to_string(model_->phones().size()) + ".");
+                                  std::to_string(model_->phones().size()) + ". Give columns of the graph `phones`.");
     }
   }
 }

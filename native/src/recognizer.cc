@@ -346,13 +346,19 @@ GrammarEnd Stream::End() const {
 
 void Stream::ResetSearch() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  const bool traced = Traces() && trace_.num_frames() >= queue_.size();
+  if (traced) {  // what waits was looked at already
+    trace_.Erase(0, trace_.num_frames() - queue_.size());
+    trace_known_ -= std::min(trace_known_, search_.num_frames);
+    trace_first_ = 0;
+  }
   search_.Reset();
   commands_.Reset();
   phones_.Reset();
   forced_.Reset();
   if (endpoint_state_ != nullptr) endpoint_state_->Reset();
   UseHotwords();
-  UsePhrases();
+  UsePhrases(traced);
   best_hash_ = 0;
 }
 
@@ -361,9 +367,11 @@ size_t Stream::RestartEncoder(bool from_held) {
   const size_t stay = from_held ? 0 : held_;
   const size_t come_again = held_ - stay;
   if (queue_.size() > stay) flushed_ = false;
+  ForgetWaiting(stay, queue_.size() - stay);
   queue_.GiveBack(stay, &again_);
   held_ = stay;
   encoder_state_.Reset();
+  if (bias_state_ != nullptr) bias_state_->Reset();
   if (endpoint_state_ != nullptr) endpoint_state_->Reset();
   return come_again;
 }
@@ -374,21 +382,26 @@ void Stream::SetPhrases(std::shared_ptr<const PhraseList> phrases) {
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   next_phrases_ = std::move(phrases);
-  if (search_.num_frames == 0) UsePhrases();
+  if (search_.num_frames == 0) UsePhrases(Traces());
 }
 
 void Stream::KeepAttention(bool keep) {
   const std::lock_guard<std::mutex> lock(mutex_);
   keep_next_ = keep;
-  if (search_.num_frames == 0) UsePhrases();
+  if (search_.num_frames == 0) UsePhrases(Traces());
 }
 
-void Stream::UsePhrases() {
+// For a search that begins. What attention has heard stays, as what the encoder has; a list that begins begins anew.
+void Stream::UsePhrases(bool traced) {
+  const bool same = traced && search_.phrases == next_phrases_;
+  if (search_.phrases == nullptr && bias_state_ != nullptr) bias_state_->Reset();
   search_.phrases = commands_.phrases = forced_.phrases = next_phrases_;
-  if (bias_state_ != nullptr) bias_state_->Reset();
-  trace_.Clear();
-  trace_first_ = 0;
   keep_attention_ = keep_next_;
+  if (same) return;
+  trace_.Clear();
+  trace_.begin.assign(queue_.size() + 1, 0);
+  trace_first_ = 0;
+  trace_known_ = queue_.size();
 }
 
 double Stream::EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) const {
@@ -400,13 +413,14 @@ double Stream::EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) co
   if (!Weighs() || phrase >= list->num_phrases()) return kUnknown;
   const auto first = static_cast<size_t>(list->begin()[phrase]), count = static_cast<size_t>(list->begin()[phrase + 1]) - first;
   if (count != frames.size() || count == 0) return kUnknown;
-  const auto oldest = static_cast<int32_t>(trace_first_);
-  const int32_t now = std::min(static_cast<int32_t>(search_.num_frames), oldest + static_cast<int32_t>(trace_.num_frames()) - 1);
+  const auto oldest = static_cast<int32_t>(std::max(trace_first_, trace_known_)), row = static_cast<int32_t>(trace_first_);
+  const int32_t now = std::min(static_cast<int32_t>(search_.num_frames), row + static_cast<int32_t>(trace_.num_frames()) - 1);
+  if (std::max(0, frames.front() - kEarly) < oldest) return kUnknown;
   double sum = 0;
   for (size_t i = 0; i < count; ++i) {
     float most = 0;
-    for (int32_t at = std::max(oldest, frames[i] - kEarly); at <= std::min(now, frames[i] + kLate); ++at) {
-      most = std::max(most, trace_.WeightOf(static_cast<size_t>(at - oldest), list->entries_of()[first + i]));
+    for (int32_t at = std::max(0, frames[i] - kEarly); at <= std::min(now, frames[i] + kLate); ++at) {
+      most = std::max(most, trace_.WeightOf(static_cast<size_t>(at - row), list->entries_of()[first + i]));
     }
     sum += std::log(std::min(1.0, most + kLeast));
   }
@@ -417,8 +431,22 @@ void Stream::ForgetAttention() {
   constexpr size_t kKept = 2 * PhraseSounds::kMaxFrames;
   if (keep_attention_ || trace_.num_frames() <= 2 * kKept) return;
   const size_t gone = trace_.num_frames() - kKept;
-  trace_.DropFirst(gone);
+  trace_.Erase(0, gone);
   trace_first_ += gone;
+}
+
+void Stream::AlignTrace() {
+  const size_t known = search_.num_frames + queue_.size();
+  if (trace_first_ + trace_.num_frames() == known) return;
+  trace_.Clear();  // it was not kept until now
+  trace_.begin.assign(known + 1, 0);
+  trace_first_ = 0;
+  trace_known_ = known;
+}
+
+void Stream::ForgetWaiting(size_t from, size_t frames) {
+  if (!Traces() || trace_first_ + trace_.num_frames() != search_.num_frames + queue_.size()) return;
+  trace_.Erase(trace_.num_frames() - queue_.size() + from, frames);
 }
 
 std::shared_ptr<const PhraseList> Stream::Attention(AttentionTrace* trace) const {
@@ -432,6 +460,7 @@ void Stream::Reset() {
   const std::lock_guard<std::mutex> lock(mutex_);
   fbank_.Reset();
   encoder_state_.Reset();
+  if (bias_state_ != nullptr) bias_state_->Reset();
   if (endpoint_state_ != nullptr) endpoint_state_->Reset();
   queue_.Clear();
   again_.clear();
@@ -442,7 +471,7 @@ void Stream::Reset() {
   phones_.Reset();
   forced_.Reset();
   UseHotwords();
-  UsePhrases();
+  UsePhrases(false);
   finished_ = flushed_ = false;
 }
 
@@ -664,6 +693,7 @@ void Recognizer::StepFrames(Stream* const* streams, const size_t* hold, size_t c
       evidence[i].searched = stream.held_ + 1;
       s.parts.push_back({&stream, rows.encoded, rows.ctc, rows.phones, rows.hidden, rows.level, nullptr, 0, stream.held_ + 1, 0});
     } else if (++stream.held_ > hold[i]) {
+      stream.ForgetWaiting(0, stream.held_ - hold[i]);
       stream.queue_.Drop(stream.held_ - hold[i]);
       stream.held_ = hold[i];
     }
@@ -716,7 +746,10 @@ void Recognizer::AddAudioBias(Scratch* scratch) const {
     item.frames = s.parts[i].frames;
     item.state = stream.bias_state_.get();
     item.phrases = stream.search_.phrases.get();
-    item.trace = stream.keep_attention_ || stream.Weighs() ? &stream.trace_ : nullptr;
+    if (stream.Traces()) {
+      stream.AlignTrace();
+      item.trace = &stream.trace_;
+    }
     s.items.push_back(item);
     rows += s.parts[i].frames;
   }

@@ -170,16 +170,19 @@ class Stream {
   bool Spots() const { return search_.prior != nullptr && search_.prior->sounds() != nullptr; }
   // Does attention speak for and against what it spots?
   bool Weighs() const { return Spots() && search_.phrases != nullptr && search_.prior->sounds()->wants_evidence(); }
+  bool Traces() const { return search_.phrases != nullptr && (keep_attention_ || Weighs()); }
   // Mean log weight that attention gave a phrase of the list whose pieces were said in these frames; NaN if not known.
   double EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) const;
   void ForgetAttention();
+  void AlignTrace();
+  void ForgetWaiting(size_t from, size_t frames);  // of the frames in queue_
   size_t NumFeaturesReady() const;
   size_t TakeFeatures(float* out, size_t max_frames);
   CommandResult PieceCommands() const;
   CommandResult PhoneCommands() const;
   void Rescore(CommandResult* result) const;
   void UseHotwords();
-  void UsePhrases();
+  void UsePhrases(bool traced);
 
   std::shared_ptr<const Recognizer> recognizer_;
   mutable std::mutex mutex_;
@@ -199,7 +202,9 @@ class Stream {
   std::shared_ptr<const PhraseList> next_phrases_;  // of the next recording; those of this one are in `search_`
   std::unique_ptr<GraphState> bias_state_;          // null: the model has no trained biasing
   AttentionTrace trace_;
-  size_t trace_first_ = 0;       // frame of the search that it begins with
+  // It has a row for every frame from trace_first_ on that was searched, then for every one that waits in queue_; of
+  // frames before trace_known_ it knows nothing, their rows are empty.
+  size_t trace_first_ = 0, trace_known_ = 0;
   bool keep_attention_ = false, keep_next_ = false;
   bool finished_ = false;
   bool flushed_ = false;

@@ -61,7 +61,9 @@ def align_counts(ref: _I32, hyp: _I32) -> tuple[int, int, int, int]: ...
 def align_batch(
     ref: _I32, ref_ends: _I64, hyp: _I32, hyp_ends: _I64
 ) -> tuple[_I32, _I32, _I32]: ...
-def edit_distances(tokens: _I32, ends: _I64) -> _I32: ...
+def edit_distances(
+    tokens: _I32, ends: _I64
+) -> _I32: ...  # (N, N) of N sequences; `ends` is where each ends in `tokens`
 
 class ModelFileError(Exception):
     path: str
@@ -267,10 +269,10 @@ class LetterToSound:
     def best(self, letters: bytes, count: int) -> list[tuple[bytes, float]]: ...
 
 class PhraseRows:
-    pieces: list[int]
-    begin: list[int]
-    phones: list[int]
-    ends: list[int]
+    pieces: list[int]  # of all phrases
+    begin: list[int]  # first piece of each phrase, and their number at the end
+    phones: list[int]  # of all phrases, 1 and up
+    ends: list[int]  # of each piece, phones up to its end; none: nobody can say them
     @overload
     def __init__(self, pieces: _I32, begin: _I32, phones: _I32, ends: _I32) -> None: ...
     @overload

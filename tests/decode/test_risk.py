@@ -23,9 +23,9 @@ def test_each_reading_against_each(readings: list[list[str]]) -> None:
 
 def test_ends_that_are_none_are_refused() -> None:
     tokens = np.array([1, 2, 3], np.int32)
-    with pytest.raises(ValueError, match=r"edit_distances: ends\[1\] is 1"):
+    with pytest.raises(ValueError, match=r"edit_distances: `ends\[1\]` is 1"):
         _native.edit_distances(tokens, np.array([2, 1, 3]))
-    with pytest.raises(ValueError, match="edit_distances: ends ends at 2 of 3"):
+    with pytest.raises(ValueError, match="edit_distances: `ends` goes to 2 of 3"):
         _native.edit_distances(tokens, np.array([1, 2]))
 
 

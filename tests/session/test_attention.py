@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from earshot import ConfigError, Recognizer, _native
 from earshot.compress.export import export_transducer, read_transducer, transducer_config
+from earshot.core.events import Final
 from earshot.data.pronunciation import Lexicon
 from earshot.data.tokenizer import Tokenizer
 from earshot.decode.attention import attention_map
@@ -463,6 +464,59 @@ def test_a_witness_says_the_same_in_any_chunks(witness: Recognizer) -> None:
     once = spotted(witness)
     assert spotted(witness, [777, 20_000, 100_001, 300_000]) == once
     assert spotted(witness, keep=True) == once
+
+
+def test_a_witness_is_not_confused_by_a_long_silence(sounding: tuple[Transducer, Path]) -> None:
+    """Frames that nobody searches are looked at too; they must not shift what was seen when."""
+    recognizer = Recognizer.load(
+        sounding[1], attention_weight=1e-6, hotwords=PHRASES, hotwords_score=1.0
+    )
+    heard_after = []
+    for silence_s in (2, 40):
+        stream = recognizer.create_event_stream()
+        stream.accept_waveform(RATE, np.concatenate([np.zeros(silence_s * RATE), np.tile(CLIP, 2)]))
+        events = list(recognizer.decode_event_streams([stream])[0])
+        stream.input_finished()
+        events += recognizer.decode_event_streams([stream])[0]
+        heard_after.append([e.text for e in events if isinstance(e, Final)])
+    assert heard_after[0] == heard_after[1] and any(heard_after[0])
+
+
+@pytest.mark.parametrize("weight", [1e-6, 3.0])
+@pytest.mark.parametrize("again", ["reset_search", "restart_encoder"])
+def test_what_begins_anew_does_not_depend_on_chunks(
+    sounding: tuple[Transducer, Path], weight: float, again: str
+) -> None:
+    """With frames of the encoder that wait, how many of them the chunks decide."""
+    recognizer = Recognizer.load(sounding[1], attention_weight=weight)
+    audio = np.tile(CLIP, 3)
+    found = []
+    for chunk in (640, 1000, 9000, len(audio)):
+        native = recognizer.create_stream(hotwords=PHRASES, hotwords_score=1.0)._native
+        fed = 0
+
+        def step(hold: int, chunk: int = chunk, native: _native.Stream = native) -> bool:
+            nonlocal fed
+            while recognizer._engine.decode_frames([native], [hold])[0] is None:
+                if fed >= len(audio):
+                    return False
+                native.accept_waveform(audio[fed : fed + chunk])
+                fed += chunk
+                if fed >= len(audio):
+                    native.input_finished()
+            return True
+
+        for _ in range(21):
+            step(0 if again == "reset_search" else 3)
+        if again == "reset_search":
+            native.reset_search()
+        else:
+            native.restart_encoder(from_held=True)
+        while step(0):
+            pass
+        result = native.result()
+        found.append((result["score"], [word["word"] for word in result["words"]]))
+    assert found.count(found[0]) == len(found) and found[0][1]
 
 
 def test_the_most_that_evidence_can_say_is_what_spotting_allows(

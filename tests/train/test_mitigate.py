@@ -326,7 +326,7 @@ def test_one_error_more_among_the_others_does_not_decide() -> None:
     weak = candidate("l2", [45] * 10, [10] * 10)
     chosen, why = choose(START, [unlucky, weak], tolerance=0.01)
     assert chosen is unlucky and "of 2 models 2 are" in why
-    # The same two errors, one each from two of ten alike: that is beyond what people differ by.
+    # Two errors more of each of the ten: that is beyond what people differ by.
     certain = candidate("ewc", [25] * 10, [12] * 10)
     assert choose(START, [certain, weak], tolerance=0.01)[0] is weak
     # A limit that is the user's own is not stretched beyond that error.

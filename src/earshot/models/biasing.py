@@ -358,7 +358,7 @@ def _noise(added: Tensor, base: Tensor, wanted: Tensor) -> Tensor:
     if not outside.any():
         return added.new_zeros((), dtype=torch.float32)
     energy = base.detach()[outside].float().square().mean()
-    return added[outside].float().square().mean() / energy
+    return added[outside].float().square().mean() / energy.clamp_min(1e-6)
 
 
 def _taps(layer: nn.Linear, kernel: int, padding: str) -> dict[str, Any]:

@@ -119,12 +119,14 @@ def piece_spans(
         log_probs: (T, phones + 1) of the head over phones.
 
     Returns:
-        (U, 2) first and last frame; None where the text has no sound, its pieces go over the ends
-        of words, or T is too short for it.
+        (U, 2) first and last frame; None where a word of the text has no sound, its pieces go over
+        the ends of words, or T is too short for it.
     """
-    words = (sounds_of(word, tokenizer, lexicon) for word in text.split())
+    words = [sounds_of(word, tokenizer, lexicon) for word in text.split()]
     sounds = sum(words, Sounds((), (), ()))
-    if not sounds.phones or list(sounds.pieces) != tokenizer.encode(text):
+    if not words or not all(word.phones for word in words):
+        return None
+    if list(sounds.pieces) != tokenizer.encode(text):
         return None
     frames = label_frames(log_probs, sounds.phones)
     if len(frames) == 0:
