@@ -8,6 +8,7 @@ general training text nor among the rare words that lists were trained with. Thr
 against no list: hotwords alone, attention alone, both; and both against hotwords alone, paired.
 Over-boosting gives lists in which every phrase is wrong. How often the name that was said has the
 most weight of all on the list, all frames together, says what a picture of the attention shows.
+Time is that of `benchmarks/biasing.py`: the shortest of five rounds an utterance, lists compiled.
 Intervals: bootstrap over utterances. The last line is one JSON object.
 """
 
@@ -109,11 +110,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             pooled_before += plain.others
             pooled += boosted.others
         biasing.print_rows(mine)
-        summary = {
+        summary: dict[str, Any] = {
             "u_wer_change": biasing.change(pooled_before, pooled),
             "over_boost_change": biasing.change(before, after),
         }
         print(f"{arm}: " + ", ".join(f"{k} {biasing.shown(v)}" for k, v in summary.items()))
+        summary["time_share"] = {}
+        for size in options.sizes:
+            slower = biasing.time_share(recognizer, said, others[:size], score=score)
+            summary["time_share"][str(size)] = round(slower, 4)
+            print(f"{arm}: time with {size:,} others {100 * slower:+.1f} %")
         rows += mine
         report.setdefault("summary", {})[arm] = summary
         if arm == "both":
