@@ -6,15 +6,10 @@
 #include "hotwords.h"
 #include "ngram.h"
 #include "phrase_sounds.h"
-#include "phrases.h"
 
 struct PyHotwords {
   std::shared_ptr<const earshot::Hotwords> shared;
   std::shared_ptr<const earshot::PhraseSounds> sounds;  // null: nobody says
-};
-
-struct PyPhraseRows {
-  earshot::PhraseRows rows;
 };
 
 struct PyNgram {

@@ -19,6 +19,7 @@
 
 #include "biasing.h"
 #include "letter_to_sound.h"
+#include "phrases.h"
 #include "speller.h"
 
 namespace nb = nanobind;
@@ -115,7 +116,8 @@ class PhraseCompiler {
 
   // Tries of phrases. Those that cannot be spelled are left out, and their positions are in the second list; an empty
   // text counts as one. In the trie of pieces a phrase is worth `piece_share` of its score a piece; in that of phones
-  // `sound_share` of it a phone, less `sound_cost`, and with `evidence` as much more or less as attention says. The third list has words that are to be told to `Add` first: then there are no tries.
+  // `sound_share` of it a phone, less `sound_cost`, and with `evidence` as much more or less as attention says. The
+  // third list has words that are to be told to `Add` first: then there are no tries.
   nb::tuple Compile(const std::vector<std::string>& phrases, const std::vector<float>& scores, float piece_share,
                     float sound_share, float sound_cost, std::pair<float, float> evidence) {
     if (phrases.size() != scores.size()) {
@@ -146,11 +148,10 @@ class PhraseCompiler {
 
   // Phrases as trained biasing takes them, words in their likeliest way to be said; one that cannot be spelled is empty.
   // Words that were not told to `Add` are not said.
-  PyPhraseRows Rows(const std::vector<std::string>& phrases) {
+  earshot::PhraseRows Rows(const std::vector<std::string>& phrases) {
     const nb::gil_scoped_release release;
     const std::lock_guard<std::mutex> lock(mutex_);
-    PyPhraseRows out;
-    earshot::PhraseRows& rows = out.rows;
+    earshot::PhraseRows rows;
     std::vector<const Word*> words;
     for (const std::string& phrase : phrases) {
       words.clear();
@@ -159,7 +160,7 @@ class PhraseCompiler {
       for (const Word* word : spelled ? words : std::vector<const Word*>{}) Append(*word, &rows);
       rows.begin.push_back(static_cast<int32_t>(rows.pieces.size()));
     }
-    return out;
+    return rows;
   }
 
  private:
@@ -367,18 +368,19 @@ void bind_biasing(nb::module_& m) {
       .def_prop_ro("num_sounds", [](const PyHotwords& self) { return self.sounds == nullptr ? size_t{0} : self.sounds->num_ways(); })
       .def_prop_ro("size_bytes", [](const PyHotwords& self) { return self.shared->size_bytes(); });
 
-  nb::class_<PyPhraseRows>(m, "PhraseRows", "Phrases in pieces, and how they are said; what a PhraseEncoder takes.")
-      .def("__init__", [](PyPhraseRows* self, const Array<int32_t>& pieces, const Array<int32_t>& begin, const Array<int32_t>& phones,
+  using Rows = earshot::PhraseRows;
+  nb::class_<Rows>(m, "PhraseRows", "Phrases in pieces, and how they are said; what a PhraseEncoder takes.")
+      .def("__init__", [](Rows* self, const Array<int32_t>& pieces, const Array<int32_t>& begin, const Array<int32_t>& phones,
                           const Array<int32_t>& ends) {
-        new (self) PyPhraseRows{{Copied(pieces), Copied(begin), Copied(phones), Copied(ends)}};
+        new (self) Rows{Copied(pieces), Copied(begin), Copied(phones), Copied(ends)};
       }, "pieces"_a, "begin"_a, "phones"_a, "ends"_a)
-      .def("__init__", [](PyPhraseRows* self, const Array<int32_t>& pieces, const Array<int32_t>& begin) {
-        new (self) PyPhraseRows{{Copied(pieces), Copied(begin), {}, {}}};
+      .def("__init__", [](Rows* self, const Array<int32_t>& pieces, const Array<int32_t>& begin) {
+        new (self) Rows{Copied(pieces), Copied(begin), {}, {}};
       }, "pieces"_a, "begin"_a, "Phrases that nobody can say.")
-      .def_prop_ro("pieces", [](const PyPhraseRows& self) { return self.rows.pieces; })
-      .def_prop_ro("begin", [](const PyPhraseRows& self) { return self.rows.begin; })
-      .def_prop_ro("phones", [](const PyPhraseRows& self) { return self.rows.phones; })
-      .def_prop_ro("ends", [](const PyPhraseRows& self) { return self.rows.ends; });
+      .def_ro("pieces", &Rows::pieces)
+      .def_ro("begin", &Rows::begin)
+      .def_ro("phones", &Rows::phones)
+      .def_ro("ends", &Rows::ends);
 
   nb::class_<PhraseCompiler>(m, "PhraseCompiler", "Makes hotwords of phrases; remembers their words.")
       .def(nb::init<const earshot::Speller&, size_t>(), "speller"_a, "num_phones"_a, nb::keep_alive<1, 2>())

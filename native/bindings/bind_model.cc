@@ -333,20 +333,18 @@ class PyWordGraph {
   std::shared_ptr<const earshot::WordGraph> graph_;
 };
 
-// None if the list changes nothing.
-nb::object EncodePhrases(const earshot::PhraseEncoder& encoder, const earshot::PhraseRows& rows, float weight) {
-  std::shared_ptr<const earshot::PhraseList> list;
-  {
-    const nb::gil_scoped_release release;
-    list = encoder.Encode(rows, weight);
-  }
-  return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
-}
-
 class PyPhraseEncoder {
  public:
   explicit PyPhraseEncoder(const PyModel& model) : encoder_(std::make_unique<earshot::PhraseEncoder>(model.shared())) {}
-  nb::object Encode(const PyPhraseRows& rows, float weight) const { return EncodePhrases(*encoder_, rows.rows, weight); }
+  // None if the list changes nothing.
+  nb::object Encode(const earshot::PhraseRows& rows, float weight) const {
+    std::shared_ptr<const earshot::PhraseList> list;
+    {
+      const nb::gil_scoped_release release;
+      list = encoder_->Encode(rows, weight);
+    }
+    return list == nullptr ? nb::none() : nb::cast(PyPhraseList(std::move(list)));
+  }
   const earshot::PhraseEncoder& encoder() const { return *encoder_; }
 
  private:

@@ -32,8 +32,10 @@ void LastRow(const int32_t* ref, size_t n, const int32_t* hyp, size_t m, ptrdiff
   }
 }
 
+int64_t ErrorsOfCost(int64_t cost) { return (cost + kError - 1) / kError; }  // hits < kError
+
 AlignmentCounts CountsOfCost(int64_t cost, size_t n, size_t m) {
-  const int64_t errors = (cost + kError - 1) / kError;  // hits < kError
+  const int64_t errors = ErrorsOfCost(cost);
   AlignmentCounts counts;
   counts.hits = errors * kError - cost;
   const int64_t unmatched = static_cast<int64_t>(n) - counts.hits;  // substituted or deleted
@@ -147,27 +149,14 @@ AlignmentCounts AlignErrors(const int32_t* ref, size_t n, const int32_t* hyp, si
 }
 
 void EditDistances(const int32_t* tokens, const int64_t* ends, size_t n, int32_t* out) {
-  std::vector<int32_t> row;
+  std::vector<int64_t> row;
   for (size_t i = 0; i < n; ++i) {
-    out[i * n + i] = 0;
     const int64_t first = i ? ends[i - 1] : 0;
+    out[i * n + i] = 0;
     for (size_t j = 0; j < i; ++j) {
-      const int32_t *a = tokens + first, *b = tokens + (j ? ends[j - 1] : 0);
-      const int32_t *a_end = tokens + ends[i], *b_end = tokens + ends[j];
-      while (a < a_end && b < b_end && *a == *b) ++a, ++b;
-      while (a < a_end && b < b_end && a_end[-1] == b_end[-1]) --a_end, --b_end;
-      const size_t width = static_cast<size_t>(b_end - b);
-      row.resize(width + 1);
-      for (size_t k = 0; k <= width; ++k) row[k] = static_cast<int32_t>(k);
-      for (; a < a_end; ++a) {
-        int32_t diagonal = row[0]++;
-        for (size_t k = 1; k <= width; ++k) {
-          const int32_t paired = diagonal + (*a != b[k - 1]);
-          diagonal = row[k];
-          row[k] = std::min(paired, std::min(row[k], row[k - 1]) + 1);
-        }
-      }
-      out[i * n + j] = out[j * n + i] = row[width];
+      const int64_t other = j ? ends[j - 1] : 0;
+      LastRow(tokens + first, static_cast<size_t>(ends[i] - first), tokens + other, static_cast<size_t>(ends[j] - other), 1, &row);
+      out[i * n + j] = out[j * n + i] = static_cast<int32_t>(ErrorsOfCost(row.back()));
     }
   }
 }

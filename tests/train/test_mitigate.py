@@ -321,7 +321,7 @@ def test_the_best_fair_model_is_chosen_by_development_speakers() -> None:
 
 
 def test_one_error_more_among_the_others_does_not_decide() -> None:
-    # 102 errors instead of 100: more than 1 %, from two people of whom one has twelve more.
+    # 102 errors instead of 100: more than 1 %, and all of it from one person.
     unlucky = candidate("ewc", [25] * 10, [22, *[8] * 5, *[10] * 4])
     weak = candidate("l2", [45] * 10, [10] * 10)
     chosen, why = choose(START, [unlucky, weak], tolerance=0.01)

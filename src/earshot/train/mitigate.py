@@ -368,9 +368,17 @@ class _Sweep:
                 assert found is not None
             candidates.append(found)
         self._progress("tune", len(cells), len(cells))
-        chosen, why = self._choose(start["dev"], candidates)
+        development = self._development(start["dev"])
+        tolerance = self._config.rest_tolerance
+        chosen, why = choose(development, candidates, tolerance=tolerance)
+        of_method = {
+            method: choose(
+                development, [c for c in candidates if c.method == method], tolerance=tolerance
+            )[0]
+            for method in self._config.methods
+        }
         models = self._write(chosen)
-        report = self._report(candidates, chosen, why, start)
+        report = self._report(candidates, chosen, why, of_method, start)
         page = self._request.output.with_suffix(".html")
         with replaced_file(page) as file:
             file.write(curve_page(report).encode())
@@ -427,18 +435,15 @@ class _Sweep:
             folder=folder,
         )
 
-    def _choose(
-        self, start: Sequence[WordCounts], candidates: Sequence[Candidate]
-    ) -> tuple[Candidate | None, str]:
-        """The best of these by the development speakers, whose counts the start has."""
+    def _development(self, start: Sequence[WordCounts]) -> Development:
+        """The speakers who choose, and what the start hears of them."""
         held = self._speakers.dev
-        development = Development(
+        return Development(
             rates=self._rates(start, held),
             counts=tuple(start),
             mended=tuple(self._cohorts[n] in self._targets for n in held),
             speakers=tuple(self._rows[n].utterance.speaker for n in held),
         )
-        return choose(development, candidates, tolerance=self._config.rest_tolerance)
 
     def _make(self, method: str, strength: float) -> None:
         """Train one cell, and with `plain` and `cohort` the others of the same run."""
@@ -676,6 +681,7 @@ class _Sweep:
         candidates: Sequence[Candidate],
         chosen: Candidate | None,
         why: str,
+        of_method: Mapping[str, Candidate | None],
         start: Mapping[str, Sequence[WordCounts]],
     ) -> dict[str, Any]:
         held = self._speakers
@@ -707,10 +713,6 @@ class _Sweep:
                     "chosen": candidate is chosen,
                 }
             )
-        best = {
-            method: self._choose(start["dev"], [c for c in candidates if c.method == method])[0]
-            for method in self._config.methods
-        }
         return {
             "report": str(self._request.report),
             "results": str(self._discovery.results),
@@ -738,7 +740,7 @@ class _Sweep:
             "candidates": rows,
             "chosen": None if chosen is None else chosen.name,
             "chosen_of_method": {
-                method: None if found is None else found.name for method, found in best.items()
+                method: None if found is None else found.name for method, found in of_method.items()
             },
             "why": why,
         }

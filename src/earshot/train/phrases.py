@@ -60,7 +60,6 @@ class PhraseSampler:
         lists: How lists are drawn.
         rare: Words that names are made of.
         texts: Sentences, for stretches that nobody says.
-        lexicon: How words are said, for entries that know it; None takes the package's.
     """
 
     def __init__(
@@ -71,10 +70,8 @@ class PhraseSampler:
         *,
         rare: Sequence[str],
         texts: Sequence[str],
-        lexicon: Lexicon | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._lexicon = lexicon or Lexicon.load()
         self._bias = bias
         self._lists = lists
         self._rare = rare
@@ -92,7 +89,8 @@ class PhraseSampler:
     def _windows_of(self, phrase: str) -> list[tuple[int, ...]]:
         if self._bias.phones == 0:
             return phrase_windows(self._tokenizer.encode(phrase), self._bias)
-        words = (sounds_of(word, self._tokenizer, self._lexicon) for word in phrase.split())
+        lexicon = Lexicon.load()
+        words = (sounds_of(word, self._tokenizer, lexicon) for word in phrase.split())
         sounds = sum(words, Sounds((), (), ()))
         return phrase_windows(
             sounds.pieces,
