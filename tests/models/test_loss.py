@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from earshot.models import loss as loss_module
 from earshot.models.loss import merged_transducer_loss, reference_transducer_loss
 
 
@@ -119,6 +120,35 @@ def test_an_utterance_without_alignment_counts_nothing() -> None:
         torch.tensor([[1, 2, 3]]), torch.tensor([2]), torch.tensor([3]), one_symbol_per_frame=True,
     )  # fmt: skip
     assert float(loss) == 0.0
+
+
+@pytest.mark.parametrize("fastemit_lambda", [0.0, 0.5])
+@pytest.mark.parametrize("one_symbol", [False, True])
+def test_many_utterances_at_once_agree_with_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, one_symbol: bool, fastemit_lambda: float
+) -> None:
+    torch.manual_seed(5)
+    lengths = torch.tensor([31, 4, 17, 1, 2, 60])
+    pieces = torch.tensor([9, 4, 0, 1, 3, 20])  # the last but one has no alignment if one symbol
+    encoded, predicted = torch.randn(6, 64, 8), torch.randn(6, 21, 8)
+    weight, bias = 3.0 * torch.randn(11, 8), torch.randn(11)
+    labels = torch.randint(1, 11, (6, 20))
+
+    def gradients() -> tuple[float, list[torch.Tensor]]:
+        inputs = [x.clone().requires_grad_() for x in (encoded, predicted, weight, bias)]
+        loss = merged_transducer_loss(
+            *inputs, labels, lengths, pieces,
+            one_symbol_per_frame=one_symbol, fastemit_lambda=fastemit_lambda,
+        )  # fmt: skip
+        return float(loss), list(torch.autograd.grad(loss, inputs))
+
+    value, expected = gradients()
+    monkeypatch.setattr(loss_module, "_losses", loss_module._losses_together)
+    monkeypatch.setattr(loss_module, "_NODES", 500)  # three groups
+    together, ours = gradients()
+    assert together == pytest.approx(value, rel=1e-5)
+    for mine, theirs in zip(ours, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("one_symbol", [False, True])

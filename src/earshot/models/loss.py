@@ -1,20 +1,26 @@
-"""The transducer loss: a merged joint + loss that never pads, and a pure-torch reference.
+"""The transducer loss: joiner and loss in one pass, and a pure-torch reference.
 
-The merged form computes joiner, loss and gradient utterance by utterance, so one utterance's
-(T, U+1, V) logits are all that is alive. The kernel on the logits is the engine's C++
-(`_native.transducer_loss`); the reference states the same recursion in torch.
+On a CPU joiner, loss and gradient are computed utterance by utterance, so one utterance's
+(T, U+1, V) logits are all that is alive and nothing is padded; the kernel on the logits is the
+engine's C++ (`_native.transducer_loss`). Other devices take many utterances at once, padded, and
+walk the recursion frame by frame in torch. The reference states the same recursion for one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from earshot import _native
 
 _ROWS = 256
+_NODES = 1 << 21  # (T, U+1) nodes of utterances that are computed at once: 3 GB of 384 logits
+_NEVER = -1e30  # log probability; finite, so that differences exist
+_NO_ARC = -1e4  # the same where logs are summed up along a frame
 
 
 class _MergedTransducerLoss(torch.autograd.Function):
@@ -32,7 +38,9 @@ class _MergedTransducerLoss(torch.autograd.Function):
         fastemit_lambda: float,
         compute_dtype: torch.dtype,
     ) -> Tensor:
-        if encoded.device.type == "cpu" and compute_dtype == torch.bfloat16:
+        if encoded.device.type != "cpu":
+            losses = _losses_together
+        elif compute_dtype == torch.bfloat16:
             losses = _losses_in_bf16
         else:
             losses = _losses
@@ -41,7 +49,7 @@ class _MergedTransducerLoss(torch.autograd.Function):
         total = losses(
             inputs,
             gradients,
-            labels.to("cpu", torch.int32),
+            labels,
             # No alignment exists for the others; the data pipeline drops such clips.
             [
                 (index, count, pieces)
@@ -54,7 +62,7 @@ class _MergedTransducerLoss(torch.autograd.Function):
             {"one_symbol_per_frame": one_symbol_per_frame, "fastemit_lambda": fastemit_lambda},
         )
         ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)))
-        return torch.tensor(total, dtype=torch.float32, device=encoded.device)
+        return torch.as_tensor(total, dtype=torch.float32, device=encoded.device)
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -70,7 +78,7 @@ def _losses(
     dtype: torch.dtype,
     options: dict[str, Any],
 ) -> float:
-    """Summed loss of the (index, frames, pieces) in `utterances`; adds to `gradients`."""
+    """Summed loss on a CPU of the (index, frames, pieces) in `utterances`; adds to `gradients`."""
     encoded, predicted, weight, bias = inputs
     grad_encoded, grad_predicted, grad_weight, grad_bias = gradients
     low_weight = weight.to(dtype)
@@ -81,9 +89,10 @@ def _losses(
         joint = torch.tanh(e[:, None] + p[None])  # (T, U+1, J)
         flat = joint.reshape(-1, joint.shape[-1]).to(dtype)
         logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
-        grad = logits.reshape(count, pieces + 1, -1).cpu()
-        total += _native.transducer_loss(grad.numpy(), labels[index, :pieces].numpy(), **options)
-        grad = grad.to(encoded.device).reshape(len(flat), -1)
+        grad = logits.reshape(count, pieces + 1, -1)
+        ids = labels[index, :pieces].int()
+        total += _native.transducer_loss(grad.numpy(), ids.numpy(), **options)
+        grad = grad.reshape(len(flat), -1)
         grad_bias += grad.sum(0)
         low_grad = grad.to(dtype)
         grad_weight += torch.mm(low_grad.t(), flat)
@@ -102,7 +111,7 @@ def _losses_in_bf16(
     dtype: torch.dtype,
     options: dict[str, Any],
 ) -> float:
-    """The same on a CPU: all but the products is the engine's, which reads and writes bf16."""
+    """The same in bf16: all but the products is the engine's, which reads and writes bf16."""
     encoded, predicted, weight, bias = inputs
     grad_encoded, grad_predicted, grad_weight, grad_bias = gradients
     low_weight = weight.to(dtype)
@@ -119,7 +128,7 @@ def _losses_in_bf16(
         total += _native.transducer_loss_bf16(
             logits.view(torch.int16).numpy(),
             biases,
-            labels[index, :pieces].numpy(),
+            labels[index, :pieces].int().numpy(),
             count,
             grad_bias.numpy(),
             **options,
@@ -133,6 +142,155 @@ def _losses_in_bf16(
             grad_predicted[index, : pieces + 1].numpy(),
         )
     return total
+
+
+def _losses_together(
+    inputs: tuple[Tensor, ...],
+    gradients: tuple[Tensor, ...],
+    labels: Tensor,
+    utterances: list[tuple[int, int, int]],
+    dtype: torch.dtype,
+    options: dict[str, Any],
+) -> Tensor:
+    """The same on any device, many utterances at once."""
+    encoded, predicted, weight, bias = inputs
+    grad_encoded, grad_predicted, grad_weight, grad_bias = gradients
+    low_weight = weight.to(dtype)
+    total = torch.zeros((), dtype=torch.float64, device=encoded.device)
+    for part in _parts(utterances):
+        index, frames, pieces = torch.tensor(part, device=encoded.device).unbind(1)
+        longest, rows = max(count for _, count, _ in part), max(count for *_, count in part) + 1
+        e = encoded[index, :longest].float()
+        p = predicted[index, :rows].float()
+        joint = torch.tanh(e[:, :, None] + p[:, None]).to(dtype)  # (N, T, U+1, J)
+        flat = joint.reshape(-1, joint.shape[-1])
+        logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
+        grad = logits.reshape(len(part), longest, rows, -1)
+        ids = functional.pad(labels[index, : rows - 1], (0, 1))
+        total += _lattice_gradient(grad, ids, frames, pieces, **options)
+        grad_bias += logits.sum(0)
+        low_grad = logits.to(dtype)
+        grad_weight += torch.mm(low_grad.t(), flat)
+        back = torch.mm(low_grad, low_weight).float().reshape(joint.shape)
+        back *= 1.0 - joint.float().square()
+        grad_encoded[index, :longest] = back.sum(2)
+        grad_predicted[index, :rows] = back.sum(1)
+    return total
+
+
+def _parts(utterances: list[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Utterances in groups of at most `_NODES` nodes, padding counted; those of a length first."""
+    part: list[tuple[int, int, int]] = []
+    longest = rows = 0
+    for utterance in sorted(utterances, key=lambda item: item[1] * (item[2] + 1)):
+        _, count, pieces = utterance
+        longest, rows = max(longest, count), max(rows, pieces + 1)
+        if part and (len(part) + 1) * longest * rows > _NODES:
+            yield part
+            part, longest, rows = [], count, pieces + 1
+        part.append(utterance)
+    if part:
+        yield part
+
+
+def _lattice_gradient(
+    logits: Tensor,
+    labels: Tensor,
+    frames: Tensor,
+    pieces: Tensor,
+    *,
+    one_symbol_per_frame: bool,
+    fastemit_lambda: float,
+) -> Tensor:
+    """Summed loss of padded lattices; their gradient takes the place of `logits`.
+
+    Args:
+        logits: (N, T, U + 1, V) float32.
+        labels: (N, U + 1) piece ids, padded with anything in 0..V-1.
+        frames: (N,).
+        pieces: (N,).
+        one_symbol_per_frame: As in `merged_transducer_loss`.
+        fastemit_lambda: Likewise.
+    """
+    count, longest, rows, _ = logits.shape
+    device = logits.device
+    normaliser = logits.logsumexp(-1)
+    targets = labels[:, None, :, None].expand(-1, longest, -1, 1)
+    # Beyond an utterance's frames a blank is free and no label is to be had: all that was reached
+    # stays. (T, N, U+1): frame by frame is how they are read.
+    inside = (torch.arange(longest, device=device) < frames[:, None])[..., None]
+    blank = torch.where(inside, logits[..., 0] - normaliser, 0.0).double().transpose(0, 1)
+    allowed = inside & (torch.arange(rows, device=device) < pieces[:, None])[:, None]
+    label = torch.where(allowed, logits.gather(3, targets)[..., 0] - normaliser, _NO_ARC)
+    label = label.double().transpose(0, 1)
+    walk = _walk_one_symbol if one_symbol_per_frame else _walk_many_symbols
+    forward, backward, after_label = walk(blank.contiguous(), label.contiguous(), pieces)
+    value = forward[-1].gather(1, pieces[:, None])[:, 0]
+    before = forward[:-1] - value[:, None]
+    through_blank = (before + blank + backward[1:]).exp().transpose(0, 1).float() * inside
+    through_label = (before + label + after_label).exp().transpose(0, 1).float() * allowed
+    through_label *= 1.0 + fastemit_lambda
+    logits.sub_(normaliser[..., None]).exp_().mul_((through_blank + through_label)[..., None])
+    logits[..., 0] -= through_blank
+    logits.scatter_add_(3, targets, -through_label[..., None])
+    return -value.sum()
+
+
+def _ends(count: int, rows: int, pieces: Tensor) -> Tensor:
+    """Log probabilities (N, U + 1) of being at the end: 0 after the last piece."""
+    ends = torch.full((count, rows), _NEVER, dtype=torch.float64, device=pieces.device)
+    return ends.scatter_(1, pieces[:, None], 0.0)
+
+
+def _walk_one_symbol(blank: Tensor, label: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both recursions where a label takes its frame with it.
+
+    Args:
+        blank: (T, N, U + 1) log probabilities of the arcs from each node.
+        label: Likewise.
+        pieces: (N,).
+
+    Returns:
+        Forward and backward log probabilities (T + 1, N, U + 1), and the backward ones
+        (T, N, U + 1) of where each node's label leads.
+    """
+    longest, count, rows = blank.shape
+    ahead = blank.new_full((longest + 1, count, rows + 1), _NEVER)  # with a column before
+    ahead[0, :, 1] = 0.0
+    back = blank.new_full((longest + 1, count, rows + 1), _NEVER)  # with a column behind
+    back[longest, :, :rows] = _ends(count, rows, pieces)
+    for t in range(longest):
+        by_label = ahead[t, :, 1:-1] + label[t, :, :-1]
+        by_blank = ahead[t, :, 1:] + blank[t]
+        ahead[t + 1, :, 1] = by_blank[:, 0]
+        torch.logaddexp(by_blank[:, 1:], by_label, out=ahead[t + 1, :, 2:])
+    for t in range(longest - 1, -1, -1):
+        by_blank, by_label = back[t + 1, :, :-1] + blank[t], back[t + 1, :, 1:] + label[t]
+        torch.logaddexp(by_blank, by_label, out=back[t, :, :-1])
+    return ahead[..., 1:], back[..., :-1], back[1:, :, 1:]
+
+
+def _walk_many_symbols(
+    blank: Tensor, label: Tensor, pieces: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same where labels stay within their frame: a cumulative sum along it."""
+    longest, count, rows = blank.shape
+    so_far = functional.pad(label.cumsum(2)[..., :-1], (1, 0))  # of the labels before each node
+    to_come = label.flip(2).cumsum(2).flip(2) - label  # and of those behind the next one
+    ahead, back = [], [_ends(count, rows, pieces)]
+    start = torch.full_like(blank[0], _NEVER)
+    start[:, 0] = 0.0
+    for t in range(longest):
+        ahead.append(so_far[t] + (start - so_far[t]).logcumsumexp(1))
+        start = ahead[t] + blank[t]
+    ahead.append(start)
+    after = []
+    for t in range(longest - 1, -1, -1):
+        total = to_come[t] + label[t]
+        by_blank = (back[-1] + blank[t] - total).flip(1)
+        back.append(total + by_blank.logcumsumexp(1).flip(1))
+        after.append(functional.pad(back[-1][:, 1:], (0, 1), value=_NEVER))
+    return torch.stack(ahead), torch.stack(back[::-1]), torch.stack(after[::-1])
 
 
 def merged_transducer_loss(

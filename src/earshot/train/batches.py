@@ -24,7 +24,7 @@ from lhotse import CutSet
 from lhotse.cut import MonoCut
 from lhotse.dataset.sampling import DynamicBucketingSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from earshot import _native
 from earshot.core.errors import ManifestError
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_S = 0.2
 LONGEST_S = 17.0
+_WORKER_SEEDS = 1_000_003  # between those of the loader's processes
 COMMON_PRONUNCIATION_SHARE = 0.6  # of words take their first one; the others draw from all
 
 
@@ -322,36 +323,70 @@ def training_loader(
     Returns:
         A loader of `Batch`, already batched.
     """
-    sources = read_sources(folder / "cuts", recipe.sources)
-    sampler = DynamicBucketingSampler(
-        CutSet(Mixture(sources, recipe.sources, progress, seed=seed)),
-        max_duration=recipe.train.batch_s,
-        num_buckets=recipe.train.buckets,
-        num_cuts_for_bins_estimate=2000,
-        buffer_size=2000,
-        shuffle=True,
-        seed=seed,
-        world_size=1,
-        rank=0,
-    )
-    clips = TrainingClips(
-        tokenizer,
+    stream = _TrainingStream(
+        recipe,
+        read_sources(folder / "cuts", recipe.sources),
         Augmenter(recipe.augment, read_noise(folder), read_rooms(folder)),
+        tokenizer,
         progress,
-        lexicon=_lexicon(recipe),
-        num_bins=recipe.model.encoder.num_bins,
-        stack=recipe.model.encoder.stack,
         seed=seed,
     )
     workers = recipe.train.workers
     return DataLoader(
-        clips,
-        sampler=sampler,
+        stream,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=8 if workers else None,
         worker_init_fn=_quiet_worker,
     )
+
+
+class _TrainingStream(IterableDataset[Batch]):
+    """Batches without end; each of the loader's processes draws its own."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        sources: Mapping[str, list[MonoCut]],
+        augmenter: Augmenter,
+        tokenizer: sentencepiece.SentencePieceProcessor,
+        progress: Progress,
+        *,
+        seed: int,
+    ) -> None:
+        self._recipe = recipe
+        self._sources = sources
+        self._augmenter = augmenter
+        self._tokenizer = tokenizer
+        self._progress = progress
+        self._lexicon = _lexicon(recipe)
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        seed = self._seed + _WORKER_SEEDS * (worker.id if worker else 0)
+        sampler = DynamicBucketingSampler(
+            CutSet(Mixture(self._sources, self._recipe.sources, self._progress, seed=seed)),
+            max_duration=self._recipe.train.batch_s,
+            num_buckets=self._recipe.train.buckets,
+            num_cuts_for_bins_estimate=2000,
+            buffer_size=2000,
+            shuffle=True,
+            seed=seed,
+            world_size=1,
+            rank=0,
+        )
+        clips = TrainingClips(
+            self._tokenizer,
+            self._augmenter,
+            self._progress,
+            lexicon=self._lexicon,
+            num_bins=self._recipe.model.encoder.num_bins,
+            stack=self._recipe.model.encoder.stack,
+            seed=seed,
+        )
+        for cuts in sampler:
+            yield clips[cuts]
 
 
 def validation_loader(
