@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("lhotse")
 sentencepiece = pytest.importorskip("sentencepiece")
 
@@ -18,16 +18,22 @@ from earshot.data.phones import phone_ids
 from earshot.data.pronunciation import Lexicon
 from earshot.modelfile.reader import ModelFile
 from earshot.session.recognizer import embedded_model_path
-from earshot.train.batches import Progress, TrainingClips
+from earshot.train.batches import Batch, ClipTexts, PlacedClips, Progress, TrainingClips
 from earshot.train.cuts import file_cut, write_wav
+from earshot.train.recipe import AugmentConfig
+from earshot.train.resident import Resident, read_resident
 
 pytestmark = pytest.mark.train
 
 
-def _clips(lexicon: Lexicon) -> TrainingClips:
+def _texts(lexicon: Lexicon) -> ClipTexts:
     pieces = ModelFile(embedded_model_path()).tensor_bytes("tokenizer")
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=bytes(pieces))
-    return TrainingClips(tokenizer, None, Progress(), lexicon=lexicon, num_bins=80, stack=4, seed=1)
+    return ClipTexts(tokenizer, lexicon, stack=4)
+
+
+def _clips(lexicon: Lexicon) -> TrainingClips:
+    return TrainingClips(_texts(lexicon), None, Progress(), num_bins=80, seed=1)
 
 
 def _cut(folder: Path, name: str, text: str) -> MonoCut:
@@ -46,6 +52,40 @@ def test_every_text_has_phones(tmp_path: Path) -> None:
     assert batch.phones[0].tolist() == list(roomba)
     assert batch.phone_lengths.tolist() == [len(roomba), 0, 3]
     assert batch.phones[2].tolist() == [*phone_ids("HH Y UW"), *[0] * (len(roomba) - 3)]
-    own = _clips(Lexicon.load().extended(words))
-    drawn = {tuple(own._phones("hue", np.random.default_rng(seed))) for seed in range(40)}
+    own = _texts(Lexicon.load().extended(words))
+    drawn = {
+        tuple(text.phones)
+        for seed in range(40)
+        if (text := own.of(cuts[2], 200, np.random.default_rng(seed))) is not None
+    }
     assert drawn == {phone_ids("HH Y UW Z"), phone_ids("HH Y UW")}
+
+
+def test_clips_of_manifests_become_batches(tmp_path: Path) -> None:
+    both = np.random.default_rng(1).standard_normal(48_000).astype(np.float32) * 0.1
+    write_wav(tmp_path / "both.wav", both)
+    fields = file_cut("a", tmp_path / "both.wav", 48000, text="turn on", speaker="s", custom={})
+    whole = MonoCut.from_dict(fields)
+    parts = [whole.truncate(duration=1.0), whole.truncate(offset=1.0, duration=2.0)]
+    cuts = [part.with_id(name) for name, part in zip("ab", parts, strict=True)]
+    audio = read_resident({"read": cuts})
+    assert [audio.places[name][:2] for name in "ab"] == [(0, 16000), (16000, 32000)]
+    np.testing.assert_allclose(audio.track / 32768.0, both, atol=1e-4)
+    placed = PlacedClips(_texts(Lexicon.load()), audio.places, speed=0.1, seed=1)[
+        CutSet.from_cuts(cuts)
+    ]
+    assert placed is not None
+    cpu = torch.device("cpu")
+    r = Resident(AugmentConfig(), audio, None, (), num_bins=80, device=cpu, seed=1)
+    batch = placed.to(cpu).heard(*r.features(placed.clips, 1.0))
+    assert isinstance(batch, Batch)
+    assert len(batch.features) == len(batch.texts) == 2
+    assert batch.texts == ("turn on", "turn on")
+    assert batch.labels.shape == (2, int(batch.label_lengths.max()))
+
+
+def test_speech_too_fast_for_its_clip_is_left_out(tmp_path: Path) -> None:
+    cuts = [_cut(tmp_path, "a", "every light in the kitchen and in the living room " * 4)]
+    places = read_resident({"read": cuts}).places
+    clips = PlacedClips(_texts(Lexicon.load()), places, speed=0.1, seed=1)
+    assert clips[CutSet.from_cuts(cuts)] is None

@@ -51,26 +51,30 @@ def ctc_path(
     states = 2 * labels.shape[1] + 1  # blank, piece, blank, piece, ..., blank
     symbols = torch.full((batch, states), BLANK_ID, device=device)
     symbols[:, 1::2] = labels
-    emitted = log_probs.gather(2, symbols[:, None].expand(-1, longest, -1))
-    # A blank between two pieces may be passed over where they differ.
-    skips = torch.zeros(batch, states, dtype=torch.bool, device=device)
-    skips[:, 3::2] = labels[:, 1:] != labels[:, :-1]
-    score = torch.full((batch, states), _NEVER, device=device)
-    score[:, :2] = emitted[:, 0, :2]
-    back = torch.zeros(batch, longest, states, dtype=torch.int64, device=device)
+    emitted = log_probs.gather(2, symbols[:, None].expand(-1, longest, -1)).transpose(0, 1)
+    # From two places before, one before, the same: a blank between two pieces may be passed over
+    # where they differ.
+    leaps = torch.zeros(3, batch, states, device=device)
+    leaps[0] = _NEVER
+    leaps[0, :, 3::2] = torch.where(labels[:, 1:] != labels[:, :-1], 0.0, _NEVER)
+    scores = torch.full((longest, batch, states + 2), _NEVER, device=device)  # two columns before
+    scores[0, :, 2:4] = emitted[0, :, :2]
+    sources = scores.as_strided((longest, 3, batch, states), (scores.stride(0), 1, states + 2, 1))
+    back = torch.zeros(longest, batch, states, dtype=torch.int64, device=device)
     for t in range(1, longest):
-        step = functional.pad(score, (1, 0), value=_NEVER)[:, :-1]
-        skip = functional.pad(score, (2, 0), value=_NEVER)[:, :-2].masked_fill(~skips, _NEVER)
-        best, back[:, t] = torch.stack([score, step, skip]).max(dim=0)
-        score = torch.where((t < frames)[:, None], best + emitted[:, t], score)
+        best, came = (sources[t - 1] + leaps).max(dim=0)
+        torch.sub(2, came, out=back[t])
+        torch.add(best, emitted[t], out=scores[t, :, 2:])
+    # Beyond an utterance's frames the way back stays at its end.
+    back *= (torch.arange(longest, device=device)[:, None] < frames)[..., None]
+    last = scores[(frames - 1).clamp_min(0), torch.arange(batch, device=device), 2:]
     ends = torch.stack([2 * label_lengths, (2 * label_lengths - 1).clamp_min(0)], dim=1)
-    final = score.gather(1, ends)
-    state = ends.gather(1, final.argmax(dim=1, keepdim=True))[:, 0]
-    path = torch.zeros(batch, longest, dtype=torch.int64, device=device)
-    for t in range(longest - 1, -1, -1):
-        path[:, t] = state
-        moved = state - back[:, t].gather(1, state[:, None])[:, 0]
-        state = torch.where(t < frames, moved, state)
+    final = last.gather(1, ends)
+    path = torch.zeros(longest, batch, 1, dtype=torch.int64, device=device)
+    path[-1] = ends.gather(1, final.argmax(dim=1, keepdim=True))
+    for t in range(longest - 1, 0, -1):
+        torch.sub(path[t], back[t].gather(1, path[t]), out=path[t - 1])
+    path = path[..., 0].t()
     before = functional.pad(path, (1, 0))[:, :-1]
     begins = (path % 2 == 1) & (path != before)
     return begins.cumsum(dim=1) - begins.long(), final.max(dim=1).values > _NEVER / 2

@@ -8,7 +8,7 @@ walk the recursion frame by frame in torch. The reference states the same recurs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class _MergedTransducerLoss(torch.autograd.Function):
         fastemit_lambda: float,
         compute_dtype: torch.dtype,
     ) -> Tensor:
+        losses: Callable[..., float | Tensor]
         if encoded.device.type != "cpu":
             losses = _losses_together
         elif compute_dtype == torch.bfloat16:
@@ -156,7 +157,7 @@ def _losses_together(
     encoded, predicted, weight, bias = inputs
     grad_encoded, grad_predicted, grad_weight, grad_bias = gradients
     low_weight = weight.to(dtype)
-    total = torch.zeros((), dtype=torch.float64, device=encoded.device)
+    total = torch.zeros((), device=encoded.device)
     for part in _parts(utterances):
         index, frames, pieces = torch.tensor(part, device=encoded.device).unbind(1)
         longest, rows = max(count for _, count, _ in part), max(count for *_, count in part) + 1
@@ -212,17 +213,18 @@ def _lattice_gradient(
         one_symbol_per_frame: As in `merged_transducer_loss`.
         fastemit_lambda: Likewise.
     """
-    count, longest, rows, _ = logits.shape
+    longest, rows = logits.shape[1:3]
     device = logits.device
     normaliser = logits.logsumexp(-1)
     targets = labels[:, None, :, None].expand(-1, longest, -1, 1)
     # Beyond an utterance's frames a blank is free and no label is to be had: all that was reached
     # stays. (T, N, U+1): frame by frame is how they are read.
     inside = (torch.arange(longest, device=device) < frames[:, None])[..., None]
-    blank = torch.where(inside, logits[..., 0] - normaliser, 0.0).double().transpose(0, 1)
+    precise = torch.float32 if device.type == "mps" else torch.float64  # which that one lacks
+    blank = torch.where(inside, logits[..., 0] - normaliser, 0.0).to(precise).transpose(0, 1)
     allowed = inside & (torch.arange(rows, device=device) < pieces[:, None])[:, None]
     label = torch.where(allowed, logits.gather(3, targets)[..., 0] - normaliser, _NO_ARC)
-    label = label.double().transpose(0, 1)
+    label = label.to(precise).transpose(0, 1)
     walk = _walk_one_symbol if one_symbol_per_frame else _walk_many_symbols
     forward, backward, after_label = walk(blank.contiguous(), label.contiguous(), pieces)
     value = forward[-1].gather(1, pieces[:, None])[:, 0]
@@ -233,12 +235,12 @@ def _lattice_gradient(
     logits.sub_(normaliser[..., None]).exp_().mul_((through_blank + through_label)[..., None])
     logits[..., 0] -= through_blank
     logits.scatter_add_(3, targets, -through_label[..., None])
-    return -value.sum()
+    return -value.sum().float()
 
 
-def _ends(count: int, rows: int, pieces: Tensor) -> Tensor:
-    """Log probabilities (N, U + 1) of being at the end: 0 after the last piece."""
-    ends = torch.full((count, rows), _NEVER, dtype=torch.float64, device=pieces.device)
+def _ends(like: Tensor, pieces: Tensor) -> Tensor:
+    """Log probabilities (N, U + 1), as `like`, of being at the end: 0 after the last piece."""
+    ends = like.new_full(like.shape, _NEVER)
     return ends.scatter_(1, pieces[:, None], 0.0)
 
 
@@ -255,29 +257,36 @@ def _walk_one_symbol(blank: Tensor, label: Tensor, pieces: Tensor) -> tuple[Tens
         (T, N, U + 1) of where each node's label leads.
     """
     longest, count, rows = blank.shape
-    ahead = blank.new_full((longest + 1, count, rows + 1), _NEVER)  # with a column before
-    ahead[0, :, 1] = 0.0
-    back = blank.new_full((longest + 1, count, rows + 1), _NEVER)  # with a column behind
-    back[longest, :, :rows] = _ends(count, rows, pieces)
+    # The way back is a way ahead from the other corner, so one walk does both, side by side. Arcs
+    # (T, 2, 2 N, U + 1) into each node: labels from the place before it, blanks from its own.
+    arcs = blank.new_full((longest, 2, 2 * count, rows), _NEVER)
+    arcs[:, 0, :count, 1:] = label[..., :-1]
+    arcs[:, 1, :count] = blank
+    arcs[:, 0, count:] = label.flip(0, 2)
+    arcs[:, 1, count:] = blank.flip(0, 2)
+    walked = blank.new_full((longest + 1, 2 * count, rows + 1), _NEVER)  # with a column before
+    walked[0, :count, 1] = 0.0
+    walked[0, count:, 1:] = _ends(blank[0], pieces).flip(1)
+    # (T + 1, 2, 2 N, U + 1): the place before each node, and its own.
+    sources = walked.as_strided(
+        (longest + 1, 2, 2 * count, rows), (walked.stride(0), 1, rows + 1, 1)
+    )
     for t in range(longest):
-        by_label = ahead[t, :, 1:-1] + label[t, :, :-1]
-        by_blank = ahead[t, :, 1:] + blank[t]
-        ahead[t + 1, :, 1] = by_blank[:, 0]
-        torch.logaddexp(by_blank[:, 1:], by_label, out=ahead[t + 1, :, 2:])
-    for t in range(longest - 1, -1, -1):
-        by_blank, by_label = back[t + 1, :, :-1] + blank[t], back[t + 1, :, 1:] + label[t]
-        torch.logaddexp(by_blank, by_label, out=back[t, :, :-1])
-    return ahead[..., 1:], back[..., :-1], back[1:, :, 1:]
+        by_label, by_blank = sources[t] + arcs[t]
+        torch.logaddexp(by_label, by_blank, out=walked[t + 1, :, 1:])
+    ahead = walked[:, :count, 1:]
+    back = walked[:, count:].flip(0, 2)
+    return ahead, back[..., :-1], functional.pad(back[1:, :, 1:-1], (0, 1), value=_NEVER)
 
 
 def _walk_many_symbols(
     blank: Tensor, label: Tensor, pieces: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same where labels stay within their frame: a cumulative sum along it."""
-    longest, count, rows = blank.shape
+    longest = len(blank)
     so_far = functional.pad(label.cumsum(2)[..., :-1], (1, 0))  # of the labels before each node
     to_come = label.flip(2).cumsum(2).flip(2) - label  # and of those behind the next one
-    ahead, back = [], [_ends(count, rows, pieces)]
+    ahead, back = [], [_ends(blank[0], pieces)]
     start = torch.full_like(blank[0], _NEVER)
     start[:, 0] = 0.0
     for t in range(longest):

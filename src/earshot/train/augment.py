@@ -65,13 +65,13 @@ class Augmenter:
             samples = _change_speed(samples, rng.uniform(1 - c.speed, 1 + c.speed))
         before, after = rng.integers(0, int(c.padding_max_s * SAMPLE_RATE_HZ) + 1, size=2)
         if rng.random() < c.cut_tail_share:  # the last word must come without silence after it
-            samples, after = samples[: _speech_end(samples)], 0
+            samples, after = samples[: speech_end(samples)], 0
         samples = np.pad(samples, (int(before), int(after)))
         if self.rooms and rng.random() < c.reverb_share * strength:
             room = self.rooms[rng.integers(len(self.rooms))]
             samples = signal.oaconvolve(samples, room)[: len(samples)].astype(np.float32)
         if rng.random() < c.band_limit_share * strength:
-            samples = signal.sosfilt(_TELEPHONE, samples).astype(np.float32)
+            samples = signal.sosfilt(TELEPHONE, samples).astype(np.float32)
         power = float(np.mean(samples**2)) + 1e-10
         if self.noise is not None and rng.random() < c.noise_share * strength:
             snr_db = rng.uniform(c.snr_min_db + 20 * (1 - strength), c.snr_max_db)
@@ -125,7 +125,7 @@ class Augmenter:
         return out
 
 
-_TELEPHONE = signal.butter(6, (100, 3600), "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
+TELEPHONE = signal.butter(6, (100, 3600), "bandpass", fs=SAMPLE_RATE_HZ, output="sos")
 
 
 def _change_speed(samples: Samples, rate: float) -> Samples:
@@ -137,7 +137,7 @@ def _change_speed(samples: Samples, rate: float) -> Samples:
     return samples[left] * (1 - share) + samples[right] * share
 
 
-def _speech_end(samples: Samples) -> int:
+def speech_end(samples: Samples) -> int:
     """One past the last sample above 2 % of the peak."""
     level = np.abs(samples)
     loud = np.flatnonzero(level > 0.02 * level.max(initial=0.0))
@@ -145,17 +145,31 @@ def _speech_end(samples: Samples) -> int:
 
 
 def _warp_vocal_tract(features: Samples, factor: float) -> Samples:
-    """Move formants by `factor`: bin b reads from the mel position of its frequency / factor."""
+    """Move formants by `factor`."""
     bins = features.shape[1]
+    position = vocal_tract_positions(bins, np.array([factor]))[0]
+    left = np.minimum(position.astype(np.int64), bins - 2)
+    share = (position - left).astype(np.float32)
+    return features[:, left] * (1 - share) + features[:, left + 1] * share
+
+
+def vocal_tract_positions(bins: int, factors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Where each mel bin reads from when formants move.
+
+    Args:
+        bins: Mel bins.
+        factors: (B,) by which formants move: a bin reads at its frequency over it.
+
+    Returns:
+        (B, bins) positions in 0..bins - 1.
+    """
     low, high = (1127.0 * np.log1p(f / 700.0) for f in (20.0, 7600.0))
     mel = low + (np.arange(bins) + 1) * (high - low) / (bins + 1)
     hz = 700.0 * np.expm1(mel / 1127.0)
-    knee = 4800.0 * min(factor, 1.0)  # warp below, then linear to the band's end (Kaldi's VTLN)
+    factor = factors[:, None]
+    knee = 4800.0 * np.minimum(factor, 1.0)  # warp below, then linear to the band's end (Kaldi)
     source = np.where(
         hz <= knee, hz / factor, 7600.0 - (7600.0 - knee / factor) * (7600.0 - hz) / (7600.0 - knee)
     )
     position = (1127.0 * np.log1p(source / 700.0) - low) / (high - low) * (bins + 1) - 1
-    position = np.clip(position, 0, bins - 1)
-    left = np.minimum(position.astype(np.int64), bins - 2)
-    share = (position - left).astype(np.float32)
-    return features[:, left] * (1 - share) + features[:, left + 1] * share
+    return np.clip(position, 0, bins - 1)

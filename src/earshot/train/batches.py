@@ -11,9 +11,10 @@ import json
 import logging
 import multiprocessing as mp
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ from earshot.data.spoken import spoken_form
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.phrase_text import phrase_in
 from earshot.train.recipe import Recipe, SourceConfig
+from earshot.train.resident import Place
 
 logger = logging.getLogger(__name__)
 
@@ -192,65 +194,126 @@ def load_audio(cut: MonoCut) -> Samples:
     return np.ascontiguousarray(samples[:, 0])
 
 
-class TrainingClips(Dataset[Batch]):
-    """Turns a CutSet into a `Batch`; with `augmenter` None the clips stay as they are."""
+@dataclass(frozen=True, slots=True)
+class PlacedBatch:
+    """A batch without its audio: where each clip lies in `train.resident`, and what was said.
+
+    clips (B, 3) int64, a `Place` each; all else as in `Batch`.
+    """
+
+    clips: Tensor
+    labels: Tensor
+    label_lengths: Tensor
+    phones: Tensor
+    phone_lengths: Tensor
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    phrases: tuple[str | None, ...]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> PlacedBatch:
+        """The same batch with its texts on `device`; clips stay where they are, on the CPU."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("labels", "label_lengths", "phones", "phone_lengths")
+        }
+        return replace(self, **moved)
+
+    def heard(self, features: Tensor, frames: Tensor) -> Batch:
+        """The batch with the features that its clips became."""
+        return Batch(
+            features=features,
+            feature_lengths=frames,
+            labels=self.labels,
+            label_lengths=self.label_lengths,
+            phones=self.phones,
+            phone_lengths=self.phone_lengths,
+            texts=self.texts,
+            kinds=self.kinds,
+            phrases=self.phrases,
+        )
+
+
+class ClipTexts:
+    """What is said in a clip, as pieces and as phones."""
 
     def __init__(
         self,
         tokenizer: sentencepiece.SentencePieceProcessor,
-        augmenter: Augmenter | None,
-        progress: Progress,
-        *,
         lexicon: Lexicon,
-        num_bins: int,
+        *,
         stack: int,
-        seed: int,
     ) -> None:
         self._tokenizer = tokenizer
-        self._augmenter = augmenter
-        self._progress = progress
-        self._num_bins = num_bins
-        self._stack = stack
-        self._seed = seed
-        self._drawn = 0
         self._lexicon = lexicon
+        self._stack = stack
 
-    def __getitem__(self, cuts: CutSet) -> Batch:  # type: ignore[override]
-        self._drawn += 1
-        rng = np.random.default_rng(
-            (self._seed, self._drawn, *(zlib.crc32(cut.id.encode()) for cut in list(cuts)[:2]))
-        )
-        clips = []
-        for cut in cuts:
-            text = cut.supervisions[0].text or ""
-            features = self._features(load_audio(cut), rng)
-            labels = self._tokenizer.encode(text)
-            # A frame of 40 ms emits one piece at most: faster speech cannot be learnt.
-            if len(labels) <= 0.8 * len(features) / self._stack:
-                template = str((cut.supervisions[0].custom or {}).get("template", ""))
-                clips.append(
-                    _Clip(
-                        features,
-                        labels,
-                        self._phones(text, rng),
-                        text,
-                        kind_of(cut),
-                        phrase_in(text, template),
-                    )
-                )
-        if not clips:  # every device must get a batch: one second of near silence will do
-            floor = rng.standard_normal(16000, dtype=np.float32) * np.float32(1e-4)
-            clips.append(_Clip(_native.fbank(floor, self._num_bins), [], [], "", "noise"))
-        return _collate(clips, self._num_bins)
+    def of(self, cut: MonoCut, frames: float, rng: np.random.Generator) -> _ClipText | None:
+        """The text of a cut; None if it is said too fast to be learnt.
+
+        Args:
+            cut: With one supervision.
+            frames: Of 10 ms, that the clip has.
+            rng: Now and then a word gets a rarer pronunciation.
+        """
+        text = cut.supervisions[0].text or ""
+        labels = self._tokenizer.encode(text)
+        # A frame of 40 ms emits one piece at most: faster speech cannot be learnt.
+        if len(labels) > 0.8 * frames / self._stack:
+            return None
+        template = str((cut.supervisions[0].custom or {}).get("template", ""))
+        phrase = phrase_in(text, template)
+        return _ClipText(labels, self._phones(text, rng), text, kind_of(cut), phrase)
 
     def _phones(self, text: str, rng: np.random.Generator) -> list[int]:
-        """Phones of a text; a rarer pronunciation of a word now and then."""
         phones: list[int] = []
         for word in spoken_form(text).split():
             variants = self._lexicon.pronounce(word)
             which = 0 if rng.random() < COMMON_PRONUNCIATION_SHARE else rng.integers(len(variants))
             phones.extend(variants[which])
         return phones
+
+
+@dataclass(frozen=True, slots=True)
+class _ClipText:
+    labels: list[int]
+    phones: list[int]
+    text: str
+    kind: str
+    phrase: str | None = None
+
+
+class TrainingClips(Dataset[Batch]):
+    """Turns a CutSet into a `Batch`; with `augmenter` None the clips stay as they are."""
+
+    def __init__(
+        self,
+        texts: ClipTexts,
+        augmenter: Augmenter | None,
+        progress: Progress,
+        *,
+        num_bins: int,
+        seed: int,
+    ) -> None:
+        self._texts = texts
+        self._augmenter = augmenter
+        self._progress = progress
+        self._num_bins = num_bins
+        self._seed = seed
+        self._drawn = 0
+
+    def __getitem__(self, cuts: CutSet) -> Batch:  # type: ignore[override]
+        self._drawn += 1
+        rng = _rng_of(cuts, self._seed, self._drawn)
+        clips = []
+        for cut in cuts:
+            features = self._features(load_audio(cut), rng)
+            text = self._texts.of(cut, len(features), rng)
+            if text is not None:
+                clips.append((features, text))
+        if not clips:  # every device must get a batch: one second of near silence will do
+            floor = rng.standard_normal(16000, dtype=np.float32) * np.float32(1e-4)
+            clips.append((_native.fbank(floor, self._num_bins), _ClipText([], [], "", "noise")))
+        return _collate(clips, self._num_bins)
 
     def _features(self, samples: Samples, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         if self._augmenter is None:
@@ -261,26 +324,66 @@ class TrainingClips(Dataset[Batch]):
         return self._augmenter.perturb_features(features, strength, rng)
 
 
-@dataclass(frozen=True, slots=True)
-class _Clip:
-    features: npt.NDArray[np.float32]
-    labels: list[int]
-    phones: list[int]
-    text: str
-    kind: str
-    phrase: str | None = None
+class PlacedClips(Dataset[PlacedBatch]):
+    """Turns a CutSet into a `PlacedBatch`.
+
+    Args:
+        texts: What is said.
+        places: Of all cuts.
+        speed: The most that augmentation may speed clips up.
+        seed: Of pronunciations.
+    """
+
+    def __init__(
+        self, texts: ClipTexts, places: Mapping[str, Place], *, speed: float, seed: int
+    ) -> None:
+        self._texts = texts
+        self._places = places
+        self._speed = speed
+        self._seed = seed
+        self._drawn = 0
+
+    def __getitem__(self, cuts: CutSet) -> PlacedBatch | None:  # type: ignore[override]
+        self._drawn += 1
+        rng = _rng_of(cuts, self._seed, self._drawn)
+        clips = []
+        for cut in cuts:
+            text = self._texts.of(cut, 100 * cut.duration / (1 + self._speed), rng)
+            if text is not None:
+                clips.append((self._places[cut.id], text))
+        if not clips:
+            return None
+        texts = [text for _, text in clips]
+        labels, label_lengths = _padded([text.labels for text in texts])
+        phones, phone_lengths = _padded([text.phones for text in texts])
+        return PlacedBatch(
+            clips=torch.tensor([place for place, _ in clips]),
+            labels=labels,
+            label_lengths=label_lengths,
+            phones=phones,
+            phone_lengths=phone_lengths,
+            texts=tuple(text.text for text in texts),
+            kinds=tuple(text.kind for text in texts),
+            phrases=tuple(text.phrase for text in texts),
+        )
 
 
-def _collate(clips: list[_Clip], num_bins: int) -> Batch:
-    lengths = [len(clip.features) for clip in clips]
+def _rng_of(cuts: CutSet, seed: int, drawn: int) -> np.random.Generator:
+    return np.random.default_rng(
+        (seed, drawn, *(zlib.crc32(cut.id.encode()) for cut in list(cuts)[:2]))
+    )
+
+
+def _collate(clips: Sequence[tuple[npt.NDArray[np.float32], _ClipText]], num_bins: int) -> Batch:
+    lengths = [len(features) for features, _ in clips]
     # Multiples of 64 frames (16 at 40 ms): few distinct shapes, so kernels are planned once.
     longest = -(-max(lengths, default=4) // 64) * 64
     padded = np.zeros((len(clips), longest, num_bins), dtype=np.float32)
-    for row, clip in enumerate(clips):
-        padded[row, : len(clip.features)] = clip.features
-        padded[row, len(clip.features) :] = clip.features[-1]
-    labels, label_lengths = _padded([clip.labels for clip in clips])
-    phones, phone_lengths = _padded([clip.phones for clip in clips])
+    for row, (features, _) in enumerate(clips):
+        padded[row, : len(features)] = features
+        padded[row, len(features) :] = features[-1]
+    labels, label_lengths = _padded([text.labels for _, text in clips])
+    phones, phone_lengths = _padded([text.phones for _, text in clips])
     return Batch(
         features=torch.from_numpy(padded),
         feature_lengths=torch.tensor(lengths, dtype=torch.int64),
@@ -288,9 +391,9 @@ def _collate(clips: list[_Clip], num_bins: int) -> Batch:
         label_lengths=label_lengths,
         phones=phones,
         phone_lengths=phone_lengths,
-        texts=tuple(clip.text for clip in clips),
-        kinds=tuple(clip.kind for clip in clips),
-        phrases=tuple(clip.phrase for clip in clips),
+        texts=tuple(text.text for _, text in clips),
+        kinds=tuple(text.kind for _, text in clips),
+        phrases=tuple(text.phrase for _, text in clips),
     )
 
 
@@ -310,27 +413,33 @@ def training_loader(
     progress: Progress,
     *,
     seed: int,
-) -> DataLoader[Batch]:
+    sources: Mapping[str, list[MonoCut]],
+    places: Mapping[str, Place] | None = None,
+) -> DataLoader[Any]:
     """An endless loader over the recipe's sources.
 
     Args:
         recipe: Shares, batch size, augmentation.
-        folder: Holds `cuts/`, `noise/` and `rooms/`.
+        folder: Holds `noise/` and `rooms/`.
         tokenizer: Word pieces.
         progress: Where in the run we are; read for shares and augmentation strength.
         seed: Differs between devices, and between a run and its resumption.
+        sources: What `read_sources` gave.
+        places: Where the clips lie that are resident; None reads and augments them here.
 
     Returns:
-        A loader of `Batch`, already batched.
+        A loader of `Batch`, already batched; of `PlacedBatch` with `places`.
     """
-    stream = _TrainingStream(
-        recipe,
-        read_sources(folder / "cuts", recipe.sources),
-        Augmenter(recipe.augment, read_noise(folder), read_rooms(folder)),
-        tokenizer,
-        progress,
-        seed=seed,
-    )
+    texts = ClipTexts(tokenizer, _lexicon(recipe), stack=recipe.model.encoder.stack)
+
+    def clips(seed: int) -> TrainingClips | PlacedClips:
+        if places is not None:
+            return PlacedClips(texts, places, speed=recipe.augment.speed, seed=seed)
+        augmenter = Augmenter(recipe.augment, read_noise(folder), read_rooms(folder))
+        num_bins = recipe.model.encoder.num_bins
+        return TrainingClips(texts, augmenter, progress, num_bins=num_bins, seed=seed)
+
+    stream = _TrainingStream(recipe, sources, clips, progress, seed=seed)
     workers = recipe.train.workers
     return DataLoader(
         stream,
@@ -341,28 +450,25 @@ def training_loader(
     )
 
 
-class _TrainingStream(IterableDataset[Batch]):
+class _TrainingStream(IterableDataset[Any]):
     """Batches without end; each of the loader's processes draws its own."""
 
     def __init__(
         self,
         recipe: Recipe,
         sources: Mapping[str, list[MonoCut]],
-        augmenter: Augmenter,
-        tokenizer: sentencepiece.SentencePieceProcessor,
+        clips: Callable[[int], TrainingClips | PlacedClips],
         progress: Progress,
         *,
         seed: int,
     ) -> None:
         self._recipe = recipe
         self._sources = sources
-        self._augmenter = augmenter
-        self._tokenizer = tokenizer
+        self._clips = clips
         self._progress = progress
-        self._lexicon = _lexicon(recipe)
         self._seed = seed
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | PlacedBatch]:
         worker = get_worker_info()
         seed = self._seed + _WORKER_SEEDS * (worker.id if worker else 0)
         sampler = DynamicBucketingSampler(
@@ -370,23 +476,17 @@ class _TrainingStream(IterableDataset[Batch]):
             max_duration=self._recipe.train.batch_s,
             num_buckets=self._recipe.train.buckets,
             num_cuts_for_bins_estimate=2000,
-            buffer_size=2000,
+            buffer_size=max(2000, round(5 * self._recipe.train.batch_s)),  # cuts; 20 batches
             shuffle=True,
             seed=seed,
             world_size=1,
             rank=0,
         )
-        clips = TrainingClips(
-            self._tokenizer,
-            self._augmenter,
-            self._progress,
-            lexicon=self._lexicon,
-            num_bins=self._recipe.model.encoder.num_bins,
-            stack=self._recipe.model.encoder.stack,
-            seed=seed,
-        )
+        clips = self._clips(seed)
         for cuts in sampler:
-            yield clips[cuts]
+            batch = clips[cuts]
+            if batch is not None:
+                yield batch
 
 
 def validation_loader(
@@ -405,15 +505,9 @@ def validation_loader(
             for cut in chosen[: recipe.train.validation_clips]:
                 cut.supervisions[0].custom = {"kind": name}
                 cuts.append(cut)
-    clips = TrainingClips(
-        tokenizer,
-        None,
-        Progress(),
-        lexicon=_lexicon(recipe),
-        num_bins=recipe.model.encoder.num_bins,
-        stack=recipe.model.encoder.stack,
-        seed=0,
-    )
+    texts = ClipTexts(tokenizer, _lexicon(recipe), stack=recipe.model.encoder.stack)
+    num_bins = recipe.model.encoder.num_bins
+    clips = TrainingClips(texts, None, Progress(), num_bins=num_bins, seed=0)
     batches = [CutSet.from_cuts([cut]) for cut in cuts]
     return DataLoader(clips, sampler=batches, batch_size=None)
 

@@ -36,11 +36,21 @@ from earshot.data.scoring import WordCounts, count_words
 from earshot.data.tokenizer import Tokenizer
 from earshot.models.biasing import PhraseBatch
 from earshot.models.transducer import Transducer, TransducerConfig
-from earshot.train.batches import Batch, Progress, training_loader, validation_loader
+from earshot.train.batches import (
+    Batch,
+    PlacedBatch,
+    Progress,
+    read_noise,
+    read_rooms,
+    read_sources,
+    training_loader,
+    validation_loader,
+)
 from earshot.train.phrase_text import rare_words
 from earshot.train.phrases import PhraseSampler
 from earshot.train.precision import usual_precision
 from earshot.train.recipe import Recipe, TrainConfig
+from earshot.train.resident import Resident, read_resident
 from earshot.train.text import load_texts
 
 logger = logging.getLogger(__name__)
@@ -62,6 +72,7 @@ class TrainingModule(lightning.LightningModule):
         self._tokenizer = tokenizer
         self._progress = progress
         self.phrases: PhraseSampler | None = None  # of a network with biasing
+        self.resident: Resident | None = None  # of clips in the GPU's memory
         self._phrase_rng = random.Random(train.seed)
         self.extra_losses: list[Callable[[Batch], torch.Tensor]] = []  # of `earshot.compress`
         self._audio_s = 0.0
@@ -90,6 +101,13 @@ class TrainingModule(lightning.LightningModule):
         floor = config.final_lr_share
         cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * self._progress.get()))
         return config.peak_lr * cosine * min(1.0, (self.global_step + 1) / config.warmup_steps)
+
+    def on_after_batch_transfer(self, batch: Batch | PlacedBatch, dataloader_idx: int) -> Batch:
+        """Features of clips that lie on the device already."""
+        if isinstance(batch, Batch):
+            return batch
+        assert self.resident is not None
+        return batch.heard(*self.resident.features(batch.clips, self._progress.get()))
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         """Loss of one batch, in nats per piece."""
@@ -312,11 +330,29 @@ def train(
         ],
     )
     loader_seed = 1000 * trainer.global_rank + seed
+    source = material or folder
+    sources = read_sources(source / "cuts", recipe.sources)
+    places = None
+    if config.resident:
+        audio = read_resident(sources)
+        places = audio.places
+        module.resident = Resident(
+            recipe.augment,
+            audio,
+            read_noise(source),
+            read_rooms(source),
+            num_bins=recipe.model.encoder.num_bins,
+            device=trainer.strategy.root_device,
+            seed=loader_seed,
+        )
+    loader = training_loader(
+        recipe, source, tokenizer, share, seed=loader_seed, sources=sources, places=places
+    )
     try:
         trainer.fit(
             module,
-            training_loader(recipe, material or folder, tokenizer, share, seed=loader_seed),
-            validation_loader(recipe, material or folder, tokenizer),
+            loader,
+            validation_loader(recipe, source, tokenizer),
             ckpt_path=last if resumed else None,
             weights_only=False,
         )

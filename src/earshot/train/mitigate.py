@@ -43,7 +43,7 @@ from earshot.models.transducer import Transducer
 from earshot.session.recognizer import embedded_model_path
 from earshot.train import mitigate_data as data
 from earshot.train.augment import Augmenter
-from earshot.train.batches import Batch, Progress, TrainingClips
+from earshot.train.batches import Batch, ClipTexts, Progress, TrainingClips
 from earshot.train.cuts import write_json
 from earshot.train.mitigate_curve import curve_page
 from earshot.train.mitigate_figures import (
@@ -816,15 +816,8 @@ class _Prepared:
         full = Progress()
         full.set(1.0)
         encoder = self._sweep._start.config.encoder
-        return TrainingClips(
-            self._sweep._tokenizer,
-            augmenter,
-            full,
-            lexicon=self._lexicon,
-            num_bins=encoder.num_bins,
-            stack=encoder.stack,
-            seed=seed,
-        )
+        texts = ClipTexts(self._sweep._tokenizer, self._lexicon, stack=encoder.stack)
+        return TrainingClips(texts, augmenter, full, num_bins=encoder.num_bins, seed=seed)
 
     def batches(self, weights: Sequence[float]) -> Iterator[tuple[Batch, list[int]]]:
         """Endless batches with the cohorts of their utterances."""

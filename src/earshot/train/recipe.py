@@ -141,6 +141,7 @@ class TrainConfig:
     precision: Precision = "auto"  # bf16-mixed if the machine has it, else 32-true
     threads: int = 1
     workers: int = 1
+    resident: bool = False  # all clips lie in the GPU's memory and are augmented there
     devices: int = 1
     nodes: int = 1
     accelerator: str = "auto"
