@@ -51,16 +51,11 @@ float Highest(const float* x, size_t n) {
 GraphState::GraphState(std::shared_ptr<const Graph> graph)
     : graph_(std::move(graph)), floats_(graph_->state_floats(), 0.0f), counters_(graph_->state_counters(), 0) {}
 
-void AttentionTrace::Clear() {
-  begin.assign(1, 0);
+void AttentionTrace::Clear(size_t frames) {
+  begin.assign(frames + 1, 0);
   entry.clear();
   weight.clear();
-}
-
-float AttentionTrace::WeightOf(size_t frame, int32_t of_entry) const {
-  const auto first = entry.begin() + begin[frame], last = entry.begin() + begin[frame + 1];
-  const auto at = std::lower_bound(first, last, of_entry);
-  return at != last && *at == of_entry ? weight[static_cast<size_t>(at - entry.begin())] : 0;
+  queries.assign(frames * query_width, 0.0f);
 }
 
 void AttentionTrace::Erase(size_t frame, size_t frames) {
@@ -69,6 +64,8 @@ void AttentionTrace::Erase(size_t frame, size_t frames) {
   weight.erase(weight.begin() + first, weight.begin() + first + items);
   const auto gone = begin.begin() + static_cast<std::ptrdiff_t>(frame);
   begin.erase(gone, gone + static_cast<std::ptrdiff_t>(frames));
+  const auto asked = queries.begin() + static_cast<std::ptrdiff_t>(frame * query_width);
+  queries.erase(asked, asked + static_cast<std::ptrdiff_t>(frames * query_width));
   for (size_t i = frame; i < begin.size(); ++i) begin[i] -= items;
 }
 
@@ -477,6 +474,9 @@ void Executor::EvalPhraseAttention(const Node& node, const Rows& rows, const flo
     const PhraseList* list = items_[item].phrases;
     const PhraseMemory* memory = list != nullptr ? list->Find(node.keys) : nullptr;
     AttentionTrace* trace = items_[item].trace;
+    if (trace != nullptr && trace->query_width > 0) {
+      trace->queries.insert(trace->queries.end(), x + rows.offset[item] * keys, x + rows.offset[item + 1] * keys);
+    }
     if (memory == nullptr || memory->key_width != keys || memory->value_width != width) {
       for (size_t t = 0; trace != nullptr && t < rows.frames(item); ++t) trace->begin.push_back(trace->begin.back());
       continue;

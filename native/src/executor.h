@@ -44,9 +44,11 @@ struct AttentionTrace {
   std::vector<int32_t> begin{0};  // of each frame, in the others; one more at the end
   std::vector<int32_t> entry;
   std::vector<float> weight;
+  size_t query_width = 0;         // 0: queries are not kept
+  std::vector<float> queries;     // of each frame, what the entries' keys are compared with
   size_t num_frames() const { return begin.size() - 1; }
-  float WeightOf(size_t frame, int32_t of_entry) const;
-  void Clear();
+  // Rows of `frames` frames of which nothing is known.
+  void Clear(size_t frames);
   void Erase(size_t frame, size_t frames);
 };
 
@@ -63,7 +65,7 @@ class Executor {
     GraphState* state = nullptr;   // of this graph; may be null if the graph has none
     const PhraseList* phrases = nullptr;  // what a phrase_attention looks at; null: an empty list
     int32_t last_piece = -1;              // what entries must follow where it sees the next ones only
-    AttentionTrace* trace = nullptr;      // gets what it looked at; may be null
+    AttentionTrace* trace = nullptr;      // gets what it asked and looked at; may be null
   };
 
   explicit Executor(std::shared_ptr<const Graph> graph);

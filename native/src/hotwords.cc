@@ -104,6 +104,7 @@ void Hotwords::AddFailures() {
   banked_.assign(nodes, 0);
   end_.assign(nodes, 0);
   most_gain_.assign(nodes, 0);
+  most_failed_.assign(nodes, 0);
   for (size_t node = 1; node < nodes; ++node) {
     const auto parent = static_cast<size_t>(parent_[node]);
     const int32_t piece = piece_[node];
@@ -149,8 +150,10 @@ void Hotwords::AddFailures() {
     }
     if (node != kRoot) {
       const auto at = static_cast<size_t>(failure_[node]);
-      most = std::max(most, banked_[node] + lent_[at] + most_gain_[at] - lent_[node]);
-      if (worth_[node] >= 0) most = std::max(most, worth_[node] + most_gain_[kRoot] - lent_[node]);
+      double failed = banked_[node] + lent_[at] + most_gain_[at] - lent_[node];
+      if (worth_[node] >= 0) failed = std::max(failed, worth_[node] + most_gain_[kRoot] - lent_[node]);
+      most_failed_[node] = failed;
+      most = std::max(most, failed);
     }
     most_gain_[node] = most;
   }
@@ -195,7 +198,7 @@ double Hotwords::Score(const int32_t* pieces, size_t count) const {
 
 size_t Hotwords::size_bytes() const {
   const size_t ids = root_arcs_.size() + first_child_.size() + piece_.size() + parent_.size() + failure_.size();
-  const size_t scores = banked_.size() + worth_.size() + lent_.size() + end_.size() + most_gain_.size();
+  const size_t scores = banked_.size() + worth_.size() + lent_.size() + end_.size() + most_gain_.size() + most_failed_.size();
   return starts_word_.size() + ids * sizeof(int32_t) + scores * sizeof(double);
 }
 

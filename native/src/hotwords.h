@@ -44,6 +44,12 @@ class Hotwords {
     const int32_t arc = root_arcs_[static_cast<size_t>(piece)];
     return arc < 0 ? 0 : lent_[static_cast<size_t>(arc)];
   }
+  // The same told from its arcs, more slowly: a phrase that has begun goes on with few pieces, all others give it back.
+  double CloserGain(int32_t node, int32_t piece) const {
+    const int32_t arc = Arc(node, piece);
+    if (arc < 0) return node == kRoot ? 0 : most_failed_[static_cast<size_t>(node)];
+    return lent_[static_cast<size_t>(arc)] - lent_[static_cast<size_t>(node)];
+  }
   // What a whole text is worth.
   double Score(const int32_t* pieces, size_t count) const;
 
@@ -65,7 +71,7 @@ class Hotwords {
   std::vector<double> banked_;         // and what has been earned for good by then
   std::vector<double> worth_;          // of the phrase that ends here; below 0: none does
   std::vector<double> lent_;
-  std::vector<double> end_, most_gain_;
+  std::vector<double> end_, most_gain_, most_failed_;
 };
 
 }  // namespace earshot

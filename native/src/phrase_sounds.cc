@@ -2,6 +2,7 @@
 #include "phrase_sounds.h"
 
 #include <algorithm>
+#include <bitset>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -17,23 +18,19 @@ constexpr double kAgain = 0.5;  // nats that a phrase must have gained to be fou
 
 void SpotterState::Reset() {
   tokens_.clear();
+  oldest_ = 0;
+  newest_ = -1;
   said_.clear();
   rows_.clear();
   first_ = 0;
 }
 
 size_t SpotterState::Oldest(size_t frame) const {
-  auto oldest = static_cast<int32_t>(frame);
-  for (const SpotterToken& token : tokens_) {
-    if (token.phone != kMinusInfinity) oldest = std::min(oldest, token.phone_start);
-    if (token.blank != kMinusInfinity) oldest = std::min(oldest, token.blank_start);
-  }
-  return static_cast<size_t>(oldest);
+  return oldest_ > newest_ ? frame : std::min(frame, static_cast<size_t>(oldest_));
 }
 
 bool SpotterState::Began(size_t frame) const {
-  const auto now = static_cast<int32_t>(frame);
-  return std::any_of(tokens_.begin(), tokens_.end(), [now](const SpotterToken& t) { return t.phone_start == now && t.phone != kMinusInfinity; });
+  return oldest_ <= newest_ && newest_ == static_cast<int32_t>(frame);
 }
 
 std::shared_ptr<const PhraseSounds> PhraseSounds::Create(PhraseSoundTable table, size_t num_phones, float cost,
@@ -119,7 +116,37 @@ std::shared_ptr<const PhraseSounds> PhraseSounds::Create(PhraseSoundTable table,
     }
   }
   out->first_child_.push_back(static_cast<int32_t>(ranges.size()));
+  const bool few = num_phones < 64;
+  for (size_t node = 0; node < ranges.size(); ++node) {
+    float lowest = std::numeric_limits<float>::infinity();
+    uint64_t phones_of = 0;
+    for (int32_t child = out->first_child_[node]; child < out->first_child_[node + 1]; ++child) {
+      const auto c = static_cast<size_t>(child);
+      lowest = std::min(lowest, out->floor_[c]);
+      if (few) phones_of |= uint64_t{1} << out->phone_[c];
+    }
+    out->lowest_child_.push_back(lowest);
+    if (few) out->followers_.push_back(phones_of);
+  }
   return out;
+}
+
+template <typename Visit>
+void PhraseSounds::EachFollower(size_t node, float spare, const SpotterScratch& scratch, Visit visit) const {
+  if (!(spare >= 0)) return;
+  const int32_t first = first_child_[node];
+  if (followers_.empty()) {
+    for (int32_t child = first; child < first_child_[node + 1]; ++child) visit(child);
+    return;
+  }
+  // Most frames are sure of a phone or two; children lie in the order of their phones.
+  const auto nats = static_cast<size_t>(std::min(spare, static_cast<float>(SpotterScratch::kNats - 2))) + 1;
+  const bool all = spare > static_cast<float>(SpotterScratch::kNats - 2);
+  const uint64_t every = followers_[node];
+  for (uint64_t left = all ? every : every & scratch.within_[nats]; left != 0; left &= left - 1) {
+    const uint64_t below = (left & (~left + 1)) - 1;
+    visit(first + static_cast<int32_t>(std::bitset<64>(every & below).count()));
+  }
 }
 
 void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_probs, SpotterScratch* scratch,
@@ -137,6 +164,14 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
   lost.assign(log_probs, log_probs + width);
   const float best = *std::max_element(lost.begin(), lost.end());
   for (float& x : lost) x = std::isnan(x) ? kMinusInfinity : x - best;
+  if (!followers_.empty()) {
+    scratch->within_.fill(0);
+    for (size_t phone = 1; phone < width; ++phone) {
+      const float nats = std::ceil(-lost[phone]);
+      if (nats < static_cast<float>(SpotterScratch::kNats)) scratch->within_[static_cast<size_t>(nats)] |= uint64_t{1} << phone;
+    }
+    for (size_t n = 1; n < SpotterScratch::kNats; ++n) scratch->within_[n] |= scratch->within_[n - 1];
+  }
 
   std::vector<Token>& next = scratch->next_;
   next.clear();
@@ -153,7 +188,7 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
     if (scratch->epochs_[n] != scratch->epoch_) {
       scratch->epochs_[n] = scratch->epoch_;
       scratch->slots_[n] = static_cast<int32_t>(next.size());
-      next.push_back({node, kMinusInfinity, kMinusInfinity, 0, 0});
+      next.push_back({node, kMinusInfinity, kMinusInfinity, 0, 0, 0});
     }
     return next[static_cast<size_t>(scratch->slots_[n])];
   };
@@ -165,10 +200,10 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
     }
   };
   const auto now = static_cast<int32_t>(frame);
-  for (int32_t child = first_child_[0]; child < first_child_[1]; ++child) {
+  EachFollower(0, -lowest_child_[0], *scratch, [&](int32_t child) {
     const float score = lost[phone_[static_cast<size_t>(child)]];
     if (score >= floor_[static_cast<size_t>(child)]) arrive(child, score, now);
-  }
+  });
   const int32_t earliest = now - static_cast<int32_t>(kMaxFrames) + 1;
   for (const Token& token : state->tokens_) {
     const auto n = static_cast<size_t>(token.node);
@@ -179,17 +214,19 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
     if (start < earliest) continue;
     const float stays = token.phone + lost[phone], pauses = before + lost[0];
     if (stays >= floor_[n]) arrive(token.node, stays, token.phone_start);
-    if (pauses >= floor_[n]) {
+    const int32_t last_phone = by_phone ? now - 1 : token.last_phone;
+    if (pauses >= floor_[n] && now - last_phone <= static_cast<int32_t>(kMaxPause)) {
       Token& same = token_of(token.node);
       same.blank = pauses;
       same.blank_start = start;
+      same.last_phone = last_phone;
     }
-    for (int32_t child = first_child_[n]; child < first_child_[n + 1]; ++child) {
+    EachFollower(n, before - lowest_child_[n], *scratch, [&](int32_t child) {
       const uint8_t follows = phone_[static_cast<size_t>(child)];
       const float from = follows == phone ? token.blank : before;
       const float score = from + lost[follows];
       if (score >= floor_[static_cast<size_t>(child)]) arrive(child, score, follows == phone ? token.blank_start : start);
-    }
+    });
   }
   if (next.size() > kMaxTokens) {
     const auto spare = [this](const Token& token) { return std::max(token.phone, token.blank) - floor_[static_cast<size_t>(token.node)]; };
@@ -199,7 +236,20 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
     next.resize(kMaxTokens);
   }
   state->tokens_.swap(next);
-  for (const Token& token : state->tokens_) Say(state, frame, token, found);
+  state->oldest_ = now;
+  state->newest_ = -1;
+  for (const Token& token : state->tokens_) {
+    const auto n = static_cast<size_t>(token.node);
+    if (token.phone != kMinusInfinity) {
+      state->oldest_ = std::min(state->oldest_, token.phone_start);
+      state->newest_ = std::max(state->newest_, token.phone_start);
+      if (first_end_[n] < last_end_[n]) Say(state, frame, token, found);
+    }
+    if (token.blank != kMinusInfinity) {
+      state->oldest_ = std::min(state->oldest_, token.blank_start);
+      state->newest_ = std::max(state->newest_, token.blank_start);
+    }
+  }
 
   const size_t oldest = state->Oldest(frame);
   const auto gone = [&](const SpotterState::Said& said) { return said.frame < oldest; };
@@ -233,7 +283,6 @@ void PhraseSounds::Say(SpotterState* state, size_t frame, const SpotterToken& to
 }
 
 double PhraseSounds::GainAt(const SpottedPhrase& phrase, double e) const {
-  if (!wants_evidence()) return phrase.gain;
   const double against = std::isnan(e) ? evidence_.even : -e;
   return phrase.gain - double{evidence_.share} * against * static_cast<double>(PhonesOf(phrase.way).size());
 }

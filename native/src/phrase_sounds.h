@@ -9,6 +9,7 @@
 // last phone is reached with less lost than it is worth.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -53,6 +54,7 @@ struct SpotterToken {
   int32_t node;
   float phone, blank;   // nats lost by the best alignment that ends in the phone, and in blanks after it
   int32_t phone_start, blank_start;
+  int32_t last_phone;   // frame of the phone that the blanks come after
 };
 
 // What a stream carries. Frames are those of its search.
@@ -71,6 +73,7 @@ class SpotterState {
     double gain;
   };
   std::vector<SpotterToken> tokens_;
+  int32_t oldest_ = 0, newest_ = -1;  // first frames of what is on the way; nothing is where oldest_ is larger
   std::vector<Said> said_;
   std::vector<float> rows_;   // log-probabilities of the frames from first_ on
   size_t first_ = 0;
@@ -79,7 +82,9 @@ class SpotterState {
 // Buffers of one call at a time.
 class SpotterScratch {
   friend class PhraseSounds;
+  static constexpr size_t kNats = 48;
   std::vector<float> lost_;
+  std::array<uint64_t, kNats> within_;  // phones that lose at most so many nats in this frame, as bits
   std::vector<SpotterToken> next_;
   std::vector<int32_t> slots_;    // of each node: its place in next_
   std::vector<uint32_t> epochs_;  // when that was written
@@ -91,7 +96,8 @@ class PhraseSounds {
   static constexpr size_t kMinPhones = 3;    // what is shorter is said all the time
   static constexpr size_t kMaxPhones = 96;
   static constexpr size_t kMaxFrames = 125;  // that a phrase may last
-  static constexpr size_t kMaxTokens = 2048;
+  static constexpr size_t kMaxPause = 25;    // frames between two of its phones
+  static constexpr size_t kMaxTokens = 96;   // on the way at once; of 5,000 names fewer find no fewer (docs/log.md)
   static constexpr float kSlack = 5;         // nats that a beginning may lose beyond what its phones are worth
 
   // `cost`: nats that every phrase must be ahead. Ways with too few or too many phones, and phrases worth nothing, are
@@ -111,6 +117,10 @@ class PhraseSounds {
 
   // The gain of a phrase at the evidence e <= 0; without any if it is not known, NaN.
   double GainAt(const SpottedPhrase& phrase, double e) const;
+  // The evidence at which it gains nothing.
+  double LeastEvidence(const SpottedPhrase& phrase) const {
+    return -phrase.gain / (double{evidence_.share} * static_cast<double>(PhonesOf(phrase.way).size()));
+  }
   // Where the phrase is in the list that it is of.
   size_t PlaceOf(const SpottedPhrase& phrase) const { return table_.given[table_.phrase[phrase.way]]; }
   bool wants_evidence() const { return evidence_.share > 0; }
@@ -127,6 +137,9 @@ class PhraseSounds {
   }
   // The frame of each phone.
   std::vector<int32_t> Align(const SpotterState& state, const SpottedPhrase& phrase, size_t frame) const;
+  // Calls visit(child) for all children of a node but those whose phone loses more than `spare` nats.
+  template <typename Visit>
+  void EachFollower(size_t node, float spare, const SpotterScratch& scratch, Visit visit) const;
   void Say(SpotterState* state, size_t frame, const SpotterToken& token, std::vector<SpottedPhrase>* found) const;
 
   PhraseSoundTable table_;
@@ -139,6 +152,8 @@ class PhraseSounds {
   std::vector<int32_t> first_child_;  // one more than nodes
   std::vector<uint8_t> phone_;
   std::vector<float> floor_;          // who has lost more gives up
+  std::vector<float> lowest_child_;   // the lowest floor of a node's children
+  std::vector<uint64_t> followers_;   // the children's phones as bits; empty where there are more than 63 phones
   std::vector<int32_t> first_end_, last_end_;  // places in order_ of the ways that end here
 };
 

@@ -26,6 +26,19 @@ size_t PhraseMemory::size_bytes() const {
          sizeof(int32_t) * rowsum.size();
 }
 
+float PhraseMemory::Dot(size_t entry, size_t first, size_t count, const float* query) const {
+  const size_t block = entry / 16, row = entry % 16;
+  float sum = 0;
+  if (tiles.empty()) {
+    const float* keys = exact_keys.data() + (block * key_width + first) * 16 + row;
+    for (size_t k = 0; k < count; ++k) sum += keys[k * 16] * query[k];
+    return sum;
+  }
+  const int8_t* keys = tiles.data() + block * Padded(key_width, 64) * 16 + row * 4;
+  for (size_t k = first; k < first + count; ++k) sum += static_cast<float>(keys[k / 4 * 64 + k % 4]) * query[k - first];
+  return sum * key_scale[entry];
+}
+
 const PhraseMemory* PhraseList::Find(std::string_view keys) const {
   for (const auto& [name, memory] : memories_) {
     if (name == keys) return &memory;

@@ -39,6 +39,8 @@ struct PhraseMemory {
   std::vector<float> value_scale;
   std::vector<float> exact_values;
   size_t size_bytes() const;
+  // Of the key of an entry, `count` numbers from `first` on, times `query`.
+  float Dot(size_t entry, size_t first, size_t count, const float* query) const;
 };
 
 // Phrases, one after the other, and how they are said.

@@ -66,9 +66,28 @@ class Prior {
     const double language = ngram_ != nullptr ? std::max(0.0f, config_.bonus) : 0;
     return hotwords_ != nullptr ? language + hotwords_->MostGain(state.node, piece) : language;
   }
+  // What any piece can bring no more than.
+  double MostGain(const PriorState& state) const {
+    const double language = ngram_ != nullptr ? std::max(0.0f, config_.bonus) : 0;
+    return hotwords_ != nullptr ? language + hotwords_->MostGain(state.node) : language;
+  }
+  // By how much less than that, told more slowly: in a phrase that has begun.
+  double LessGain(const PriorState& state, int32_t piece) const {
+    if (hotwords_ == nullptr || state.node == Hotwords::kRoot) return 0;
+    return hotwords_->MostGain(state.node) - hotwords_->CloserGain(state.node, piece);
+  }
   // What is taken off for the internal language model.
   double Internal(int32_t piece, const Prediction& network) const {
     return config_.internal_weight > 0 ? double{config_.internal_weight} * network.LanguageScore(piece) : 0;
+  }
+  // Log-probabilities of all pieces without that, nearly: in float.
+  void WithoutInternal(const float* row, const Prediction& network, size_t count, float* out) const {
+    const auto weight = static_cast<float>(config_.internal_weight);
+    if (weight <= 0 || network.language.empty()) {
+      std::copy(row, row + count, out);
+      return;
+    }
+    for (size_t v = 0; v < count; ++v) out[v] = row[v] - weight * std::max(network.language[v], -20.0f);
   }
   // The state at the end of a text: begun phrases are given back, the last word and the end are scored.
   PriorState End(const PriorState& state) const;

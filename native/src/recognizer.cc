@@ -226,7 +226,10 @@ void Stream::SetHotwords(std::shared_ptr<const Hotwords> hotwords, std::shared_p
   auto prior = Prior::Create(*recognizer_->model_, parts);
   const std::lock_guard<std::mutex> lock(mutex_);
   next_prior_ = std::move(prior);
-  if (search_.num_frames == 0) UseHotwords();
+  if (search_.num_frames > 0) return;
+  const bool traced = Traces();
+  UseHotwords();
+  UsePhrases(traced);
 }
 
 void Stream::UseHotwords() {
@@ -393,36 +396,55 @@ void Stream::KeepAttention(bool keep) {
 
 // For a search that begins. What attention has heard stays, as what the encoder has; a list that begins begins anew.
 void Stream::UsePhrases(bool traced) {
-  const bool same = traced && search_.phrases == next_phrases_;
-  if (search_.phrases == nullptr && bias_state_ != nullptr) bias_state_->Reset();
-  search_.phrases = commands_.phrases = forced_.phrases = next_phrases_;
+  if (list_ == nullptr && bias_state_ != nullptr) bias_state_->Reset();
+  const bool same = traced && list_ == next_phrases_;
+  list_ = next_phrases_;
+  search_.phrases = commands_.phrases = forced_.phrases = Weighs() ? nullptr : list_;
   keep_attention_ = keep_next_;
-  if (same) return;
-  trace_.Clear();
-  trace_.begin.assign(queue_.size() + 1, 0);
+  const size_t query_width = Weighs() ? recognizer_->attention_->in_width : 0;
+  if (same && query_width == trace_.query_width) return;
+  trace_.query_width = query_width;
+  trace_.Clear(queue_.size());
   trace_first_ = 0;
   trace_known_ = queue_.size();
 }
 
-double Stream::EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) const {
+bool Stream::Weighs() const {
+  return Spots() && list_ != nullptr && recognizer_->attention_ != nullptr && search_.prior->sounds()->wants_evidence();
+}
+
+double Stream::EvidenceFor(size_t phrase, const std::vector<int32_t>& frames, double least) const {
   // Frames around a piece in which attention may find it, none that is not heard yet; and a weight that is none.
   constexpr int32_t kEarly = 2, kLate = 5;
   constexpr double kLeast = 1e-4;
   constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
-  const PhraseList* list = search_.phrases.get();
-  if (!Weighs() || phrase >= list->num_phrases()) return kUnknown;
-  const auto first = static_cast<size_t>(list->begin()[phrase]), count = static_cast<size_t>(list->begin()[phrase + 1]) - first;
-  if (count != frames.size() || count == 0) return kUnknown;
+  if (!Weighs() || phrase >= list_->num_phrases()) return kUnknown;
+  const Node& attention = *recognizer_->attention_;
+  const PhraseMemory* memory = list_->Find(attention.keys);
+  const auto first = static_cast<size_t>(list_->begin()[phrase]), count = static_cast<size_t>(list_->begin()[phrase + 1]) - first;
+  if (memory == nullptr || count != frames.size() || count == 0) return kUnknown;
   const auto oldest = static_cast<int32_t>(std::max(trace_first_, trace_known_)), row = static_cast<int32_t>(trace_first_);
   const int32_t now = std::min(static_cast<int32_t>(search_.num_frames), row + static_cast<int32_t>(trace_.num_frames()) - 1);
   if (std::max(0, frames.front() - kEarly) < oldest) return kUnknown;
+  const size_t width = attention.in_width / attention.heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(width));
+  const auto weight_in = [&](int32_t at, size_t entry) {
+    const float* query = trace_.queries.data() + static_cast<size_t>(at - row) * attention.in_width;
+    double sum = 0;
+    for (size_t from = 0; from < attention.in_width; from += width) {
+      const float none = std::inner_product(query + from, query + from + width, attention.no_bias_key + from, 0.0f);
+      sum += 1.0 / (1.0 + std::exp(double{scale} * (none - memory->Dot(entry, from, width, query + from))));
+    }
+    return sum / static_cast<double>(attention.heads);
+  };
   double sum = 0;
   for (size_t i = 0; i < count; ++i) {
-    float most = 0;
+    double most = 0;
     for (int32_t at = std::max(0, frames[i] - kEarly); at <= std::min(now, frames[i] + kLate); ++at) {
-      most = std::max(most, trace_.WeightOf(static_cast<size_t>(at - row), list->entries_of()[first + i]));
+      most = std::max(most, weight_in(at, static_cast<size_t>(list_->entries_of()[first + i])));
     }
     sum += std::log(std::min(1.0, most + kLeast));
+    if (sum <= least * static_cast<double>(count)) break;  // the others can only take away
   }
   return sum / static_cast<double>(count);
 }
@@ -438,8 +460,7 @@ void Stream::ForgetAttention() {
 void Stream::AlignTrace() {
   const size_t known = search_.num_frames + queue_.size();
   if (trace_first_ + trace_.num_frames() == known) return;
-  trace_.Clear();  // it was not kept until now
-  trace_.begin.assign(known + 1, 0);
+  trace_.Clear(known);  // it was not kept until now
   trace_first_ = 0;
   trace_known_ = known;
 }
@@ -453,7 +474,7 @@ std::shared_ptr<const PhraseList> Stream::Attention(AttentionTrace* trace) const
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!keep_attention_) return nullptr;
   *trace = trace_;
-  return search_.phrases;
+  return list_;
 }
 
 void Stream::Reset() {
@@ -502,6 +523,9 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
   if (bias_audio_ != nullptr) {
     hidden_ = static_cast<size_t>(encoder_->FindOutput("hidden"));
     encoder_bias_ = static_cast<size_t>(bias_audio_->FindOutput("encoder_bias"));
+    for (const Node& node : bias_audio_->nodes()) {
+      if (node.op == Op::kPhraseAttention) attention_ = &node;
+    }
   }
   ctc_ = find("ctc");
   phones_ = find("phones");
@@ -739,13 +763,13 @@ void Recognizer::AddAudioBias(Scratch* scratch) const {
   s.items.clear();
   for (size_t i = 0; i < s.parts.size(); ++i) {
     Stream& stream = *s.parts[i].stream;
-    if (stream.search_.phrases == nullptr) continue;
+    if (stream.list_ == nullptr) continue;
     s.inputs[s.items.size()] = {s.encoder.output(hidden_, i)};
     Executor::Item item;
     item.inputs = s.inputs[s.items.size()].data();
     item.frames = s.parts[i].frames;
     item.state = stream.bias_state_.get();
-    item.phrases = stream.search_.phrases.get();
+    if (!stream.Weighs() || stream.keep_attention_) item.phrases = stream.list_.get();
     if (stream.Traces()) {
       stream.AlignTrace();
       item.trace = &stream.trace_;
@@ -759,9 +783,10 @@ void Recognizer::AddAudioBias(Scratch* scratch) const {
   float* to = s.biased.data();
   size_t item = 0;
   for (Scratch::Part& part : s.parts) {
+    if (part.stream->list_ == nullptr) continue;
+    const float* added = s.bias->output(encoder_bias_, item++);
     const auto& phrases = part.stream->search_.phrases;
     if (phrases == nullptr) continue;
-    const float* added = s.bias->output(encoder_bias_, item++);
     for (size_t k = 0; k < part.frames * width; ++k) to[k] = part.encoded[k] + phrases->weight() * added[k];
     part.encoded = to;
     to += part.frames * width;
@@ -867,7 +892,11 @@ void Recognizer::SpotPhrases(Stream* stream, const float* log_probs, Scratch* sc
     InsertedPhrase inserted;
     inserted.start = phrase.start;
     sounds.Spell(stream->spotter_, phrase, frame, &inserted.pieces, &inserted.frames);
-    inserted.gain = sounds.GainAt(phrase, stream->EvidenceFor(sounds.PlaceOf(phrase), inserted.frames));
+    inserted.gain = phrase.gain;
+    if (sounds.wants_evidence()) {
+      const double least = sounds.LeastEvidence(phrase);
+      inserted.gain = sounds.GainAt(phrase, stream->EvidenceFor(sounds.PlaceOf(phrase), inserted.frames, least));
+    }
     if (!(inserted.gain > 0)) continue;
     inserted.log_prob = static_cast<float>(phrase.lost / static_cast<double>(inserted.pieces.size()));
     scratch->inserted.push_back(std::move(inserted));

@@ -169,10 +169,12 @@ class Stream {
   bool Ready() const;
   bool Spots() const { return search_.prior != nullptr && search_.prior->sounds() != nullptr; }
   // Does attention speak for and against what it spots?
-  bool Weighs() const { return Spots() && search_.phrases != nullptr && search_.prior->sounds()->wants_evidence(); }
-  bool Traces() const { return search_.phrases != nullptr && (keep_attention_ || Weighs()); }
-  // Mean log weight that attention gave a phrase of the list whose pieces were said in these frames; NaN if not known.
-  double EvidenceFor(size_t phrase, const std::vector<int32_t>& frames) const;
+  // Nothing is added to what the network hears then.
+  bool Weighs() const;
+  bool Traces() const { return list_ != nullptr && (keep_attention_ || Weighs()); }
+  // Mean log weight that attention gives a phrase of the list whose pieces were said in these frames, beside no-bias
+  // alone; NaN if not known. Once it cannot be above `least` it may be anything up to that.
+  double EvidenceFor(size_t phrase, const std::vector<int32_t>& frames, double least) const;
   void ForgetAttention();
   void AlignTrace();
   void ForgetWaiting(size_t from, size_t frames);  // of the frames in queue_
@@ -199,7 +201,7 @@ class Stream {
   SpotterState spotter_;         // of hotwords by their sounds
   mutable ForcedState forced_;   // likewise: remembers what results asked for
   std::shared_ptr<const earshot::Prior> next_prior_;  // of the next recording
-  std::shared_ptr<const PhraseList> next_phrases_;  // of the next recording; those of this one are in `search_`
+  std::shared_ptr<const PhraseList> list_, next_phrases_;  // of this recording and of the next
   std::unique_ptr<GraphState> bias_state_;          // null: the model has no trained biasing
   AttentionTrace trace_;
   // It has a row for every frame from trace_first_ on that was searched, then for every one that waits in queue_; of
@@ -273,6 +275,7 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   Head ctc_, phones_, endpoint_;
   std::shared_ptr<const Graph> bias_audio_;  // null: no trained biasing
   size_t encoder_bias_ = 0;                  // position in its outputs
+  const Node* attention_ = nullptr;          // in it
   FrameQueue::Widths widths_;
   size_t encoder_out_, hidden_ = 0;  // positions in the encoder's outputs
   Scorer scorer_;

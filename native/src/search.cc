@@ -106,12 +106,22 @@ void Search::RankPieces(const SearchState& state, const Hypothesis& path, const 
   const double before = path.prior.total(), rank = state.Rank(path);
   auto& ranked = scratch->ranked_;
   ranked.clear();
+  // Nearly all pieces are out of reach, which a look in float tells.
+  constexpr double kRounding = 1e-3;
+  scratch->reach_.resize(scorer_->vocabulary());
+  prior.WithoutInternal(row, network, scorer_->vocabulary(), scratch->reach_.data());
+  const double most_gain = prior.MostGain(path.prior) + kRounding;
+  double enough = floor - rank - most_gain;
   for (size_t v = 0; v < scorer_->vocabulary(); ++v) {
+    if (!(scratch->reach_[v] >= enough)) continue;
     if (v == static_cast<size_t>(settings_.blank_id) || v == static_cast<size_t>(settings_.unk_id)) continue;
     if (std::isnan(row[v])) continue;
     const auto token = static_cast<int32_t>(v);
     const double bound = row[v] - prior.Internal(token, network) + prior.MostGain(path.prior, token);
-    if (rank + bound < floor || (ranked.size() == most && !(bound > ranked.back().rank))) continue;
+    const auto too_low = [&](double rank_at_most) {
+      return rank + rank_at_most < floor || (ranked.size() == most && !(rank_at_most > ranked.back().rank));
+    };
+    if (too_low(bound) || too_low(bound - prior.LessGain(path.prior, token))) continue;
     SearchScratch::Piece piece{0, token, prior.Extend(path.prior, token, network)};
     piece.rank = row[v] + (piece.prior.total() - before);
     if (ranked.size() == most && !(piece.rank > ranked.back().rank)) continue;
@@ -119,6 +129,7 @@ void Search::RankPieces(const SearchState& state, const Hypothesis& path, const 
     auto at = ranked.end();
     while (at != ranked.begin() && piece.rank > std::prev(at)->rank) --at;
     ranked.insert(at, piece);
+    if (ranked.size() == most) enough = std::max(enough, ranked.back().rank - most_gain);
   }
   for (const SearchScratch::Piece& piece : ranked) scratch->best_.emplace_back(row[piece.token], piece.token);
 }

@@ -127,6 +127,7 @@ class SearchScratch {
   std::vector<Candidate> candidates_;
   std::vector<std::pair<float, int32_t>> best_;
   std::vector<Piece> ranked_;
+  std::vector<float> reach_;
   std::vector<Hypothesis> next_;
   std::vector<const History*> histories_;
   std::vector<Merged> merged_;

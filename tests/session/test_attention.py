@@ -460,6 +460,24 @@ def test_attention_that_does_not_know_sounds_is_no_witness(
     assert spotted(plain) == believed
 
 
+def test_a_witness_adds_nothing_of_its_own(
+    witness: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("earshot.decode.biasing.PIECE_SHARE", 0.0)
+    monkeypatch.setattr("earshot.decode.biasing.EVIDENCE_EVEN", 0.0)
+
+    def decode(**options: object) -> object:
+        stream = witness.create_stream(**options)
+        stream.accept_waveform(RATE, CLIP)
+        stream.input_finished()
+        stream.decode()
+        return heard(stream)
+
+    # Worth next to nothing, no phrase is spotted; attention alone changes what is heard.
+    assert decode(hotwords=PHRASES, hotwords_score=0.001) == decode()
+    assert decode(hotwords=PHRASES, hotwords_score=0.0) != decode()
+
+
 def test_a_witness_says_the_same_in_any_chunks(witness: Recognizer) -> None:
     once = spotted(witness)
     assert spotted(witness, [777, 20_000, 100_001, 300_000]) == once
