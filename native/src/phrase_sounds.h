@@ -97,7 +97,7 @@ class PhraseSounds {
   static constexpr size_t kMaxPhones = 96;
   static constexpr size_t kMaxFrames = 125;  // that a phrase may last
   static constexpr size_t kMaxPause = 25;    // frames between two of its phones
-  static constexpr size_t kMaxTokens = 96;   // on the way at once; of 5,000 names fewer find no fewer (docs/log.md)
+  static constexpr size_t kMaxTokens = 256;  // on the way at once; 96 find fewer rare words in long sentences
   static constexpr float kSlack = 5;         // nats that a beginning may lose beyond what its phones are worth
 
   // `cost`: nats that every phrase must be ahead. Ways with too few or too many phones, and phrases worth nothing, are

@@ -48,7 +48,7 @@ MAX_SCORE = 20.0  # more drowns all that is heard
 SOUND_SHARE, SOUND_COST = 1.0, 4.0
 # Of a phrase that trained attention looks for, too: nats that a phone may lose more for each nat of
 # the mean log weight that attention gives its pieces, and minus the weight that changes nothing.
-EVIDENCE_SHARE, EVIDENCE_EVEN = 0.5, 3.0
+EVIDENCE_SHARE, EVIDENCE_EVEN = 0.5, 4.0
 # For a model that hears phones: of a phrase's score, how much its pieces are lent.
 PIECE_SHARE = 0.25
 MAX_WAYS_OF_A_WORD = 2
