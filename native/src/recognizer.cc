@@ -399,10 +399,17 @@ void Stream::UsePhrases(bool traced) {
   if (list_ == nullptr && bias_state_ != nullptr) bias_state_->Reset();
   const bool same = traced && list_ == next_phrases_;
   list_ = next_phrases_;
-  search_.phrases = commands_.phrases = forced_.phrases = Weighs() ? nullptr : list_;
+  const auto added = Weighs() ? nullptr : list_;
+  if (added != search_.phrases) {  // nothing that began with the other may go on
+    search_.Reset();
+    commands_.Reset();
+    forced_.Reset();
+  }
+  search_.phrases = commands_.phrases = forced_.phrases = added;
+  const bool kept = keep_attention_ || !keep_next_;
   keep_attention_ = keep_next_;
   const size_t query_width = Weighs() ? recognizer_->attention_->in_width : 0;
-  if (same && query_width == trace_.query_width) return;
+  if (same && kept && query_width == trace_.query_width) return;
   trace_.query_width = query_width;
   trace_.Clear(queue_.size());
   trace_first_ = 0;
@@ -468,12 +475,15 @@ void Stream::AlignTrace() {
 void Stream::ForgetWaiting(size_t from, size_t frames) {
   if (!Traces() || trace_first_ + trace_.num_frames() != search_.num_frames + queue_.size()) return;
   trace_.Erase(trace_.num_frames() - queue_.size() + from, frames);
+  const size_t gone = search_.num_frames + from;  // the first of them
+  if (trace_known_ > gone) trace_known_ -= std::min(frames, trace_known_ - gone);
 }
 
 std::shared_ptr<const PhraseList> Stream::Attention(AttentionTrace* trace) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!keep_attention_) return nullptr;
   *trace = trace_;
+  trace->queries.clear();
   return list_;
 }
 

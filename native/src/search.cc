@@ -112,6 +112,7 @@ void Search::RankPieces(const SearchState& state, const Hypothesis& path, const 
   prior.WithoutInternal(row, network, scorer_->vocabulary(), scratch->reach_.data());
   const double most_gain = prior.MostGain(path.prior) + kRounding;
   double enough = floor - rank - most_gain;
+  if (std::isnan(enough)) enough = kMinusInfinity;  // of a path that is not likely at all
   for (size_t v = 0; v < scorer_->vocabulary(); ++v) {
     if (!(scratch->reach_[v] >= enough)) continue;
     if (v == static_cast<size_t>(settings_.blank_id) || v == static_cast<size_t>(settings_.unk_id)) continue;

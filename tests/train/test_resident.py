@@ -37,7 +37,7 @@ def clip(seconds: float, seed: int = 1) -> np.ndarray:
 def resident(config: AugmentConfig, clips: list[np.ndarray], *, noise: bool = True) -> Resident:
     track, places, first = np.concatenate(clips), {}, 0
     for n, samples in enumerate(clips):
-        places[str(n)] = (first, len(samples), len(samples))
+        places[str(n), 0, len(samples)] = (first, len(samples), len(samples))
         first += len(samples)
     audio = ResidentAudio(track, places)
     pool, rooms = (NOISE, (ROOM,)) if noise else (None, ())

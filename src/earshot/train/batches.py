@@ -13,6 +13,7 @@ import multiprocessing as mp
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from earshot import _native
-from earshot.core.errors import ManifestError
+from earshot.core.errors import ConfigError, ManifestError
 from earshot.data.pronunciation import Lexicon
 from earshot.data.spoken import spoken_form
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.phrase_text import phrase_in
 from earshot.train.recipe import Recipe, SourceConfig
-from earshot.train.resident import Place
+from earshot.train.resident import ClipKey, Place, clip_key
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_S = 0.2
 LONGEST_S = 17.0
+_MOST_REFUSED = 1000
 _WORKER_SEEDS = 1_000_003  # between those of the loader's processes
 COMMON_PRONUNCIATION_SHARE = 0.6  # of words take their first one; the others draw from all
 
@@ -335,7 +337,7 @@ class PlacedClips(Dataset[PlacedBatch]):
     """
 
     def __init__(
-        self, texts: ClipTexts, places: Mapping[str, Place], *, speed: float, seed: int
+        self, texts: ClipTexts, places: Mapping[ClipKey, Place], *, speed: float, seed: int
     ) -> None:
         self._texts = texts
         self._places = places
@@ -348,9 +350,10 @@ class PlacedClips(Dataset[PlacedBatch]):
         rng = _rng_of(cuts, self._seed, self._drawn)
         clips = []
         for cut in cuts:
-            text = self._texts.of(cut, 100 * cut.duration / (1 + self._speed), rng)
+            place = self._places[clip_key(cut)]
+            text = self._texts.of(cut, place[2] / 160 / (1 + self._speed), rng)  # of its speech
             if text is not None:
-                clips.append((self._places[cut.id], text))
+                clips.append((place, text))
         if not clips:
             return None
         texts = [text for _, text in clips]
@@ -414,7 +417,7 @@ def training_loader(
     *,
     seed: int,
     sources: Mapping[str, list[MonoCut]],
-    places: Mapping[str, Place] | None = None,
+    places: Mapping[ClipKey, Place] | None = None,
 ) -> DataLoader[Any]:
     """An endless loader over the recipe's sources.
 
@@ -432,13 +435,13 @@ def training_loader(
     """
     texts = ClipTexts(tokenizer, _lexicon(recipe), stack=recipe.model.encoder.stack)
 
-    def clips(seed: int) -> TrainingClips | PlacedClips:
-        if places is not None:
-            return PlacedClips(texts, places, speed=recipe.augment.speed, seed=seed)
+    clips: Callable[..., TrainingClips | PlacedClips]
+    if places is not None:
+        clips = partial(PlacedClips, texts, places, speed=recipe.augment.speed)
+    else:
         augmenter = Augmenter(recipe.augment, read_noise(folder), read_rooms(folder))
         num_bins = recipe.model.encoder.num_bins
-        return TrainingClips(texts, augmenter, progress, num_bins=num_bins, seed=seed)
-
+        clips = partial(TrainingClips, texts, augmenter, progress, num_bins=num_bins)
     stream = _TrainingStream(recipe, sources, clips, progress, seed=seed)
     workers = recipe.train.workers
     return DataLoader(
@@ -457,7 +460,7 @@ class _TrainingStream(IterableDataset[Any]):
         self,
         recipe: Recipe,
         sources: Mapping[str, list[MonoCut]],
-        clips: Callable[[int], TrainingClips | PlacedClips],
+        clips: Callable[..., TrainingClips | PlacedClips],
         progress: Progress,
         *,
         seed: int,
@@ -482,11 +485,18 @@ class _TrainingStream(IterableDataset[Any]):
             world_size=1,
             rank=0,
         )
-        clips = self._clips(seed)
+        clips = self._clips(seed=seed)
+        refused = 0
         for cuts in sampler:
             batch = clips[cuts]
+            refused = 0 if batch is not None else refused + 1
             if batch is not None:
                 yield batch
+            elif refused == _MOST_REFUSED:
+                raise ConfigError(
+                    f"train.resident: {refused} batches in a row have no clip that is long enough "
+                    "for the word pieces of its text. Check the tokenizer and the texts of cuts/."
+                )
 
 
 def validation_loader(

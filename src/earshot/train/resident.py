@@ -37,9 +37,11 @@ from earshot.train.recipe import AugmentConfig
 _SHIFT, _LENGTH, _FFT = 160, 400, 512  # samples of a frame, as docs/formats/ear.md has them
 _PADDED = 64 * _SHIFT  # lengths are multiples of it: few distinct shapes
 _PRE_EMPHASIS = 0.97
+_RINGING = 4000  # samples until the telephone's filter is quiet
 _LOW_HZ, _HIGH_HZ = 20.0, 7600.0
 
 Place = tuple[int, int, int]  # first sample, samples, samples until speech ends
+ClipKey = tuple[str, int, int]  # file, first sample in it, samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,13 @@ class ResidentAudio:
     """All clips, one after the other: int16 samples, and where each cut lies in them."""
 
     track: npt.NDArray[np.int16]
-    places: Mapping[str, Place]
+    places: Mapping[ClipKey, Place]
+
+
+def clip_key(cut: MonoCut) -> ClipKey:
+    """What audio a cut is of; ids may come again in another source."""
+    start, count = (round(seconds * SAMPLE_RATE_HZ) for seconds in (cut.start, cut.duration))
+    return cut.recording.sources[0].source, start, count
 
 
 def read_resident(sources: Mapping[str, Sequence[MonoCut]]) -> ResidentAudio:
@@ -59,25 +67,25 @@ def read_resident(sources: Mapping[str, Sequence[MonoCut]]) -> ResidentAudio:
     Returns:
         At 32 kB for every second of audio.
     """
-    cuts = {cut.id: cut for source in sources.values() for cut in source}
-    by_file: dict[str, list[MonoCut]] = {}
-    firsts: dict[str, int] = {}
+    firsts: dict[ClipKey, int] = {}
+    by_file: dict[str, list[ClipKey]] = {}
     total = 0
-    for cut in cuts.values():
-        by_file.setdefault(cut.recording.sources[0].source, []).append(cut)
-        firsts[cut.id] = total
-        total += round(cut.duration * SAMPLE_RATE_HZ)
+    for cut in (cut for source in sources.values() for cut in source):
+        key = clip_key(cut)
+        if key not in firsts:
+            by_file.setdefault(key[0], []).append(key)
+            firsts[key] = total
+            total += key[2]
     track = np.zeros(total, dtype=np.int16)
-    places: dict[str, Place] = {}
+    places: dict[ClipKey, Place] = {}
 
-    def read(path: str, inside: Iterable[MonoCut]) -> None:
-        samples, _ = soundfile.read(path, dtype="int16", always_2d=True)
-        for cut in inside:
-            start = round(cut.start * SAMPLE_RATE_HZ)
-            clip = samples[start : start + round(cut.duration * SAMPLE_RATE_HZ), 0]
-            first = firsts[cut.id]
-            track[first : first + len(clip)] = clip
-            places[cut.id] = (first, len(clip), speech_end(clip.astype(np.float32)))
+    def read(path: str, inside: Iterable[ClipKey]) -> None:
+        samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+        for key in inside:
+            clip = samples[key[1] : key[1] + key[2], 0]
+            first = firsts[key]
+            track[first : first + len(clip)] = (clip * 32768.0).round().clip(-32768, 32767)
+            places[key] = (first, len(clip), speech_end(clip))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(read, by_file, by_file.values()):
@@ -229,7 +237,8 @@ class Resident:
         self, x: Tensor, room: npt.NDArray[np.int64], telephone: npt.NDArray[np.bool_]
     ) -> Tensor:
         """Each row in its room and, where chosen, through a telephone's band."""
-        size = scipy.fft.next_fast_len(x.shape[1] + self._rooms.shape[1], real=True)
+        ringing = max(self._rooms.shape[1], _RINGING)  # that must not come round to the start
+        size = scipy.fft.next_fast_len(x.shape[1] + ringing, real=True)
         response = torch.fft.rfft(self._rooms[self._moved(room)[:, 0]], n=size)
         band = torch.from_numpy(_telephone_response(size)).to(self._device)
         response = torch.where(self._moved(telephone), response * band, response)
@@ -253,9 +262,10 @@ class Resident:
             return features
         factors = rng.uniform(1 - c.vocal_tract, 1 + c.vocal_tract, count)
         factors = np.where(self._chance(count, strength), factors, 1.0)
-        position = torch.from_numpy(vocal_tract_positions(bins, factors)).to(self._device)
+        places = vocal_tract_positions(bins, factors).astype(np.float32)
+        position = torch.from_numpy(places).to(self._device)
         left = position.long().clamp_(max=bins - 2)
-        share = (position - left).float()[:, None]
+        share = (position - left)[:, None]
         index = left[:, None].expand(-1, longest, -1)
         features = features.gather(2, index) * (1 - share) + features.gather(2, index + 1) * share
         knots = rng.uniform(-c.equaliser_db, c.equaliser_db, (count, 6)) * (np.log(10) / 10)
