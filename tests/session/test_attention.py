@@ -500,6 +500,27 @@ def test_a_witness_is_not_confused_by_a_long_silence(sounding: tuple[Transducer,
     assert heard_after[0] == heard_after[1] and any(heard_after[0])
 
 
+def test_a_list_that_comes_while_nobody_speaks_is_asked_about_from_the_first_word(
+    sounding: tuple[Transducer, Path],
+) -> None:
+    """What waits unsearched when the list comes is not known to attention, and is dropped."""
+    recognizer = Recognizer.load(sounding[1], hotwords_score=1.0)
+    heard_after = []
+    for before_s in (0.0, 0.5, 2.0):
+        stream = recognizer.create_event_stream()
+        stream.accept_waveform(RATE, np.zeros(round(before_s * RATE)))
+        recognizer.decode_event_streams([stream])
+        stream.set_hotwords(PHRASES)
+        stream.accept_waveform(RATE, np.zeros(round((6 - before_s) * RATE)))
+        events = list(recognizer.decode_event_streams([stream])[0])
+        stream.accept_waveform(RATE, np.tile(CLIP, 2))
+        events += recognizer.decode_event_streams([stream])[0]
+        stream.input_finished()
+        events += recognizer.decode_event_streams([stream])[0]
+        heard_after.append([e.text for e in events if isinstance(e, Final)])
+    assert heard_after.count(heard_after[0]) == 3 and any(heard_after[0])
+
+
 @pytest.mark.parametrize("weight", [1e-6, 3.0])
 @pytest.mark.parametrize("again", ["reset_search", "restart_encoder"])
 def test_what_begins_anew_does_not_depend_on_chunks(

@@ -12,7 +12,7 @@ import logging
 import multiprocessing as mp
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -222,17 +222,8 @@ class PlacedBatch:
 
     def heard(self, features: Tensor, frames: Tensor) -> Batch:
         """The batch with the features that its clips became."""
-        return Batch(
-            features=features,
-            feature_lengths=frames,
-            labels=self.labels,
-            label_lengths=self.label_lengths,
-            phones=self.phones,
-            phone_lengths=self.phone_lengths,
-            texts=self.texts,
-            kinds=self.kinds,
-            phrases=self.phrases,
-        )
+        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "clips"}
+        return Batch(features=features, feature_lengths=frames, **said)
 
 
 class ClipTexts:
@@ -356,19 +347,8 @@ class PlacedClips(Dataset[PlacedBatch]):
                 clips.append((place, text))
         if not clips:
             return None
-        texts = [text for _, text in clips]
-        labels, label_lengths = _padded([text.labels for text in texts])
-        phones, phone_lengths = _padded([text.phones for text in texts])
-        return PlacedBatch(
-            clips=torch.tensor([place for place, _ in clips]),
-            labels=labels,
-            label_lengths=label_lengths,
-            phones=phones,
-            phone_lengths=phone_lengths,
-            texts=tuple(text.text for text in texts),
-            kinds=tuple(text.kind for text in texts),
-            phrases=tuple(text.phrase for text in texts),
-        )
+        places = torch.tensor([place for place, _ in clips])
+        return PlacedBatch(clips=places, **_columns([text for _, text in clips]))
 
 
 def _rng_of(cuts: CutSet, seed: int, drawn: int) -> np.random.Generator:
@@ -385,19 +365,26 @@ def _collate(clips: Sequence[tuple[npt.NDArray[np.float32], _ClipText]], num_bin
     for row, (features, _) in enumerate(clips):
         padded[row, : len(features)] = features
         padded[row, len(features) :] = features[-1]
-    labels, label_lengths = _padded([text.labels for _, text in clips])
-    phones, phone_lengths = _padded([text.phones for _, text in clips])
     return Batch(
         features=torch.from_numpy(padded),
         feature_lengths=torch.tensor(lengths, dtype=torch.int64),
-        labels=labels,
-        label_lengths=label_lengths,
-        phones=phones,
-        phone_lengths=phone_lengths,
-        texts=tuple(text.text for _, text in clips),
-        kinds=tuple(text.kind for _, text in clips),
-        phrases=tuple(text.phrase for _, text in clips),
+        **_columns([text for _, text in clips]),
     )
+
+
+def _columns(texts: Sequence[_ClipText]) -> dict[str, Any]:
+    """What a batch of either kind says of its texts."""
+    labels, label_lengths = _padded([text.labels for text in texts])
+    phones, phone_lengths = _padded([text.phones for text in texts])
+    return {
+        "labels": labels,
+        "label_lengths": label_lengths,
+        "phones": phones,
+        "phone_lengths": phone_lengths,
+        "texts": tuple(text.text for text in texts),
+        "kinds": tuple(text.kind for text in texts),
+        "phrases": tuple(text.phrase for text in texts),
+    }
 
 
 def _padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
