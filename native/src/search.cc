@@ -111,6 +111,9 @@ void Search::RankPieces(const SearchState& state, const Hypothesis& path, const 
   scratch->reach_.resize(scorer_->vocabulary());
   prior.WithoutInternal(row, network, scorer_->vocabulary(), scratch->reach_.data());
   const double most_gain = prior.MostGain(path.prior) + kRounding;
+  // With more symbols a frame, paths that fill the beam may turn out to be the same and leave room: a closer look at who
+  // is below all of them would shut out who gets in then.
+  const bool distinct = config_.max_symbols_per_frame == 1;
   double enough = floor - rank - most_gain;
   if (std::isnan(enough)) enough = kMinusInfinity;  // of a path that is not likely at all
   for (size_t v = 0; v < scorer_->vocabulary(); ++v) {
@@ -122,7 +125,8 @@ void Search::RankPieces(const SearchState& state, const Hypothesis& path, const 
     const auto too_low = [&](double rank_at_most) {
       return rank + rank_at_most < floor || (ranked.size() == most && !(rank_at_most > ranked.back().rank));
     };
-    if (too_low(bound) || too_low(bound - prior.LessGain(path.prior, token))) continue;
+    if (too_low(bound)) continue;
+    if (distinct && too_low(bound - prior.LessGain(path.prior, token) + kRounding)) continue;
     SearchScratch::Piece piece{0, token, prior.Extend(path.prior, token, network)};
     piece.rank = row[v] + (piece.prior.total() - before);
     if (ranked.size() == most && !(piece.rank > ranked.back().rank)) continue;
