@@ -2,7 +2,6 @@
 #include "phrase_sounds.h"
 
 #include <algorithm>
-#include <bitset>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -116,37 +115,7 @@ std::shared_ptr<const PhraseSounds> PhraseSounds::Create(PhraseSoundTable table,
     }
   }
   out->first_child_.push_back(static_cast<int32_t>(ranges.size()));
-  const bool few = num_phones < 64;
-  for (size_t node = 0; node < ranges.size(); ++node) {
-    float lowest = std::numeric_limits<float>::infinity();
-    uint64_t phones_of = 0;
-    for (int32_t child = out->first_child_[node]; child < out->first_child_[node + 1]; ++child) {
-      const auto c = static_cast<size_t>(child);
-      lowest = std::min(lowest, out->floor_[c]);
-      if (few) phones_of |= uint64_t{1} << out->phone_[c];
-    }
-    out->lowest_child_.push_back(lowest);
-    if (few) out->followers_.push_back(phones_of);
-  }
   return out;
-}
-
-template <typename Visit>
-void PhraseSounds::EachFollower(size_t node, float spare, const SpotterScratch& scratch, Visit visit) const {
-  if (!(spare >= 0)) return;
-  const int32_t first = first_child_[node];
-  if (followers_.empty()) {
-    for (int32_t child = first; child < first_child_[node + 1]; ++child) visit(child);
-    return;
-  }
-  // Most frames are sure of a phone or two; children lie in the order of their phones.
-  const auto nats = static_cast<size_t>(std::min(spare, static_cast<float>(SpotterScratch::kNats - 2))) + 1;
-  const bool all = spare > static_cast<float>(SpotterScratch::kNats - 2);
-  const uint64_t every = followers_[node];
-  for (uint64_t left = all ? every : every & scratch.within_[nats]; left != 0; left &= left - 1) {
-    const uint64_t below = (left & (~left + 1)) - 1;
-    visit(first + static_cast<int32_t>(std::bitset<64>(every & below).count()));
-  }
 }
 
 void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_probs, SpotterScratch* scratch,
@@ -164,14 +133,6 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
   lost.assign(log_probs, log_probs + width);
   const float best = *std::max_element(lost.begin(), lost.end());
   for (float& x : lost) x = std::isnan(x) ? kMinusInfinity : x - best;
-  if (!followers_.empty()) {
-    scratch->within_.fill(0);
-    for (size_t phone = 1; phone < width; ++phone) {
-      const float nats = std::ceil(-lost[phone]);
-      if (nats < static_cast<float>(SpotterScratch::kNats)) scratch->within_[static_cast<size_t>(nats)] |= uint64_t{1} << phone;
-    }
-    for (size_t n = 1; n < SpotterScratch::kNats; ++n) scratch->within_[n] |= scratch->within_[n - 1];
-  }
 
   std::vector<Token>& next = scratch->next_;
   next.clear();
@@ -200,10 +161,10 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
     }
   };
   const auto now = static_cast<int32_t>(frame);
-  EachFollower(0, -lowest_child_[0], *scratch, [&](int32_t child) {
+  for (int32_t child = first_child_[0]; child < first_child_[1]; ++child) {
     const float score = lost[phone_[static_cast<size_t>(child)]];
     if (score >= floor_[static_cast<size_t>(child)]) arrive(child, score, now);
-  });
+  }
   const int32_t earliest = now - static_cast<int32_t>(kMaxFrames) + 1;
   for (const Token& token : state->tokens_) {
     const auto n = static_cast<size_t>(token.node);
@@ -221,12 +182,12 @@ void PhraseSounds::Advance(SpotterState* state, size_t frame, const float* log_p
       same.blank_start = start;
       same.last_phone = last_phone;
     }
-    EachFollower(n, before - lowest_child_[n], *scratch, [&](int32_t child) {
+    for (int32_t child = first_child_[n]; child < first_child_[n + 1]; ++child) {
       const uint8_t follows = phone_[static_cast<size_t>(child)];
       const float from = follows == phone ? token.blank : before;
       const float score = from + lost[follows];
       if (score >= floor_[static_cast<size_t>(child)]) arrive(child, score, follows == phone ? token.blank_start : start);
-    });
+    }
   }
   if (next.size() > kMaxTokens) {
     const auto spare = [this](const Token& token) { return std::max(token.phone, token.blank) - floor_[static_cast<size_t>(token.node)]; };

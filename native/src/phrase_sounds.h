@@ -9,7 +9,6 @@
 // last phone is reached with less lost than it is worth.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -82,9 +81,7 @@ class SpotterState {
 // Buffers of one call at a time.
 class SpotterScratch {
   friend class PhraseSounds;
-  static constexpr size_t kNats = 48;
   std::vector<float> lost_;
-  std::array<uint64_t, kNats> within_;  // phones that lose at most so many nats in this frame, as bits
   std::vector<SpotterToken> next_;
   std::vector<int32_t> slots_;    // of each node: its place in next_
   std::vector<uint32_t> epochs_;  // when that was written
@@ -137,9 +134,6 @@ class PhraseSounds {
   }
   // The frame of each phone.
   std::vector<int32_t> Align(const SpotterState& state, const SpottedPhrase& phrase, size_t frame) const;
-  // Calls visit(child) for all children of a node but those whose phone loses more than `spare` nats.
-  template <typename Visit>
-  void EachFollower(size_t node, float spare, const SpotterScratch& scratch, Visit visit) const;
   void Say(SpotterState* state, size_t frame, const SpotterToken& token, std::vector<SpottedPhrase>* found) const;
 
   PhraseSoundTable table_;
@@ -152,8 +146,6 @@ class PhraseSounds {
   std::vector<int32_t> first_child_;  // one more than nodes
   std::vector<uint8_t> phone_;
   std::vector<float> floor_;          // who has lost more gives up
-  std::vector<float> lowest_child_;   // the lowest floor of a node's children
-  std::vector<uint64_t> followers_;   // the children's phones as bits; empty where there are more than 63 phones
   std::vector<int32_t> first_end_, last_end_;  // places in order_ of the ways that end here
 };
 

@@ -87,21 +87,34 @@ def _losses(
     for index, count, pieces in utterances:
         e = encoded[index, :count].float()
         p = predicted[index, : pieces + 1].float()
-        joint = torch.tanh(e[:, None] + p[None])  # (T, U+1, J)
-        flat = joint.reshape(-1, joint.shape[-1]).to(dtype)
-        logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
-        grad = logits.reshape(count, pieces + 1, -1)
+        joint, logits = _joined(e, p, low_weight, bias)
         ids = labels[index, :pieces].int()
-        total += _native.transducer_loss(grad.numpy(), ids.numpy(), **options)
-        grad = grad.reshape(len(flat), -1)
-        grad_bias += grad.sum(0)
-        low_grad = grad.to(dtype)
-        grad_weight += torch.mm(low_grad.t(), flat)
-        back = torch.mm(low_grad, low_weight).float().reshape(joint.shape)
-        back *= 1.0 - joint.square()
+        total += _native.transducer_loss(logits.numpy(), ids.numpy(), **options)
+        back = _back_through(logits, joint, low_weight, grad_weight, grad_bias)
         grad_encoded[index, :count] = back.sum(1)
         grad_predicted[index, : pieces + 1] = back.sum(0)
     return total
+
+
+def _joined(e: Tensor, p: Tensor, low_weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (..., T, J) and (..., U + 1, J) the joint (..., T, U + 1, J) and logits (..., V)."""
+    joint = torch.tanh(e[..., :, None, :] + p[..., None, :, :])
+    flat = joint.reshape(-1, joint.shape[-1]).to(low_weight.dtype)
+    logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
+    return joint, logits.reshape(*joint.shape[:-1], -1)
+
+
+def _back_through(
+    grad: Tensor, joint: Tensor, low_weight: Tensor, grad_weight: Tensor, grad_bias: Tensor
+) -> Tensor:
+    """The gradient before tanh, shaped as `joint`; adds to those of matrix and bias."""
+    flat_grad = grad.reshape(-1, grad.shape[-1])
+    grad_bias += flat_grad.sum(0)
+    low_grad = flat_grad.to(low_weight.dtype)
+    grad_weight += torch.mm(low_grad.t(), joint.reshape(len(low_grad), -1).to(low_weight.dtype))
+    back = torch.mm(low_grad, low_weight).float().reshape(joint.shape)
+    back *= 1.0 - joint.square()
+    return back
 
 
 def _losses_in_bf16(
@@ -163,17 +176,10 @@ def _losses_together(
         longest, rows = max(count for _, count, _ in part), max(count for *_, count in part) + 1
         e = encoded[index, :longest].float()
         p = predicted[index, :rows].float()
-        joint = torch.tanh(e[:, :, None] + p[:, None]).to(dtype)  # (N, T, U+1, J)
-        flat = joint.reshape(-1, joint.shape[-1])
-        logits = torch.mm(flat, low_weight.t()).float().add_(bias.float())
-        grad = logits.reshape(len(part), longest, rows, -1)
+        joint, logits = _joined(e, p, low_weight, bias)
         ids = functional.pad(labels[index, : rows - 1], (0, 1))
-        total += _lattice_gradient(grad, ids, frames, pieces, **options)
-        grad_bias += logits.sum(0)
-        low_grad = logits.to(dtype)
-        grad_weight += torch.mm(low_grad.t(), flat)
-        back = torch.mm(low_grad, low_weight).float().reshape(joint.shape)
-        back *= 1.0 - joint.float().square()
+        total += _lattice_gradient(logits, ids, frames, pieces, **options)
+        back = _back_through(logits, joint, low_weight, grad_weight, grad_bias)
         grad_encoded[index, :longest] = back.sum(2)
         grad_predicted[index, :rows] = back.sum(1)
     return total

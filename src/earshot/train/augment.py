@@ -17,6 +17,7 @@ from scipy import signal
 from earshot.train.recipe import AugmentConfig
 
 SAMPLE_RATE_HZ = 16000
+LOW_HZ, HIGH_HZ = 20.0, 7600.0  # of the mel bins, docs/formats/ear.md
 Samples = npt.NDArray[np.float32]
 
 
@@ -153,6 +154,11 @@ def _warp_vocal_tract(features: Samples, factor: float) -> Samples:
     return features[:, left] * (1 - share) + features[:, left + 1] * share
 
 
+def mel_of(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Frequencies on the mel scale, as Kaldi has it."""
+    return np.asarray(1127.0 * np.log1p(hz / 700.0))
+
+
 def vocal_tract_positions(bins: int, factors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Where each mel bin reads from when formants move.
 
@@ -163,13 +169,15 @@ def vocal_tract_positions(bins: int, factors: npt.NDArray[np.float64]) -> npt.ND
     Returns:
         (B, bins) positions in 0..bins - 1.
     """
-    low, high = (1127.0 * np.log1p(f / 700.0) for f in (20.0, 7600.0))
+    low, high = mel_of(np.array([LOW_HZ, HIGH_HZ]))
     mel = low + (np.arange(bins) + 1) * (high - low) / (bins + 1)
     hz = 700.0 * np.expm1(mel / 1127.0)
     factor = factors[:, None]
     knee = 4800.0 * np.minimum(factor, 1.0)  # warp below, then linear to the band's end (Kaldi)
     source = np.where(
-        hz <= knee, hz / factor, 7600.0 - (7600.0 - knee / factor) * (7600.0 - hz) / (7600.0 - knee)
+        hz <= knee,
+        hz / factor,
+        HIGH_HZ - (HIGH_HZ - knee / factor) * (HIGH_HZ - hz) / (HIGH_HZ - knee),
     )
-    position = (1127.0 * np.log1p(source / 700.0) - low) / (high - low) * (bins + 1) - 1
+    position = (mel_of(source) - low) / (high - low) * (bins + 1) - 1
     return np.clip(position, 0, bins - 1)

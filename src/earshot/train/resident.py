@@ -24,10 +24,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from earshot.train.augment import (
+    HIGH_HZ,
+    LOW_HZ,
     SAMPLE_RATE_HZ,
     TELEPHONE,
     NoisePool,
     Samples,
+    mel_of,
     speech_end,
     strength_at,
     vocal_tract_positions,
@@ -38,7 +41,6 @@ _SHIFT, _LENGTH, _FFT = 160, 400, 512  # samples of a frame, as docs/formats/ear
 _PADDED = 64 * _SHIFT  # lengths are multiples of it: few distinct shapes
 _PRE_EMPHASIS = 0.97
 _RINGING = 4000  # samples until the telephone's filter is quiet
-_LOW_HZ, _HIGH_HZ = 20.0, 7600.0
 
 Place = tuple[int, int, int]  # first sample, samples, samples until speech ends
 ClipKey = tuple[str, int, int]  # file, first sample in it, samples
@@ -330,9 +332,9 @@ def _window(device: torch.device) -> Tensor:
 @cache
 def _triangles(num_bins: int, device: torch.device) -> Tensor:
     """(256, num_bins) weights of the FFT's bins in the mel bands."""
-    low, high = (1127.0 * np.log1p(hz / 700.0) for hz in (_LOW_HZ, _HIGH_HZ))
+    low, high = mel_of(np.array([LOW_HZ, HIGH_HZ]))
     centres = low + np.arange(num_bins + 2) * (high - low) / (num_bins + 1)
-    mel = 1127.0 * np.log1p(np.arange(_FFT // 2) * SAMPLE_RATE_HZ / _FFT / 700.0)[:, None]
+    mel = mel_of(np.arange(_FFT // 2) * SAMPLE_RATE_HZ / _FFT)[:, None]
     left, centre, right = centres[:-2], centres[1:-1], centres[2:]
     rising, falling = (mel - left) / (centre - left), (right - mel) / (right - centre)
     weights = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
