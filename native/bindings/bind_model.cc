@@ -365,7 +365,7 @@ class PyRecognizer {
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
-               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight, size_t lattice_paths,
+               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight, float second_pass_share, size_t lattice_paths,
                float lattice_beam, size_t lattice_arcs, size_t lattice_context, const PyHotwords* hotwords, const PyNgram* lm,
                float lm_weight, float internal_lm_weight, float lm_bonus) {
     earshot::SearchConfig config;
@@ -394,6 +394,7 @@ class PyRecognizer {
     phones.word_penalty = word_penalty;
     phones.transducer_weight = transducer_weight;
     phones.piece_ctc_weight = piece_ctc_weight;
+    phones.second_pass_share = second_pass_share;
     recognizer_ = earshot::Recognizer::Create(model.shared(), config, grammar, phones,
                                               word_graph != nullptr ? word_graph->shared() : nullptr,
                                               {hotwords != nullptr ? hotwords->shared : nullptr, lm != nullptr ? lm->shared : nullptr,
@@ -518,11 +519,11 @@ nb::object Walk(const PyWordGraph& self, const IndexArray& symbols) {
   return out;
 }
 
-nb::object CommandResult(const PyStream& self) {
+nb::object CommandResult(const PyStream& self, bool ended) {
   if (!self.stream().HasGraph()) return nb::none();
   const auto read = [&] {
     const nb::gil_scoped_release release;
-    return self.stream().Commands();
+    return self.stream().Commands(ended);
   };
   const earshot::CommandResult result = read();
   nb::list paths;
@@ -802,7 +803,7 @@ void bind_model(nb::module_& m) {
       .def("attention", &Attention)
       .def("result", &Result, nb::kw_only(), "ended"_a = false)
       .def("candidates", &Candidates)
-      .def("command_result", &CommandResult)
+      .def("command_result", &CommandResult, nb::kw_only(), "ended"_a = false)
       .def("lattice", &Lattice, nb::kw_only(), "ended"_a = false);
 
   nb::class_<PyWordGraph>(m, "WordGraph", "Which sentences may be said; shared by any number of streams.")
@@ -817,13 +818,13 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float, size_t, float, float, float, float, size_t, float, size_t, size_t, const PyHotwords*, const PyNgram*,
+                    float, float, float, size_t, float, float, float, float, float, size_t, float, size_t, size_t, const PyHotwords*, const PyNgram*,
                     float, float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
-           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "lattice_paths"_a = 24, "lattice_beam"_a = 16.0f,
+           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "second_pass_share"_a = 0.5f, "lattice_paths"_a = 24, "lattice_beam"_a = 16.0f,
            "lattice_arcs"_a = 20000, "lattice_context"_a = 0, "hotwords"_a.none() = nb::none(), "lm"_a.none() = nb::none(),
            "lm_weight"_a = 0.0f, "internal_lm_weight"_a = 0.0f, "lm_bonus"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(), "lattice"_a = false,

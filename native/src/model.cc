@@ -14,7 +14,7 @@ std::string Size(size_t n) { return std::to_string(n); }
 
 bool IsRecogniserGraph(std::string_view name) {
   return name == "encoder" || name == "predictor" || name == "joiner" || name == "ctc" || name == "phones" ||
-         name == "endpoint" || name == "bias" || name == "bias_audio" || name == "bias_label";
+         name == "second_pass" || name == "endpoint" || name == "bias" || name == "bias_audio" || name == "bias_label";
 }
 
 }  // namespace
@@ -303,7 +303,8 @@ void Model::CheckRoles() const {
     }
   };
   const auto encoder = FindGraph("encoder"), predictor = FindGraph("predictor"), joiner = FindGraph("joiner"),
-             ctc = FindGraph("ctc"), phones = FindGraph("phones"), endpoint = FindGraph("endpoint");
+             ctc = FindGraph("ctc"), phones = FindGraph("phones"), second_pass = FindGraph("second_pass"),
+             endpoint = FindGraph("endpoint");
   if (encoder) {
     only_inputs(*encoder, {"x"});
     output(*encoder, "encoder_out");
@@ -353,6 +354,8 @@ void Model::CheckRoles() const {
   if (!phones && !phones_.empty()) file_->Bad("the header has `phones` but no graph \"phones\"");
   if (phones && phones_.empty()) bad(*phones, "has no list `phones` in the header that names its outputs");
   if (phones) head(*phones, phones_.size() + 1, "blank and the number of phones");
+  if (second_pass && phones_.empty()) bad(*second_pass, "has no list `phones` in the header that names its outputs");
+  if (second_pass) head(*second_pass, phones_.size() + 1, "blank and the number of phones");
   if (endpoint) head(*endpoint, kEndpointClasses, "speech, silence before it, a pause in it, silence after it");
 }
 

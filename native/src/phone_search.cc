@@ -48,6 +48,9 @@ PhoneSearch::PhoneSearch(const Model& model, const PhoneConfig& config) : config
   check("word_penalty", config_.word_penalty, -100);
   check("transducer_weight", config_.transducer_weight, 0);
   check("piece_ctc_weight", config_.piece_ctc_weight, 0);
+  if (!(config_.second_pass_share >= 0 && config_.second_pass_share <= 1)) {
+    throw std::invalid_argument("search: second_pass_share is " + std::to_string(config_.second_pass_share) + "; it must be in 0..1.");
+  }
   word_cost_ = static_cast<int32_t>(std::lround(double{config_.word_penalty} / GrammarStates::kWeightUnit));
 }
 

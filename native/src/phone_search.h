@@ -35,6 +35,8 @@ struct PhoneConfig {
   // 0..100: how much the transducer's and CTC's scores of the pieces of a complete sentence count beside its phones.
   float transducer_weight = 0;
   float piece_ctc_weight = 0;
+  // 0..1: how much the second pass counts in the phones' log-probabilities once an utterance is over, where the model has one.
+  float second_pass_share = 0.5f;
 };
 
 struct PhoneHypothesis {

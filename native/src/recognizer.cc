@@ -74,10 +74,26 @@ void FrameQueue::Clear() {
   first_ = 0;
 }
 
+void WholeUtterance::Clear() {
+  num_frames_ = 0;
+  hidden_.clear();
+  phones_.clear();
+}
+
+void WholeUtterance::Keep(size_t before, const float* hidden, size_t hidden_width, const float* phones, size_t phones_width,
+                          size_t frames) {
+  if (before != num_frames_) return;  // it began too late, or became too long
+  if (before + frames > kMaxFrames) return Clear();
+  hidden_.insert(hidden_.end(), hidden, hidden + frames * hidden_width);
+  phones_.insert(phones_.end(), phones, phones + frames * phones_width);
+  num_frames_ += frames;
+}
+
 struct Recognizer::Scratch {
   explicit Scratch(const Model& model) : encoder(model.FindGraph("encoder")), scorer(model) {
     if (auto graph = model.FindGraph("ctc")) ctc = std::make_unique<Executor>(std::move(graph));
     if (auto graph = model.FindGraph("phones")) phones = std::make_unique<Executor>(std::move(graph));
+    if (auto graph = model.FindGraph("second_pass")) second_pass = std::make_unique<Executor>(std::move(graph));
     if (auto graph = model.FindGraph("endpoint")) endpoint = std::make_unique<Executor>(std::move(graph));
     if (auto graph = model.FindGraph("bias_audio")) bias = std::make_unique<Executor>(std::move(graph));
   }
@@ -95,7 +111,8 @@ struct Recognizer::Scratch {
     size_t first_row;       // in the current round
   };
   Executor encoder;
-  std::unique_ptr<Executor> ctc, phones, endpoint, bias;
+  std::unique_ptr<Executor> ctc, phones, second_pass, endpoint, bias;
+  std::vector<float> turned, mixed;  // frames of an utterance from the last to the first; its phones by both passes
   std::vector<float> biased;  // encoder rows of the parts with a list
   ScorerScratch scorer;
   SearchScratch search;
@@ -238,9 +255,9 @@ void Stream::UseHotwords() {
   spotter_.Reset();
 }
 
-CommandResult Stream::Commands() const {
+CommandResult Stream::Commands(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  CommandResult out = phones_.graph != nullptr ? PhoneCommands() : PieceCommands();
+  CommandResult out = phones_.graph != nullptr ? PhoneCommands(ended || flushed_) : PieceCommands();
   if (!search_.paths.empty()) out.free_transducer = search_.Acoustic(search_.paths.front());
   // With a prior the likeliest by sound alone need not be the first.
   for (const Hypothesis& path : search_.paths) out.free_transducer = std::max(out.free_transducer, search_.Acoustic(path));
@@ -260,12 +277,14 @@ CommandResult Stream::PieceCommands() const {
   return out;
 }
 
-CommandResult Stream::PhoneCommands() const {
+CommandResult Stream::PhoneCommands(bool ended) const {
   const Model& model = *recognizer_->model_;
   const WordGraph& graph = *phones_.graph;
   CommandResult out;
   out.num_frames = phones_.num_frames;
-  for (PhonePath& path : recognizer_->phone_search_.Best(phones_, &out.can_continue)) {
+  PhoneSearchState again;
+  const PhoneSearchState& searched = ended && SearchAgain(&again) ? again : phones_;
+  for (PhonePath& path : recognizer_->phone_search_.Best(searched, &out.can_continue)) {
     std::vector<WordEnd> words;
     std::vector<int32_t> pieces;
     for (size_t i = 0; i < path.words.size(); ++i) {
@@ -287,9 +306,41 @@ CommandResult Stream::PhoneCommands() const {
   if (out.rescored && !out.paths.empty()) Rescore(&out);
   if (out.paths.size() > GrammarSearch::kMaxPaths) out.paths.resize(GrammarSearch::kMaxPaths);
   out.free_ctc = forced_.best_ctc();
-  out.free_phones = phones_.best_sum;
+  out.free_phones = searched.best_sum;
   out.alive = out.num_frames == 0 || !phones_.paths.empty();
   return out;
+}
+
+bool Stream::SearchAgain(PhoneSearchState* state) const {
+  const Recognizer& r = *recognizer_;
+  const float share = r.phone_search_.config().second_pass_share;
+  const size_t frames = phones_.num_frames, width = r.widths_.phones, hidden = r.widths_.hidden;
+  if (r.second_pass_.graph == nullptr || share == 0 || !whole_.Has(frames)) return false;
+  Recognizer::ScratchPointer scratch = r.TakeScratch();
+  std::vector<float>& turned = scratch->turned;
+  turned.resize(frames * hidden);
+  for (size_t t = 0; t < frames; ++t) {
+    std::copy_n(whole_.hidden().data() + t * hidden, hidden, turned.data() + (frames - 1 - t) * hidden);
+  }
+  GraphState fresh(r.second_pass_.graph);
+  const void* const input = turned.data();
+  Executor::Item item;
+  item.inputs = &input;
+  item.frames = frames;
+  item.state = &fresh;
+  scratch->second_pass->Step(&item, 1);
+  const float* rows = scratch->second_pass->output(r.second_pass_.log_probs, 0);
+  std::vector<float>& mixed = scratch->mixed;
+  mixed = whole_.phones();
+  for (size_t t = 0; t < frames; ++t) {
+    float* to = mixed.data() + t * width;
+    const float* second = rows + (frames - 1 - t) * width;
+    for (size_t v = 0; v < width; ++v) to[v] += share * (second[v] - to[v]);
+  }
+  state->graph = phones_.graph;
+  r.SearchPhones(state, mixed.data(), frames, &scratch->phone_search);
+  r.GiveScratch(std::move(scratch));
+  return true;
 }
 
 void Stream::Rescore(CommandResult* result) const {
@@ -358,6 +409,7 @@ void Stream::ResetSearch() {
   search_.Reset();
   commands_.Reset();
   phones_.Reset();
+  whole_.Clear();
   forced_.Reset();
   if (endpoint_state_ != nullptr) endpoint_state_->Reset();
   UseHotwords();
@@ -500,6 +552,7 @@ void Stream::Reset() {
   search_.Reset();
   commands_.Reset();
   phones_.Reset();
+  whole_.Clear();
   forced_.Reset();
   UseHotwords();
   UsePhrases(false);
@@ -539,12 +592,13 @@ Recognizer::Recognizer(std::shared_ptr<const Model> model, const SearchConfig& c
   }
   ctc_ = find("ctc");
   phones_ = find("phones");
+  second_pass_ = find("second_pass");
   endpoint_ = find("endpoint");
   widths_.encoded = scorer_.width();
   widths_.features = Model::kSubsampling * model_->num_bins();
   if (ctc_.graph != nullptr) widths_.ctc = model_->pieces().size();
   if (phones_.graph != nullptr) widths_.phones = model_->phones().size() + 1;
-  if (endpoint_.graph != nullptr) widths_.hidden = encoder_->value(encoder_->outputs()[hidden_]).width;
+  if (endpoint_.graph != nullptr || second_pass_.graph != nullptr) widths_.hidden = encoder_->value(encoder_->outputs()[hidden_]).width;
   if (graph_ != nullptr) CheckGraph(*graph_);
 }
 
@@ -681,7 +735,7 @@ bool Recognizer::EncodeBlock(Stream* const* streams, size_t count, Scratch* scra
   for (size_t i = 0; i < s.parts.size(); ++i) {
     s.parts[i].encoded = s.encoder.output(encoder_out_, i);
     s.parts[i].frames = s.encoder.output_frames(encoder_out_, i);
-    if (endpoint_.graph != nullptr) s.parts[i].hidden = s.encoder.output(hidden_, i);
+    if (widths_.hidden > 0) s.parts[i].hidden = s.encoder.output(hidden_, i);
   }
   if (bias_audio_ != nullptr) AddAudioBias(scratch);
   ComputeHeads(scratch);
@@ -878,7 +932,11 @@ void Recognizer::SearchBlock(Scratch* scratch) const {
     search_.Settle(&part.stream->search_, &s.search);
     if (part.stream->commands_.graph != nullptr) grammar_search_.Settle(&part.stream->commands_, &s.grammar_search);
     if (part.stream->phones_.graph == nullptr || part.phones == nullptr || part.frames == 0) continue;
-    SearchPhones(part.stream, part.phones, part.frames, &s.phone_search);
+    if (second_pass_.graph != nullptr) {
+      const size_t before = part.stream->phones_.num_frames;
+      part.stream->whole_.Keep(before, part.hidden, widths_.hidden, part.phones, widths_.phones, part.frames);
+    }
+    SearchPhones(&part.stream->phones_, part.phones, part.frames, &s.phone_search);
     forced_scorer_.Keep(&part.stream->forced_, part.encoded, part.ctc, part.frames);
   }
 }
@@ -916,11 +974,10 @@ void Recognizer::SpotPhrases(Stream* stream, const float* log_probs, Scratch* sc
   search_.Forget(search, stream->spotter_.Oldest(frame + 1));
 }
 
-void Recognizer::SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const {
-  phone_search_.Begin(&stream->phones_);
-  const size_t width = model_->phones().size() + 1;
-  for (size_t frame = 0; frame < frames; ++frame) phone_search_.Advance(&stream->phones_, log_probs + frame * width, scratch);
-  phone_search_.Settle(&stream->phones_, scratch);
+void Recognizer::SearchPhones(PhoneSearchState* state, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const {
+  phone_search_.Begin(state);
+  for (size_t frame = 0; frame < frames; ++frame) phone_search_.Advance(state, log_probs + frame * widths_.phones, scratch);
+  phone_search_.Settle(state, scratch);
 }
 
 }  // namespace earshot

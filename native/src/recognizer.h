@@ -102,6 +102,23 @@ class FrameQueue {
   std::vector<float> encoded_, hidden_, ctc_, phones_, level_, features_;
 };
 
+// The frames of one utterance from its first on, for the second pass, which reads them from the last to the first.
+class WholeUtterance {
+ public:
+  static constexpr size_t kMaxFrames = 500;  // 20 s: no command takes longer
+  void Clear();
+  // The next frames; `before` were there before them.
+  void Keep(size_t before, const float* hidden, size_t hidden_width, const float* phones, size_t phones_width, size_t frames);
+  // Whether it has all of so many frames.
+  bool Has(size_t frames) const { return frames > 0 && frames == num_frames_; }
+  const std::vector<float>& hidden() const { return hidden_; }
+  const std::vector<float>& phones() const { return phones_; }
+
+ private:
+  size_t num_frames_ = 0;
+  std::vector<float> hidden_, phones_;
+};
+
 // One recording in progress. Calls on one stream take turns by a lock, so a
 // result may be read while another thread decodes.
 class Stream {
@@ -133,8 +150,9 @@ class Stream {
     double probability = 0;
   };
   std::vector<Alternative> Alternatives(bool ended = false) const;
-  // The same for the sentences of the graph, which there must be.
-  CommandResult Commands() const;
+  // The same for the sentences of the graph, which there must be. `ended`: what was said is over, though more audio may
+  // come: the second pass is heard, where the model has one and the utterance is not too long for a command.
+  CommandResult Commands(bool ended = false) const;
   // Whether the sentences of the graph, which there must be, may end here.
   GrammarEnd End() const;
   // The text starts clean; the acoustic state goes on, and frames not yet searched stay.
@@ -181,7 +199,9 @@ class Stream {
   size_t NumFeaturesReady() const;
   size_t TakeFeatures(float* out, size_t max_frames);
   CommandResult PieceCommands() const;
-  CommandResult PhoneCommands() const;
+  CommandResult PhoneCommands(bool ended) const;
+  // The search by phones once more, with the second pass; false where there is none.
+  bool SearchAgain(PhoneSearchState* state) const;
   void Rescore(CommandResult* result) const;
   void UseHotwords();
   void UsePhrases(bool traced);
@@ -198,6 +218,7 @@ class Stream {
   SearchState search_;
   GrammarSearchState commands_;  // of a graph of pieces
   PhoneSearchState phones_;      // of a graph of phones
+  WholeUtterance whole_;         // of that search
   SpotterState spotter_;         // of hotwords by their sounds
   mutable ForcedState forced_;   // likewise: remembers what results asked for
   std::shared_ptr<const earshot::Prior> next_prior_;  // of the next recording
@@ -268,11 +289,11 @@ class Recognizer : public std::enable_shared_from_this<Recognizer> {
   void SearchBlock(Scratch* scratch) const;
   // Puts in what hotwords are said in a frame.
   void SpotPhrases(Stream* stream, const float* log_probs, Scratch* scratch) const;
-  void SearchPhones(Stream* stream, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const;
+  void SearchPhones(PhoneSearchState* state, const float* log_probs, size_t frames, PhoneSearchScratch* scratch) const;
 
   std::shared_ptr<const Model> model_;
   std::shared_ptr<const Graph> encoder_;
-  Head ctc_, phones_, endpoint_;
+  Head ctc_, phones_, second_pass_, endpoint_;
   std::shared_ptr<const Graph> bias_audio_;  // null: no trained biasing
   size_t encoder_bias_ = 0;                  // position in its outputs
   const Node* attention_ = nullptr;          // in it

@@ -166,6 +166,7 @@ def recogniser(
     blank_bias: float = 0.0,
     gain: float = 4.0,
     phones: int = 0,
+    second_pass: bool = False,
 ) -> Ear:
     """A random recogniser of the shape that the project ships, small enough to read.
 
@@ -173,6 +174,7 @@ def recogniser(
         blank_bias: Added to the logit of blank; sets how often pieces come out.
         gain: Multiplies the joiner's weights; large enough and scores are not all alike.
         phones: Of a graph of that name; 0: none.
+        second_pass: Whether there is a graph of that name over the same phones.
     """
     rng = np.random.default_rng(seed)
 
@@ -342,6 +344,35 @@ def recogniser(
             "nodes": nodes,
         }
         ear.header["phones"] = [f"P{i}" for i in range(phones)]
+    if second_pass:
+        nodes = [
+            {
+                "op": "lstm",
+                "in": ["hidden"],
+                "out": "l",
+                "hidden": hidden,
+                "tensors": {
+                    "weight_x": ear.tensor("sp.wx", matrix_codec, normal(4 * hidden, hidden)),
+                    "weight_h": ear.tensor("sp.wh", matrix_codec, normal(4 * hidden, hidden)),
+                    "bias": ear.tensor("sp.b", "f32", normal(4 * hidden)),
+                },
+            },
+            {"op": "add", "in": ["hidden", "l"], "out": "a"},
+            {
+                "op": "linear",
+                "in": ["a"],
+                "out": "z",
+                "tensors": {
+                    "weight": ear.tensor("sp.w", matrix_codec, 2 * normal(phones + 1, hidden))
+                },
+            },
+            {"op": "log_softmax", "in": ["z"], "out": "log_probs"},
+        ]
+        ear.header["graphs"]["second_pass"] = {
+            "inputs": ["hidden"],
+            "outputs": ["log_probs"],
+            "nodes": nodes,
+        }
     return ear
 
 

@@ -457,6 +457,105 @@ def test_a_search_survives_that_states_are_forgotten(models: list[_native.Model]
     assert stream.command_result() == whole
 
 
+# --- the second pass ------------------------------------------------------------------------
+
+
+def twice_heard(model: _native.Model, samples: F32, share: float) -> F64:
+    """Log-probabilities of blank and phones by both passes."""
+    hidden = model.graph("encoder").step(_native.fbank(samples), None, flush=True)["hidden"]
+    second = model.graph("second_pass")
+    turned = second.step(np.ascontiguousarray(hidden[::-1]), second.initial_state())["log_probs"]
+    return (1 - share) * heard(model, samples) + share * turned[::-1].astype(np.float64)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 0.2])
+def test_in_the_end_both_passes_count(load: Load, share: float) -> None:
+    found = 0
+    for seed in range(6):
+        model = load(recogniser(seed=seed, second_pass=True))
+        net = network(100 + seed)
+        flat = Flat(net)
+        if not flat.first():
+            continue
+        samples = noise(5000 + 1500 * seed, seed=seed)
+        frames = twice_heard(model, samples, share)
+        want = oracle(flat, frames, paths=256)
+        searched = {"phone_paths": 256, "phone_beam": math.inf, "second_pass_share": share}
+        got = commands(model, samples, native(net), **searched)
+        assert spoken(got) == [words for words, _, _ in want]
+        for path, (_, phones, prior) in zip(got["paths"], want, strict=True):
+            assert path["phones"] == pytest.approx(phones, abs=2e-3)
+            assert path["prior"] == pytest.approx(prior, abs=1e-3)
+        assert got["free_phones"] == pytest.approx(frames.max(axis=1).sum(), abs=1e-3)
+        found += len(want)
+        # Without it, and where it counts for nothing, the first pass decides.
+        plain = load(recogniser(seed=seed))
+        first = commands(plain, samples, native(net), **searched)
+        assert commands(model, samples, native(net), **searched | {"second_pass_share": 0}) == first
+        assert first != got
+    assert found >= 5
+
+
+def test_the_second_pass_is_asked_for_when_the_utterance_is_over(load: Load) -> None:
+    """While somebody speaks the first pass answers, and asking changes nothing."""
+    model, graph = load(recogniser(seed=6, second_pass=True)), native(network(102))
+    plain = load(recogniser(seed=6))
+    samples = noise(12_000, seed=2)
+    engine = _native.Recognizer(model, word_graph=graph, **RESCORED)
+    stream, other = engine.create_stream(), decode_some(plain, samples, graph)
+    stream.accept_waveform(samples)
+    engine.decode_streams([stream])
+    assert stream.command_result() == other.command_result()
+    ended = stream.command_result(ended=True)
+    assert ended != stream.command_result()
+    assert ended["num_frames"] == other.command_result()["num_frames"]
+    assert other.command_result(ended=True) == other.command_result()
+    # Frame by frame, through what is held back: the same.
+    framed = engine.create_stream()
+    framed.accept_waveform(samples)
+    while framed.is_ready():
+        engine.decode_frames([framed], [0])
+    assert framed.command_result(ended=True) == ended
+    # The next utterance begins anew, in the same breath and after a reset.
+    stream.reset_search()
+    assert stream.command_result(ended=True)["num_frames"] == 0
+    stream.reset()
+    stream.accept_waveform(samples)
+    stream.input_finished()
+    engine.decode_streams([stream])
+    assert stream.command_result() == commands(model, samples, graph, **RESCORED)
+
+
+def decode_some(model: _native.Model, samples: F32, graph: _native.WordGraph) -> _native.Stream:
+    """A stream that waits for more."""
+    engine = _native.Recognizer(model, word_graph=graph, **RESCORED)
+    stream = engine.create_stream()
+    stream.accept_waveform(samples)
+    engine.decode_streams([stream])
+    return stream
+
+
+def test_what_is_longer_than_any_command_is_heard_once(load: Load) -> None:
+    model, graph = load(recogniser(seed=6, second_pass=True)), native(network(102))
+    plain = load(recogniser(seed=6))
+    twenty = 500 * 640 - 200  # 500 frames
+    for length, twice in ((twenty, True), (twenty + 640, False)):
+        samples = noise(length, seed=3)
+        same = commands(model, samples, graph) == commands(plain, samples, graph)
+        assert same != twice
+
+
+def test_a_second_pass_that_does_not_fit_is_refused(load: Load) -> None:
+    ear = recogniser(seed=1, second_pass=True)
+    del ear.header["graphs"]["phones"], ear.header["phones"]
+    with pytest.raises(_native.ModelFileError, match='"second_pass" has no list `phones`'):
+        load(ear)
+    ear = recogniser(seed=1, second_pass=True)
+    ear.header["phones"].append("P9")
+    with pytest.raises(_native.ModelFileError, match="log_probs` of width 6; it must be 7"):
+        load(ear)
+
+
 # --- attacks --------------------------------------------------------------------------------
 
 
@@ -471,6 +570,8 @@ def test_wrong_settings(models: list[_native.Model]) -> None:
         ({"transducer_weight": -0.1}, r"transducer_weight is -0.1\d*; it must be in 0..100"),
         ({"transducer_weight": math.inf}, "transducer_weight is inf"),
         ({"piece_ctc_weight": math.nan}, "piece_ctc_weight is -?nan"),
+        ({"second_pass_share": math.nan}, "second_pass_share is -?nan"),
+        ({"second_pass_share": 1.1}, r"second_pass_share is 1.1\d*; it must be in 0..1"),
     ):
         with pytest.raises(ValueError, match=message):
             _native.Recognizer(models[0], **kwargs)  # type: ignore[arg-type]

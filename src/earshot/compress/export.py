@@ -41,6 +41,7 @@ from earshot.models.biasing import BiasConfig
 from earshot.models.encoder import EncoderConfig
 from earshot.models.graph import GraphBuilder, GraphTensor
 from earshot.models.predictor import PredictorConfig
+from earshot.models.second_pass import SecondPassConfig
 from earshot.models.transducer import BLANK_ID, UNK_ID, Transducer, TransducerConfig
 
 MatrixCodec = Literal["f32_r16", "i8_r16x4"]
@@ -274,6 +275,9 @@ def transducer_config(file: ModelFile) -> TransducerConfig:
             one_symbol_per_frame=search["max_symbols_per_frame"] == 1,
             phones="phones" in nodes,
             bias=_bias_config(header, shapes),
+            second_pass=SecondPassConfig(
+                layers=len(nodes["second_pass"]["lstm"]) if "second_pass" in nodes else 0
+            ),
             encoder=EncoderConfig(
                 num_bins=header["features"]["num_bins"],
                 layers=len(lstms),
@@ -324,8 +328,8 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
         config: The shape it was trained with.
 
     Returns:
-        The network, on the CPU. A head over phones, or biasing networks, that the configuration
-        has and the file lacks are as a new network's.
+        The network, on the CPU. A head over phones, a second pass, or biasing networks, that the
+        configuration has and the file lacks are as a new network's.
 
     Raises:
         ModelFileError: Not a sound model file.
@@ -343,7 +347,7 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
     wanted = {name: tuple(tensor.value.shape) for name, tensor in tensors.items()}
     there = cast("dict[str, Any]", file.header["graphs"])
     there = {name: graph for name, graph in there.items() if name != "endpoint"}
-    for missing in {"phones", *_BIAS_GRAPHS} - there.keys():
+    for missing in {"phones", "second_pass", *_BIAS_GRAPHS} - there.keys():
         # An older model: what it lacks is trained from nothing.
         graphs.pop(missing, None)
         tensors = {k: v for k, v in tensors.items() if not k.startswith(f"{missing}.")}

@@ -59,13 +59,8 @@ class LstmEncoder(nn.Module):
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
-        hidden = config.hidden
         for lstm, _ in self._layers():
-            biases = [p for name, p in lstm.named_parameters() if name.startswith("bias")]
-            for bias in biases:
-                nn.init.zeros_(bias)
-            # Forget gates start open: gradients cross pauses.
-            biases[0].data[hidden : 2 * hidden] = 1.0
+            open_forget_gates(lstm)
 
     def _layers(self) -> Iterator[tuple[nn.LSTM, nn.LayerNorm]]:
         for lstm, norm in zip(self.lstms, self.norms, strict=True):
@@ -155,6 +150,14 @@ class LstmEncoder(nn.Module):
                 },
             )
         return x
+
+
+def open_forget_gates(lstm: nn.LSTM) -> None:
+    """Start a layer with forget gates that are open: gradients cross pauses."""
+    biases = [p for name, p in lstm.named_parameters() if name.startswith("bias")]
+    for bias in biases:
+        nn.init.zeros_(bias)
+    biases[0].data[lstm.hidden_size : 2 * lstm.hidden_size] = 1.0
 
 
 def describe_lstm(graph: GraphBuilder, x: str, lstm: nn.LSTM) -> str:

@@ -20,6 +20,7 @@ from earshot.models.encoder import EncoderConfig, LstmEncoder
 from earshot.models.graph import GraphBuilder, GraphTensor
 from earshot.models.loss import merged_transducer_loss
 from earshot.models.predictor import LstmPredictor, PredictorConfig, StatelessPredictor
+from earshot.models.second_pass import SecondPass, SecondPassConfig
 
 BLANK_ID = 0
 UNK_ID = 2
@@ -40,12 +41,18 @@ class TransducerConfig:
     fastemit_lambda: float = 0.0
     bias: BiasConfig = field(default_factory=BiasConfig)
     guide_weight: float = 0.3  # of the biasing attention's guide, see `models.biasing`
+    second_pass: SecondPassConfig = field(default_factory=SecondPassConfig)
 
     def __post_init__(self) -> None:
         if self.bias.phones and not self.phones:
             raise ConfigError(
                 f"model.bias.phones is {self.bias.phones}, but the model hears no phones. "
                 "Set model.phones = true, or model.bias.phones = 0."
+            )
+        if self.second_pass.layers and not self.phones:
+            raise ConfigError(
+                f"model.second_pass.layers is {self.second_pass.layers}, but the model hears no "
+                "phones. Set model.phones = true, or model.second_pass.layers = 0."
             )
 
 
@@ -58,6 +65,7 @@ class Losses:
     ctc: Tensor
     phones: Tensor  # 0 without the head
     guide: Tensor  # per guided place; 0 without phrases
+    second_pass: Tensor  # as `phones`
 
 
 class Transducer(nn.Module):
@@ -79,6 +87,11 @@ class Transducer(nn.Module):
         self.joiner = nn.Linear(config.joiner_width, config.vocab_size)
         self.ctc = nn.Linear(config.encoder.hidden, config.vocab_size)
         self.phones = nn.Linear(config.encoder.hidden, len(PHONES) + 1) if config.phones else None
+        self.second_pass: SecondPass | None = None
+        if config.second_pass.layers:
+            self.second_pass = SecondPass(
+                config.second_pass, hidden=config.encoder.hidden, outputs=len(PHONES) + 1
+            )
         self.bias: PhraseBias | None = None
         if config.bias.query != "none":
             self.bias = PhraseBias(
@@ -142,7 +155,18 @@ class Transducer(nn.Module):
         if self.phones is not None:
             phone = _ctc_loss(self.phones(hidden), frames, phones, phone_lengths)
             total = total + self.config.phone_weight * phone
-        return Losses(total, transducer.detach(), ctc.detach(), phone.detach(), guide.detach())
+        second = torch.zeros((), device=hidden.device)
+        if self.second_pass is not None:
+            second = _ctc_loss(self.second_pass(hidden, frames), frames, phones, phone_lengths)
+            total = total + self.config.second_pass.weight * second
+        return Losses(
+            total,
+            transducer.detach(),
+            ctc.detach(),
+            phone.detach(),
+            guide.detach(),
+            second.detach(),
+        )
 
     @torch.no_grad()
     def greedy_search(
@@ -202,12 +226,17 @@ class Transducer(nn.Module):
             phones = GraphBuilder("phones", ["hidden"])
             phones.node("log_softmax", [phones.linear("hidden", self.phones)], out="log_probs")
             builders.append(phones)
+        if self.second_pass is not None:
+            second = GraphBuilder("second_pass", ["hidden"])
+            self.second_pass.describe(second)
+            builders.append(second)
         outputs = {
             "encoder": ["encoder_out", "hidden"],
             "predictor": ["predictor_out"],
             "joiner": ["logits"],
             "ctc": ["log_probs"],
             "phones": ["log_probs"],
+            "second_pass": ["log_probs"],
         }
         if self.bias is not None:
             for builder, made in self.bias.describe():

@@ -516,7 +516,7 @@ class EventStream:
         from earshot.understand.decision import decide
 
         graph, config = self._grammar
-        paths = self._stream.command_result()
+        paths = self._stream.command_result(ended=again is not None)
         assert paths is not None  # the engine has the graph
         more = None if again is None else partial(again, config.looks)
         return decide(paths, found, graph, config=config, again=more)

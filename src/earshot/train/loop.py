@@ -130,6 +130,7 @@ class TrainingModule(lightning.LightningModule):
                 "loss": losses.transducer,
                 "ctc": losses.ctc,
                 "phones": losses.phones,
+                "second_pass": losses.second_pass,
                 "guide": losses.guide,
                 "lr": rate,
                 "hours": self._audio_s / 3600,

@@ -116,6 +116,8 @@ class CommandConfig:
         transducer_weight: How much the transducer's score of a command found by phones counts
             beside that of its phones, 0..100.
         piece_ctc_weight: The same of CTC over pieces.
+        second_pass_share: How much the second pass counts in the phones of an utterance that is
+            over, 0..1, where a model has one (`models.second_pass`).
         looks: What a sound that is not understood for sure is heard at once more, each in 0.5..2:
             0.9 makes everything a tenth slower and every voice a tenth lower. The surest answer
             counts. At most four; none leaves it at the first.
@@ -148,6 +150,7 @@ class CommandConfig:
     phone_beam: float = 16.0
     transducer_weight: float = 0.3
     piece_ctc_weight: float = 0.0
+    second_pass_share: float = 0.5
     looks: tuple[float, ...] = (0.9, 1.1)
     sure: float = 0.95
     threshold: float = 0.6858
@@ -173,6 +176,7 @@ class CommandConfig:
             ("phone_beam", 1e-3, 1e3),
             ("transducer_weight", 0.0, 100.0),
             ("piece_ctc_weight", 0.0, 100.0),
+            ("second_pass_share", 0.0, 1.0),
             ("sure", 0.0, 1.0),
             ("threshold", 0.0, 1.0),
         ):
@@ -201,6 +205,7 @@ class CommandConfig:
                 "phone_blank_penalty",
                 "transducer_weight",
                 "piece_ctc_weight",
+                "second_pass_share",
             )
         }
 
