@@ -55,6 +55,31 @@ def test_some_clips_end_where_their_speech_ends(augmenter: Augmenter) -> None:
     assert max(tails) > 6000  # and elsewhere plenty
 
 
+def test_some_clips_go_on_long_after_their_speech_at_the_same_level_of_noise() -> None:
+    pool = NoisePool(np.full(20_000, 3000, np.int16), np.array([[0, 20_000]]))
+    settings = {
+        "padding_max_s": 0.0, "cut_tail_share": 0.0, "snr_min_db": 10.0, "snr_max_db": 10.0,
+        "noise_share": 1.0, "reverb_share": 0.0, "band_limit_share": 0.0, "speed": 0.0,
+    }  # fmt: skip
+    usual = Augmenter(AugmentConfig(**settings), pool, ())
+    waiting = Augmenter(AugmentConfig(**settings, wait_share=0.5, wait_max_s=3.0), pool, ())
+    speech = CLIP[:12000]
+
+    def heard(augmenter: Augmenter, seed: int) -> tuple[int, float]:
+        out = augmenter.perturb_audio(speech, 1.0, np.random.default_rng(seed))
+        # The noise is a constant, the speech a tone.
+        return len(out), float(np.mean(out[:12000])) / float(np.std(out[:12000]))
+
+    _, ratio = heard(usual, 0)
+    found = [heard(waiting, seed) for seed in range(60)]
+    lengths = np.array([length for length, _ in found])
+    assert 20 <= (lengths > 12000).sum() <= 40
+    assert 12000 + 24000 < lengths.max() <= 12000 + 48000
+    assert lengths.min() == 12000
+    for _, found_ratio in found:
+        assert found_ratio == pytest.approx(ratio, rel=0.02)
+
+
 def test_full_strength_changes_speed_and_strength_zero_does_not(augmenter: Augmenter) -> None:
     def spans(strength: float) -> set[int]:
         found = set()

@@ -139,9 +139,21 @@ def test_noise_is_mixed_at_one_of_the_levels() -> None:
     )
     clean = np.sin(np.arange(32_000, dtype=np.float32) / 7) * np.float32(0.2)
     for seed in range(5):
-        mixed = calibrate._in_noise(clean, pool, np.random.default_rng(seed))
+        whole = calibrate._in_noise(clean, pool, np.random.default_rng(seed))
+        assert len(clean) <= len(whole) < len(clean) + 4 * 16_000
+        mixed = whole[: len(clean)]
         gain = np.dot(mixed, clean) / np.dot(clean, clean)  # noise is all but orthogonal
         rest = mixed - gain * clean
         snr_db = 10 * np.log10(np.mean((gain * clean) ** 2) / np.mean(rest**2))
         assert min(abs(snr_db - level) for level in calibrate._SNRS_DB) < 0.3
         assert np.abs(mixed).max() <= 1.0
+
+
+def test_commands_in_voices_of_people_are_heard_too(commands: Commands, work_dir: Path) -> None:
+    cuts = work_dir / "cuts"
+    (cuts / "spliced_dev.jsonl.gz").write_bytes((cuts / "commands_dev.jsonl.gz").read_bytes())
+    heard = calibrate.hear_clips(embedded_model_path(), commands, work_dir=work_dir)
+    counts = Counter(one.kind for one in heard)
+    assert counts["commands by people"] == 10
+    assert counts["commands by people in noise"] == 20
+    assert all(one.is_command for one in heard if one.kind.startswith("commands"))

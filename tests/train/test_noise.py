@@ -22,7 +22,11 @@ def _speech(seed: int) -> np.ndarray:
 
 
 VOICES = [_speech(n) for n in range(5)]
-EVERY = {**noise.GENERATORS, "babble": lambda rng, s: noise.make_babble(rng, s, VOICES)}
+EVERY = {
+    **noise.GENERATORS,
+    "babble": lambda rng, s: noise.make_babble(rng, s, VOICES),
+    "events": lambda rng, s: noise.make_events(rng, s, VOICES),
+}
 
 
 @pytest.mark.parametrize("name", sorted(EVERY))
@@ -41,6 +45,19 @@ def test_generators_are_repeatable_finite_and_level(name: str) -> None:
     assert not np.array_equal(samples, other)
 
 
+def test_events_come_again_and_are_no_recording() -> None:
+    """Loud and faint by turns; and no second of it is like any second of what it is made of."""
+    sounds = [np.random.default_rng(n).standard_normal(48_000).astype(np.float32) for n in range(3)]
+    for seed in range(6):
+        made = noise.make_events(np.random.default_rng(seed), 6.0, sounds)
+        loudness = np.sqrt(np.mean(np.square(made[: 75 * 1280].reshape(75, 1280)), axis=1))
+        assert loudness.max() > 1.5 * np.median(loudness)
+        for sound in sounds:
+            spectrum = np.fft.rfft(made, 2**18) * np.conj(np.fft.rfft(sound, 2**18))
+            alike = np.abs(np.fft.irfft(spectrum)).max()
+            assert alike < 0.4 * np.linalg.norm(made) * np.linalg.norm(sound)
+
+
 def test_clatter_is_spiky_and_hum_is_not() -> None:
     def crest(make: noise.Callable, seed: int) -> float:
         samples = make(np.random.default_rng(seed), 4.0)
@@ -54,6 +71,8 @@ def test_clatter_is_spiky_and_hum_is_not() -> None:
 def test_babble_needs_voices_and_a_duration() -> None:
     with pytest.raises(ValueError, match="at least one"):
         noise.make_babble(np.random.default_rng(0), 1.0, [])
+    with pytest.raises(ValueError, match="got no sounds"):
+        noise.make_events(np.random.default_rng(0), 1.0, [])
     with pytest.raises(ValueError, match="must be positive"):
         noise.make_hum(np.random.default_rng(0), 0.0)
 
@@ -119,6 +138,21 @@ def test_recordings_of_the_test_split_are_never_mixed_in(real_data: Path, tmp_pa
     used = _check_pool(tmp_path)
     assert not set(used) & tests
     assert set(used) & labels
+
+
+def test_what_is_held_out_is_not_in_the_pool(tmp_path: Path) -> None:
+    rows = []
+    for n, label in enumerate(("dishes", "rain")):
+        path = tmp_path / "data" / "noise" / "audio" / f"{label}.wav"
+        write_wav(path, np.random.default_rng(n).uniform(-0.3, 0.3, 32_000).astype(np.float32))
+        rows.append({"label": label, "audio": f"audio/{label}.wav", "split": "train"})
+    manifest = tmp_path / "data" / "noise" / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for held_out, there in (((), {"dishes", "rain"}), (("dishes",), {"rain"})):
+        config = noise.NoiseConfig(minutes=0.3, piece_s=1.0, silent_clips=4, held_out=held_out)
+        noise.prepare(tmp_path, seed=1, config=config, root=tmp_path / "data")
+        labels = set(json.loads((tmp_path / "noise" / "labels.json").read_text()))
+        assert labels & {"dishes", "rain"} == there
 
 
 def test_pool_made_without_recordings_is_made_again_when_they_appear(

@@ -28,6 +28,7 @@ _STAGES = {
     "rooms": "rooms",
     "corpora": "recordings",
     "synthesis": "speech",
+    "splicing": "voices of people",
     "tokenizer": "word pieces",
     "train": "training",
     "export": "export",

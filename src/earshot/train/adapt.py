@@ -50,7 +50,7 @@ _RESERVED_MINUTES = 2.0  # for export, calibration and measuring, of the default
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
-_PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "tokenizer")
+_PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "splicing", "tokenizer")
 _FINISHING = ("train", "export")
 
 Progress = Callable[[str, float, float], None]

@@ -65,15 +65,20 @@ class Augmenter:
         if rng.random() < strength:
             samples = _change_speed(samples, rng.uniform(1 - c.speed, 1 + c.speed))
         before, after = rng.integers(0, int(c.padding_max_s * SAMPLE_RATE_HZ) + 1, size=2)
+        waited = 0
         if rng.random() < c.cut_tail_share:  # the last word must come without silence after it
             samples, after = samples[: speech_end(samples)], 0
+        elif c.wait_share and rng.random() < c.wait_share:
+            waited = int(rng.integers(0, int(c.wait_max_s * SAMPLE_RATE_HZ) + 1))
+        after += waited
         samples = np.pad(samples, (int(before), int(after)))
         if self.rooms and rng.random() < c.reverb_share * strength:
             room = self.rooms[rng.integers(len(self.rooms))]
             samples = signal.oaconvolve(samples, room)[: len(samples)].astype(np.float32)
         if rng.random() < c.band_limit_share * strength:
             samples = signal.sosfilt(TELEPHONE, samples).astype(np.float32)
-        power = float(np.mean(samples**2)) + 1e-10
+        # Of the speech: how long nothing is said after it changes no level.
+        power = float(np.sum(samples**2)) / (len(samples) - waited) + 1e-10
         if self.noise is not None and rng.random() < c.noise_share * strength:
             snr_db = rng.uniform(c.snr_min_db + 20 * (1 - strength), c.snr_max_db)
             noise = self.noise.draw(len(samples), rng)

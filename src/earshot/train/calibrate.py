@@ -48,6 +48,7 @@ __all__ = ["FALSE_ACCEPTS", "calibrate_model", "hear_clips"]
 
 FALSE_ACCEPTS = 0.05  # of each kind of other speech: what is promised of a command's confidence
 COMMANDS, NOISY_COMMANDS = "commands", "commands in noise"
+SPLICED, NOISY_SPLICED = "commands by people", "commands by people in noise"
 
 _SNRS_DB = (6.0, 9.0, 12.0, 15.0, 18.0, 21.0, 24.0)
 _MOST_COMMANDS = 120
@@ -56,6 +57,11 @@ _MOST_RECORDED = 150  # of each kind
 _NUM_SILENT = 60
 _SILENT_S = 3.0
 _LONGEST_S = 8.0
+_LONGEST_WAIT_S = 4.0  # after a sound in noise
+_COMMANDS = {
+    "commands_dev": (COMMANDS, NOISY_COMMANDS),
+    "spliced_dev": (SPLICED, NOISY_SPLICED),  # of recorded voices that nothing is trained on
+}
 _RECORDED = {"read": "read speech", "wake": "wake words", "digit_strings": "digit strings"}
 _TOGETHER = 16  # clips decoded at once
 
@@ -172,11 +178,13 @@ def _trials(work_dir: Path, graph: CommandGraph, *, seed: int) -> Iterator[_Tria
     """Sounds to hear, those of like origin together."""
     cuts, noise = work_dir / "cuts", read_noise(work_dir)
     rng = random.Random(seed)
-    for cut in _cuts(cuts / "commands_dev.jsonl.gz")[:_MOST_COMMANDS]:
-        if _is_command(cut, graph):
-            yield _trial(cut, COMMANDS, is_command=True)
+    for name, kinds in _COMMANDS.items():
+        for cut in _cuts(cuts / f"{name}.jsonl.gz")[:_MOST_COMMANDS]:
+            if not _is_command(cut, graph):
+                continue
+            yield _trial(cut, kinds[0], is_command=True)
             for draw in (1, 2) if noise is not None else ():
-                yield _trial(cut, NOISY_COMMANDS, is_command=True, noise=noise, seed=(seed, draw))
+                yield _trial(cut, kinds[1], is_command=True, noise=noise, seed=(seed, draw))
     for cut in _cuts(cuts / "synthetic_dev.jsonl.gz")[:_MOST_GENERAL]:
         if not _is_command(cut, graph):
             yield _trial(cut, "general sentences", is_command=False)
@@ -231,11 +239,13 @@ def _trial(
 
 
 def _in_noise(samples: Samples, noise: NoisePool, rng: np.random.Generator) -> Samples:
-    """The samples over a stretch of the pool, at one of the levels."""
-    stretch = noise.draw(len(samples), rng)
+    """The samples over a stretch of the pool, at one of the levels; it goes on for a while."""
+    waited = int(rng.integers(0, round(_LONGEST_WAIT_S * SAMPLE_RATE_HZ)))
+    stretch = noise.draw(len(samples) + waited, rng)
     snr_db = _SNRS_DB[int(rng.integers(len(_SNRS_DB)))]
     power, noise_power = (float(np.mean(np.square(x))) + 1e-10 for x in (samples, stretch))
-    mixed = samples + stretch * np.float32(np.sqrt(power / noise_power / 10 ** (snr_db / 10)))
+    gain = np.sqrt(power / noise_power / 10 ** (snr_db / 10))
+    mixed = np.pad(samples, (0, waited)) + stretch * np.float32(gain)
     peak = float(np.abs(mixed).max())
     return np.asarray(mixed * np.float32(min(1.0, 0.99 / (peak + 1e-9))), dtype=np.float32)
 

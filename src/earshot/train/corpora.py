@@ -30,7 +30,7 @@ from earshot.train.cuts import file_cut, write_cuts, write_json, write_wav
 from earshot.train.synthesis import HELD_OUT_VOICES
 from earshot.train.text import data_root
 
-__all__ = ["CorporaConfig", "Row", "join_digits", "prepare", "training_rows"]
+__all__ = ["CorporaConfig", "Row", "RowReader", "join_digits", "prepare", "training_rows"]
 
 Samples = npt.NDArray[np.float32]
 
@@ -146,7 +146,7 @@ def training_rows(root: Path, *, splits: Sequence[str] = ("train", "dev")) -> It
 # ---------------------------------------------------------------- audio
 
 
-class _Reader:
+class RowReader:
     """Clips at 16 kHz mono; keeps the last file, since one file can hold many clips."""
 
     def __init__(self) -> None:
@@ -154,6 +154,7 @@ class _Reader:
         self._samples: Samples = np.zeros(0, np.float32)
 
     def read(self, row: Row) -> Samples:
+        """Samples of a row, shape (N,)."""
         if self._path != row.audio:
             self._samples = read_audio(row.audio)
             self._path = row.audio
@@ -268,7 +269,7 @@ def prepare(
         return {}
     cuts: dict[str, list[dict[str, Any]]] = {"train": [], "dev": []}
     digits: dict[str, dict[str, list[tuple[Samples, str]]]] = {"train": {}, "dev": {}}
-    reader = _Reader()
+    reader = RowReader()
     for done, row in enumerate(rows):
         if progress is not None and done % 100 == 0:
             progress(done, len(rows))

@@ -1,8 +1,11 @@
 """Noise to train against: recordings where they exist, and generators that never run out.
 
-Few freely licensed noise recordings exist, so about half of the pool is made: babble of many
-voices, clatter, hum, fans, modulated coloured noise and music-like sound. Every generator takes a
-random generator and a duration and returns float32 at 16 kHz, at a root mean square of 0.1.
+Few freely licensed noise recordings exist, and a network soon knows them by heart: in one that it
+has met it hears a command, and in another kitchen it does not. So the pool is made, too: babble of
+many voices, clatter, hum, fans, modulated coloured noise, music-like sound, and events whose
+sounds are shreds of all recordings; and recordings are played at other rates, backwards, in
+bursts, through each other and one over the other. Every generator takes a random generator and a
+duration and returns float32 at 16 kHz, at a root mean square of 0.1.
 
 Knows nothing of signal-to-noise ratios: mixing happens while training. The kitchen recording of
 the coffee benchmark has split `test` in its manifest and is therefore never read.
@@ -33,6 +36,7 @@ __all__ = [
     "make_babble",
     "make_clatter",
     "make_coloured",
+    "make_events",
     "make_fan",
     "make_hum",
     "make_music",
@@ -52,6 +56,7 @@ class NoiseConfig:
     minutes: float = 120.0
     piece_s: float = 15.0
     recorded_share: float = 0.5  # of the pool; what is missing is generated
+    held_out: tuple[str, ...] = ()  # labels of recordings that are kept for a test
     babble_voices: tuple[int, int] = (3, 12)
     silent_clips: int = 2000  # cuts of noise without speech, whose transcript is empty
 
@@ -268,6 +273,77 @@ def make_babble(
     return _level(signal.sosfilt(cut, out))
 
 
+def _bursts(rng: np.random.Generator, count: int) -> _Wave:
+    """An envelope of (count,): moments that come fast and die away, over a faint floor."""
+    out = np.full(count, 10 ** (-rng.uniform(15, 45) / 20))
+    rate = 10 ** rng.uniform(-0.2, 1.0)  # a second
+    decay_s = 10 ** rng.uniform(np.log10(0.03), np.log10(0.6))
+    for start in rng.integers(0, count, size=1 + int(rng.poisson(rate * count / SAMPLE_RATE_HZ))):
+        decay = decay_s * 2 ** rng.uniform(-1, 1) * SAMPLE_RATE_HZ
+        length = min(count - int(start), int(6 * decay) + 1)
+        attack = np.minimum(1.0, np.arange(length) / (rng.uniform(0.001, 0.03) * SAMPLE_RATE_HZ))
+        burst = attack * np.exp(-np.arange(length) / decay) * 10 ** (-rng.uniform(0, 20) / 20)
+        out[start : start + length] = np.maximum(out[start : start + length], burst)
+    return out
+
+
+def _shred(rng: np.random.Generator, sounds: Sequence[Samples]) -> _Wave:
+    """A short piece of some sound that nobody would know again: rate, direction, timbre."""
+    sound = sounds[int(rng.integers(len(sounds)))]
+    wanted = int(10 ** rng.uniform(np.log10(0.03), np.log10(0.5)) * SAMPLE_RATE_HZ)
+    # Not near 1, where a piece of speech might still be a word.
+    speed = float(2 ** (rng.choice([-1, 1]) * rng.uniform(0.5, 1.6)))
+    needed = int(wanted * speed) + 2
+    start = int(rng.integers(0, max(1, sound.size - needed)))
+    piece = np.resize(sound[start : start + needed], needed).astype(np.float32)
+    out = soxr.resample(piece, SAMPLE_RATE_HZ * speed, SAMPLE_RATE_HZ, quality="QQ")
+    out = np.resize(out, wanted).astype(np.float64)
+    if rng.random() < 0.6:
+        low = 2 ** rng.uniform(np.log2(60), np.log2(3000))
+        band = (low, min(7800.0, low * 2 ** rng.uniform(1, 5)))
+        out = signal.sosfilt(
+            signal.butter(2, band, "bandpass", fs=SAMPLE_RATE_HZ, output="sos"), out
+        )
+    if rng.random() < 0.5:
+        out = out[::-1]
+    fade = np.exp(-np.arange(wanted) / (wanted * rng.uniform(0.1, 1.5)))
+    out = out * fade * np.minimum(1.0, np.arange(wanted) / (0.003 * SAMPLE_RATE_HZ))
+    return np.asarray(out / (np.sqrt(np.mean(np.square(out))) + 1e-9))
+
+
+def make_events(rng: np.random.Generator, duration_s: float, sounds: Sequence[Samples]) -> Samples:
+    """Somebody at work: a few sounds that come again and again, never quite alike.
+
+    Args:
+        rng: Of everything.
+        duration_s: Seconds.
+        sounds: Recordings of anything; each event is a shred of one.
+
+    Returns:
+        Shape (N,), float32.
+
+    Raises:
+        ValueError: No sounds.
+    """
+    if not sounds:
+        raise ValueError("make_events: got no sounds; at least one is needed")
+    count = _count(duration_s)
+    floor = _shaped_noise(rng, count)
+    out = 10 ** (-rng.uniform(15, 45) / 20) * floor / (floor.std() + 1e-9)
+    for _ in range(int(rng.integers(1, 6))):
+        shred = _shred(rng, sounds)
+        gap = SAMPLE_RATE_HZ / 10 ** rng.uniform(-0.7, 0.9)  # samples, on average
+        steady, loudness_db = rng.uniform(0.1, 1.0), -rng.uniform(0, 25)
+        at = float(rng.uniform(0, 2 * gap))
+        while at < count:
+            start = int(at)
+            hit = shred * 10 ** ((loudness_db - rng.uniform(0, 10)) / 20)
+            end = min(count, start + hit.size)
+            out[start:end] += hit[: end - start]
+            at += gap * (steady + (1 - steady) * rng.exponential())
+    return _level(out)
+
+
 GENERATORS: Mapping[str, Callable[[np.random.Generator, float], Samples]] = {
     "coloured": make_coloured,
     "hum": make_hum,
@@ -276,7 +352,8 @@ GENERATORS: Mapping[str, Callable[[np.random.Generator, float], Samples]] = {
     "music": make_music,
 }
 _GENERATED_SHARES = {
-    "babble": 0.28, "clatter": 0.22, "music": 0.28, "coloured": 0.1, "fan": 0.06, "hum": 0.06,
+    "babble": 0.2, "clatter": 0.15, "events": 0.3, "music": 0.2, "coloured": 0.07, "fan": 0.04,
+    "hum": 0.04,
 }  # fmt: skip
 _MUSIC_WEIGHT = 5.0  # of a piece of music among the silent cuts
 
@@ -296,18 +373,39 @@ def noise_recordings(root: Path) -> list[tuple[str, Path]]:
 def _vary(rng: np.random.Generator, recording: Samples, duration_s: float) -> Samples:
     """A random stretch of a recording, faster or slower, with another equaliser."""
     count = _count(duration_s)
-    speed = float(2 ** rng.uniform(-0.35, 0.35))
+    speed = float(2 ** rng.uniform(-1.0, 1.0))
     needed = int(count * speed) + 2
     start = int(rng.integers(0, recording.size))
     stretch = np.take(recording, np.arange(start, start + needed), mode="wrap")
     stretch = soxr.resample(stretch, SAMPLE_RATE_HZ * speed, SAMPLE_RATE_HZ, quality="MQ")
     piece: _Wave = np.resize(stretch, count).astype(np.float64)
-    if rng.random() < 0.7:
+    if rng.random() < 0.8:
         spectrum = np.fft.rfft(piece)
         octaves = np.log2(np.maximum(np.fft.rfftfreq(count, 1 / SAMPLE_RATE_HZ), 50.0) / 50.0)
-        gain_db = np.interp(octaves, np.arange(8), rng.uniform(-9, 9, size=8))
+        gain_db = np.interp(octaves, np.arange(8), rng.uniform(-14, 14, size=8))
         piece = np.asarray(np.fft.irfft(spectrum * 10 ** (gain_db / 20), count))
     return _level(piece)
+
+
+def _estranged(
+    rng: np.random.Generator, loaded: Sequence[tuple[str, Samples]], n: int, duration_s: float
+) -> tuple[str, Samples]:
+    """A piece of the n-th recording that is like no other piece, and its label."""
+    label, recording = loaded[n % len(loaded)]
+    piece: _Wave = _vary(rng, recording, duration_s).astype(np.float64)
+    if rng.random() < 0.3:
+        piece = piece[::-1]
+    if rng.random() < 0.3:  # through a moment of another sound, as through a box
+        _, other = loaded[int(rng.integers(len(loaded)))]
+        box = _shred(rng, [other])[: SAMPLE_RATE_HZ // 5]
+        piece = signal.oaconvolve(piece, box / np.sqrt(box.size))[: piece.size]
+    if rng.random() < 0.35:
+        piece = piece * _bursts(rng, piece.size)
+    if rng.random() < 0.4:
+        _, other = loaded[int(rng.integers(len(loaded)))]
+        over = _vary(rng, other, duration_s) * 10 ** (rng.uniform(-15, 5) / 20)
+        piece = piece / (piece.std() + 1e-9) * RMS + over
+    return label, _level(piece)
 
 
 _BABBLE_CORPORA = ("librispeech_speakers", "librispeech_dev_clean_half")
@@ -357,15 +455,18 @@ def _voices(root: Path, rng: np.random.Generator, *, most: int = 120) -> list[Sa
 
 def _pieces(config: NoiseConfig, root: Path, *, seed: int) -> Iterator[tuple[str, Samples]]:
     total = max(1, round(config.minutes * 60 / config.piece_s))
-    recordings = noise_recordings(root)
+    recordings = [
+        (label, path) for label, path in noise_recordings(root) if label not in config.held_out
+    ]
     recorded = round(total * config.recorded_share) if recordings else 0
     loaded = [(label, read_audio(path)) for label, path in recordings]
     for n in range(recorded):
         rng = np.random.default_rng((seed, 1, n))
-        label, samples = loaded[n % len(loaded)]
-        yield label, _vary(rng, samples, config.piece_s)
+        yield _estranged(rng, loaded, n, config.piece_s)
     voices = _voices(root, np.random.default_rng((seed, 2)))
-    shares = {k: v for k, v in _GENERATED_SHARES.items() if k != "babble" or voices}
+    sounds = [*(samples for _, samples in loaded), *voices]
+    needs = {"babble": voices, "events": sounds}
+    shares = {k: v for k, v in _GENERATED_SHARES.items() if needs.get(k, True)}
     names = list(shares)
     weights = np.array(list(shares.values())) / sum(shares.values())
     for n in range(total - recorded):
@@ -373,6 +474,8 @@ def _pieces(config: NoiseConfig, root: Path, *, seed: int) -> Iterator[tuple[str
         name = names[int(rng.choice(len(names), p=weights))]
         if name == "babble":
             yield name, make_babble(rng, config.piece_s, voices, count=config.babble_voices)
+        elif name == "events":
+            yield name, make_events(rng, config.piece_s, sounds)
         else:
             yield name, GENERATORS[name](rng, config.piece_s)
 

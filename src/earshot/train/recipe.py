@@ -30,6 +30,7 @@ from earshot.train.phrases import ListConfig
 from earshot.train.precision import Precision
 from earshot.train.rescoring_weights import WeightsConfig
 from earshot.train.rooms import RoomsConfig
+from earshot.train.splicing import SplicingConfig
 from earshot.train.synthesis import SynthesisConfig
 from earshot.train.text import TextConfig
 
@@ -93,6 +94,8 @@ class AugmentConfig:
     level_min_db: float = -30.0
     padding_max_s: float = 0.6
     cut_tail_share: float = 0.25  # clips that end where their speech ends
+    wait_share: float = 0.0  # clips that go on long after it, noise and all
+    wait_max_s: float = 5.0
     time_masks: int = 2
     time_mask_frames: int = 12
     frequency_masks: int = 2
@@ -272,6 +275,7 @@ class Recipe:
     rooms: RoomsConfig = field(default_factory=RoomsConfig)
     corpora: CorporaConfig = field(default_factory=CorporaConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    splicing: SplicingConfig = field(default_factory=SplicingConfig)
     librispeech: LibriSpeechConfig = field(default_factory=LibriSpeechConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: TransducerConfig = field(default_factory=TransducerConfig)

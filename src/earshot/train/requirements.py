@@ -14,7 +14,10 @@ from pathlib import Path
 __all__ = ["ENGINE_PACKAGES", "missing_engine_packages", "missing_packages"]
 
 # What training imports, in the order in which a user would meet it.
-_PACKAGES = ("torch", "lightning", "lhotse", "scipy", "pyroomacoustics", "home_assistant_intents")
+_PACKAGES = (
+    "torch", "lightning", "lhotse", "scipy", "pyroomacoustics", "home_assistant_intents",
+    "pocketsphinx",
+)  # fmt: skip
 
 # Debian's packages, and a file or program of each that shows it is there.
 ENGINE_PACKAGES: Mapping[str, str] = {

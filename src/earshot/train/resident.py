@@ -176,7 +176,11 @@ class Resident:
         kept = np.maximum(1, (np.where(cut, speech, samples) / rate).astype(np.int64))
         padding = int(c.padding_max_s * SAMPLE_RATE_HZ)
         before, after = rng.integers(0, padding + 1, size=(2, count))
-        lengths = before + kept + np.where(cut, 0, after)
+        waits = self._chance(count, c.wait_share) & ~cut if c.wait_share else np.zeros(count, bool)
+        longest = int(c.wait_max_s * SAMPLE_RATE_HZ)
+        waited = np.where(waits, rng.integers(0, longest + 1, size=count), 0) if waits.any() else 0
+        spoken = before + kept + np.where(cut, 0, after)
+        lengths = spoken + waited
         width = -(-int(lengths.max()) // _PADDED) * _PADDED
 
         clock = torch.arange(width, device=self._device)
@@ -191,7 +195,8 @@ class Resident:
         ends = self._moved(lengths)
         inside = clock < ends
         x = x * inside
-        power = x.square().sum(1, keepdim=True) / ends + 1e-10
+        # Of the speech: how long nothing is said after it changes no level.
+        power = x.square().sum(1, keepdim=True) / self._moved(spoken) + 1e-10
         noisy = self._chance(count, c.noise_share * strength if self._noise is not None else 0.0)
         # Never digital silence: the log floor would be a cue of its own.
         level = self._moved(10 ** rng.uniform(-3.5, -2.2, count))

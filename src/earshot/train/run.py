@@ -21,6 +21,7 @@ from earshot.compress.export import export_transducer
 from earshot.compress.methods import export_grids
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
+from earshot.data.pronunciation import Lexicon
 from earshot.decode import language_model
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
@@ -34,6 +35,7 @@ from earshot.train import (
     noise,
     phrase_text,
     rooms,
+    splicing,
     synthesis,
     text,
 )
@@ -49,6 +51,7 @@ STAGES = (
     "rooms",
     "corpora",
     "synthesis",
+    "splicing",
     "tokenizer",
     "statistics",
     "frozen",
@@ -174,6 +177,9 @@ def _preparing(
         )
         steps["synthesis"] = lambda: _prepare_synthesis(
             recipe, folder, progress=partial(progress, "synthesis")
+        )
+        steps["splicing"] = lambda: _prepare_splicing(
+            recipe, folder, recordings, progress=partial(progress, "splicing")
         )
     return steps
 
@@ -304,6 +310,23 @@ def _prepare_synthesis(
         seed=seed,
         config=general,
         progress=partial(_report_part, progress, before, general.hours, total),
+    )
+
+
+def _prepare_splicing(
+    recipe: Recipe, folder: Path, recordings: Path, *, progress: Callable[[float, float], None]
+) -> None:
+    """The user's commands, or general sentences, in the voices of the recordings."""
+    lexicon, own = Lexicon.load(), recipe.data.own_pronunciations
+    splicing.prepare(
+        folder,
+        seed=recipe.train.seed,
+        root=recordings,
+        config=recipe.splicing,
+        source="commands" if recipe.commands.files else "synthetic",
+        lexicon=lexicon if own is None else lexicon.extended(own),
+        processes=recipe.synthesis.processes,
+        progress=progress,
     )
 
 
