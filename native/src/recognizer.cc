@@ -257,7 +257,7 @@ void Stream::UseHotwords() {
 
 CommandResult Stream::Commands(bool ended) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  CommandResult out = phones_.graph != nullptr ? PhoneCommands(ended || flushed_) : PieceCommands();
+  CommandResult out = phones_.graph != nullptr ? PhoneCommands(ended) : PieceCommands();
   if (!search_.paths.empty()) out.free_transducer = search_.Acoustic(search_.paths.front());
   // With a prior the likeliest by sound alone need not be the first.
   for (const Hypothesis& path : search_.paths) out.free_transducer = std::max(out.free_transducer, search_.Acoustic(path));

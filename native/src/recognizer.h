@@ -105,7 +105,7 @@ class FrameQueue {
 // The frames of one utterance from its first on, for the second pass, which reads them from the last to the first.
 class WholeUtterance {
  public:
-  static constexpr size_t kMaxFrames = 500;  // 20 s: no command takes longer
+  static constexpr size_t kMaxFrames = 625;  // 25 s: no command takes longer, even when it is played slower
   void Clear();
   // The next frames; `before` were there before them.
   void Keep(size_t before, const float* hidden, size_t hidden_width, const float* phones, size_t phones_width, size_t frames);
@@ -150,8 +150,8 @@ class Stream {
     double probability = 0;
   };
   std::vector<Alternative> Alternatives(bool ended = false) const;
-  // The same for the sentences of the graph, which there must be. `ended`: what was said is over, though more audio may
-  // come: the second pass is heard, where the model has one and the utterance is not too long for a command.
+  // The same for the sentences of the graph, which there must be. `ended`: what was said is over, so that the second
+  // pass is heard, where the model has one and the utterance is not too long for a command.
   CommandResult Commands(bool ended = false) const;
   // Whether the sentences of the graph, which there must be, may end here.
   GrammarEnd End() const;

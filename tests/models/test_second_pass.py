@@ -64,6 +64,10 @@ def test_its_loss_trains_the_encoder_too() -> None:
     assert float(losses.second_pass) > 0
     losses.total.backward()
     assert all(p.grad is not None and p.grad.any() for p in model.second_pass.parameters())
+    model.zero_grad()
+    hidden = model.encoder(torch.randn(1, 40, 80))
+    model.second_pass(hidden, torch.tensor([10])).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.encoder.parameters())
     plain = Transducer(config(0))
     assert plain.second_pass is None
     with pytest.raises(ConfigError, match=r"second_pass\.layers is 1, but the model hears no"):
@@ -83,7 +87,8 @@ def test_the_engine_computes_the_same(tmp_path: Path, layers: int) -> None:
     with torch.no_grad():
         logits = model.second_pass(torch.from_numpy(hidden)[None], torch.tensor([37]))
     np.testing.assert_allclose(found, torch.log_softmax(logits[0], -1), atol=2e-5)
-    # It comes back, to be trained further.
+    # It comes back, to be trained further, or is left out.
+    assert read_transducer(path, config(0)).second_pass is None
     assert transducer_config(ModelFile(path)).second_pass.layers == layers
     again = read_transducer(path, config(layers))
     for name, value in model.state_dict().items():
@@ -98,6 +103,7 @@ def test_a_model_without_one_is_given_one(tmp_path: Path) -> None:
     model = Transducer(config(0)).eval()
     export_transducer(model, path, name="m", pieces=PIECES, tokenizer=b"-", codec="f32_r16")
     assert transducer_config(ModelFile(path)).second_pass.layers == 0
+    read_transducer(path, config(0))
     given = read_transducer(path, config(1))
     assert given.second_pass is not None
     assert given.second_pass.phones.out_features == len(PHONES) + 1

@@ -460,12 +460,14 @@ def test_a_search_survives_that_states_are_forgotten(models: list[_native.Model]
 # --- the second pass ------------------------------------------------------------------------
 
 
-def twice_heard(model: _native.Model, samples: F32, share: float) -> F64:
-    """Log-probabilities of blank and phones by both passes."""
+def twice_heard(
+    model: _native.Model, samples: F32, share: float, *, part: slice = slice(None)
+) -> F64:
+    """Log-probabilities of blank and phones by both passes, of frames that are an utterance."""
     hidden = model.graph("encoder").step(_native.fbank(samples), None, flush=True)["hidden"]
-    second = model.graph("second_pass")
-    turned = second.step(np.ascontiguousarray(hidden[::-1]), second.initial_state())["log_probs"]
-    return (1 - share) * heard(model, samples) + share * turned[::-1].astype(np.float64)
+    second, said = model.graph("second_pass"), hidden[part]
+    turned = second.step(np.ascontiguousarray(said[::-1]), second.initial_state())["log_probs"]
+    return (1 - share) * heard(model, samples)[part] + share * turned[::-1].astype(np.float64)
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0, 0.2])
@@ -481,7 +483,7 @@ def test_in_the_end_both_passes_count(load: Load, share: float) -> None:
         frames = twice_heard(model, samples, share)
         want = oracle(flat, frames, paths=256)
         searched = {"phone_paths": 256, "phone_beam": math.inf, "second_pass_share": share}
-        got = commands(model, samples, native(net), **searched)
+        got: Any = decode(model, samples, native(net), **searched).command_result(ended=True)
         assert spoken(got) == [words for words, _, _ in want]
         for path, (_, phones, prior) in zip(got["paths"], want, strict=True):
             assert path["phones"] == pytest.approx(phones, abs=2e-3)
@@ -491,7 +493,9 @@ def test_in_the_end_both_passes_count(load: Load, share: float) -> None:
         # Without it, and where it counts for nothing, the first pass decides.
         plain = load(recogniser(seed=seed))
         first = commands(plain, samples, native(net), **searched)
-        assert commands(model, samples, native(net), **searched | {"second_pass_share": 0}) == first
+        assert commands(model, samples, native(net), **searched) == first
+        without = decode(model, samples, native(net), **searched | {"second_pass_share": 0})
+        assert without.command_result(ended=True) == first
         assert first != got
     assert found >= 5
 
@@ -519,11 +523,21 @@ def test_the_second_pass_is_asked_for_when_the_utterance_is_over(load: Load) -> 
     # The next utterance begins anew, in the same breath and after a reset.
     stream.reset_search()
     assert stream.command_result(ended=True)["num_frames"] == 0
+    other = noise(9000, seed=4)
+    stream.accept_waveform(other)
+    engine.decode_streams([stream])
+    following: Any = stream.command_result(ended=True)
+    known = ended["num_frames"]
+    part = slice(known, known + following["num_frames"])
+    frames = twice_heard(model, np.concatenate([samples, other]), 0.5, part=part)
+    assert following["num_frames"] == len(frames) > 5
+    assert following["free_phones"] == pytest.approx(frames.max(axis=1).sum(), abs=1e-3)
     stream.reset()
     stream.accept_waveform(samples)
     stream.input_finished()
     engine.decode_streams([stream])
-    assert stream.command_result() == commands(model, samples, graph, **RESCORED)
+    same = decode(model, samples, graph, **RESCORED)
+    assert stream.command_result(ended=True) == same.command_result(ended=True)
 
 
 def decode_some(model: _native.Model, samples: F32, graph: _native.WordGraph) -> _native.Stream:
@@ -538,11 +552,11 @@ def decode_some(model: _native.Model, samples: F32, graph: _native.WordGraph) ->
 def test_what_is_longer_than_any_command_is_heard_once(load: Load) -> None:
     model, graph = load(recogniser(seed=6, second_pass=True)), native(network(102))
     plain = load(recogniser(seed=6))
-    twenty = 500 * 640 - 200  # 500 frames
-    for length, twice in ((twenty, True), (twenty + 640, False)):
+    longest = 625 * 640 - 200  # 625 frames
+    for length, twice in ((longest, True), (longest + 640, False)):
         samples = noise(length, seed=3)
-        same = commands(model, samples, graph) == commands(plain, samples, graph)
-        assert same != twice
+        found = decode(model, samples, graph).command_result(ended=True)
+        assert (found != commands(plain, samples, graph)) == twice
 
 
 def test_a_second_pass_that_does_not_fit_is_refused(load: Load) -> None:

@@ -118,8 +118,12 @@ def test_the_network_has_the_shape_of_the_model_started_from(
     start = tmp_path / "small.ear"
     config = _small_model(start)
     recipe = adaptation_recipe(_request(templates, model=start))
+    assert recipe.model.second_pass.layers == 1
     assert recipe.model == dataclasses.replace(
-        config, phones=True, phone_weight=recipe.model.phone_weight
+        config,
+        phones=True,
+        phone_weight=recipe.model.phone_weight,
+        second_pass=recipe.model.second_pass,
     )
     read_transducer(start, recipe.model)  # raises where the shape is another
     embedded = adaptation_recipe(_request(templates))
@@ -137,7 +141,18 @@ def test_a_sparse_model_stays_sparse(templates: Path, tmp_path: Path) -> None:
     grids = fit_grids(model, config)
     export_transducer(model, sparse, name="s", pieces=names, tokenizer=b"-", grids=grids)
     assert not adaptation_recipe(_request(templates, model=dense)).compress.keep_mask
-    assert adaptation_recipe(_request(templates, model=sparse)).compress.keep_mask
+    small = adaptation_recipe(_request(templates, model=sparse))
+    assert small.compress.keep_mask
+    assert small.model.second_pass.layers == 0
+    asked = _request(templates, model=sparse, overrides=("model.second_pass.layers=1",))
+    assert adaptation_recipe(asked).model.second_pass.layers == 1
+
+
+def test_what_is_to_ship_as_an_update_gets_no_second_pass(templates: Path, tmp_path: Path) -> None:
+    start = tmp_path / "small.ear"
+    _small_model(start)
+    asked = _request(templates, model=start, overrides=("compress.changed_blocks=0.1",))
+    assert adaptation_recipe(asked).model.second_pass.layers == 0
 
 
 def test_a_file_that_is_no_transducer_is_refused(templates: Path, tmp_path: Path) -> None:

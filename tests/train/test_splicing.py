@@ -163,71 +163,151 @@ def test_alignment_is_the_same_by_two_processes_and_of_no_use_for_other_words(
     assert forced_alignment.align([otherwise, rows[1]], lexicon)[1] is not None
 
 
-def cuts_of(path: Path) -> list[dict]:
-    with gzip.open(path, "rt") as lines:
-        return [json.loads(line) for line in lines]
+class Stage:
+    """The stage over the examples, in a folder of its own."""
 
+    def __init__(self, folder: Path, recorded: Path) -> None:
+        self.folder, self.recorded = folder, recorded
+        self.cuts = folder / "cuts"
 
-def test_the_stage(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(*texts: str) -> None:
-        (tmp_path / "text").mkdir(exist_ok=True)
+    def write(self, *texts: str) -> None:
+        (self.folder / "text").mkdir(exist_ok=True)
         lines = [json.dumps({"text": t, "kind": "command", "template": "c"}) for t in texts]
         for name in ("train", "heldout"):
-            (tmp_path / "text" / f"commands_{name}.jsonl").write_text("\n".join(lines) + "\n")
+            path = self.folder / "text" / f"commands_{name}.jsonl"
+            path.write_text("\n".join(lines) + "\n")
 
-    def make(processes: int = 1) -> dict[str, float]:
+    def make(self, processes: int = 1, **settings: object) -> dict[str, float]:
+        amounts = {"hours": 0.02, "dev_clips": 7, "least_minutes": 0.2, "most_minutes": 5.0}
+        config = SplicingConfig(**(amounts | settings))  # type: ignore[arg-type]
         return splicing.prepare(
-            tmp_path, seed=3, root=recorded, source="commands", lexicon=Lexicon.load(),
+            self.folder, seed=3, root=self.recorded, source="commands", config=config,
             processes=processes,
-            config=SplicingConfig(hours=0.02, dev_clips=7, least_minutes=0.2, most_minutes=5),
         )  # fmt: skip
 
-    write("turn on the garage timer", "zebra xylophone")  # of the second no sound of zh: never said
-    hours = make()
-    train, dev = (cuts_of(tmp_path / "cuts" / f"spliced_{s}.jsonl.gz") for s in ("train", "dev"))
+    def made(self, split: str) -> list[dict]:
+        with gzip.open(self.cuts / f"spliced_{split}.jsonl.gz", "rt") as lines:
+            return [json.loads(line) for line in lines]
+
+    def texts(self, split: str) -> set[str]:
+        return {cut["supervisions"][0]["text"] for cut in self.made(split)}
+
+
+def sound_of(cut: dict) -> Path:
+    return Path(cut["recording"]["sources"][0]["source"])
+
+
+@pytest.fixture
+def stage(tmp_path: Path, recorded: Path) -> Stage:
+    return Stage(tmp_path, recorded)
+
+
+def test_the_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.write("turn on the garage timer", "a vision of pleasure")  # nobody ever said zh
+    hours = stage.make()
+    train, dev = stage.made("train"), stage.made("dev")
     assert hours["train"] >= 0.02
     assert len(dev) == 7
+    assert stage.texts("train") == {"turn on the garage timer"}
     for split, cuts in (("train", train), ("dev", dev)):
         assert len({cut["id"] for cut in cuts}) == len(cuts)
         for cut in cuts:
             supervision = cut["supervisions"][0]
             assert supervision["speaker"] == split
             assert supervision["custom"]["synthetic"] is True
-            source = Path(cut["recording"]["sources"][0]["source"])
-            assert sf.info(source).frames == cut["recording"]["num_samples"]
+            assert sf.info(sound_of(cut)).frames == cut["recording"]["num_samples"]
     # Nothing is made twice, and nothing aligned twice.
-    monkeypatch.setattr(splicing, "align", lambda rows, *_, **__: [None] * len(rows))
+    first = sound_of(train[0]).read_bytes()
+    monkeypatch.setattr(splicing, "align", None)
+    said = splicing._said
     monkeypatch.setattr(splicing, "_said", None)
-    assert make() == hours
-    monkeypatch.undo()
-    first = Path(train[0]["recording"]["sources"][0]["source"]).read_bytes()
-    shutil.rmtree(tmp_path / "cuts")
-    asked: list[int] = []
+    assert stage.make() == hours
+    monkeypatch.setattr(splicing, "_said", said)
+    shutil.rmtree(stage.cuts)
+    assert stage.make(processes=2) == hours
+    assert stage.made("train") == train
+    assert sound_of(train[0]).read_bytes() == first
+    stage.write("close the fan")
+    stage.make()
+    assert stage.texts("train") == stage.texts("dev") == {"close the fan"}
 
-    def count(rows: list[Row], *_: object, **__: object) -> list[None]:
-        asked.append(len(rows))
-        return [None] * len(rows)
 
-    monkeypatch.setattr(splicing, "align", count)
-    assert make(processes=2) == hours
-    assert asked == [0]
-    again = cuts_of(tmp_path / "cuts" / "spliced_train.jsonl.gz")
-    assert again == train
-    assert Path(again[0]["recording"]["sources"][0]["source"]).read_bytes() == first
-    write("close the fan")
-    assert make() != {}
-    texts = {
-        cut["supervisions"][0]["text"]
-        for cut in cuts_of(tmp_path / "cuts" / "spliced_train.jsonl.gz")
-    }
-    assert texts == {"close the fan"}
+def test_sentences_that_nobody_can_say_end_the_stage(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.write("a vision of pleasure")
+    assert stage.make() == {"train": 0.0, "dev": 0.0}
+    assert "lack sounds of nearly all sentences" in caplog.text
+    assert stage.made("train") == []
+
+
+def test_what_another_request_left_is_not_taken_for_this_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.write("turn on the lights")
+    stage.make()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    stage.write("close the fan")
+    with monkeypatch.context() as patched:
+        patched.setattr(splicing, "_clips", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage.make()
+    assert not list(stage.cuts.glob("spliced*"))
+    stage.write("turn on the lights")
+    stage.make()
+    assert stage.texts("train") == {"turn on the lights"}
+    assert stage.make(hours=0.0) == {}
+    assert not list(stage.cuts.glob("spliced*"))
+
+
+def test_other_pronunciations_are_said_and_aligned(stage: Stage, tmp_path: Path) -> None:
+    stage.write("turn on the lights")
+    stage.make()
+    before = sound_of(stage.made("train")[0]).read_bytes()
+    own = tmp_path / "own.dict"
+    own.write_text("lights  F AE N\n")
+    splicing.prepare(
+        stage.folder, seed=3, root=stage.recorded, source="commands", pronunciations=own,
+        config=SplicingConfig(hours=0.02, dev_clips=7, least_minutes=0.2, most_minutes=5.0),
+    )  # fmt: skip
+    assert sound_of(stage.made("train")[0]).read_bytes() != before
+
+
+def test_nobody_is_in_both_splits(recorded: Path, tmp_path: Path) -> None:
+    manifest = recorded / "librispeech_dev_clean_half" / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    root = tmp_path / "data"
+    shutil.copytree(recorded, root)
+    for row in rows:
+        row["speaker"] = "both"
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (root / "librispeech_dev_clean_half" / "manifest.jsonl").write_text(lines)
+    stage = Stage(tmp_path, root)
+    stage.write("turn on the lights")
+    assert stage.make()["dev"] == 0.0
+    assert stage.made("train")
 
 
 def test_without_recordings_or_hours_nothing_is_made(tmp_path: Path) -> None:
     for root, hours in ((tmp_path / "none", 1.0), (tmp_path, 0.0)):
         made = splicing.prepare(
-            tmp_path, seed=1, root=root, source="commands", lexicon=Lexicon.load(),
+            tmp_path, seed=1, root=root, source="commands",
             config=SplicingConfig(hours=hours),
         )  # fmt: skip
         assert made == {}
     assert not (tmp_path / "cuts").exists()
+
+
+def test_recordings_without_sound_are_no_obstacle(rows: list[Row], tmp_path: Path) -> None:
+    values = {f: getattr(rows[0], f) for f in rows[0].__slots__}
+    path = tmp_path / "silence.wav"
+    sf.write(path, np.zeros(RATE, np.float32), RATE)
+    beyond = Row(**values | {"audio": path, "offset_s": 5.0})  # the file has ended by then
+    short = Row(**values | {"audio": path, "duration_s": 0.01})
+    silence = Row(**values | {"audio": path, "duration_s": 1.0})
+    aligned = forced_alignment.align([beyond, short, silence, rows[1]], Lexicon.load())
+    assert aligned[:2] == [None, None]
+    assert aligned[3] is not None

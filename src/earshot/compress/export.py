@@ -328,8 +328,9 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
         config: The shape it was trained with.
 
     Returns:
-        The network, on the CPU. A head over phones, a second pass, or biasing networks, that the
-        configuration has and the file lacks are as a new network's.
+        The network, on the CPU, without a second pass that the configuration does not have. A head
+        over phones, a second pass, or biasing networks, that the configuration has and the file
+        lacks are as a new network's.
 
     Raises:
         ModelFileError: Not a sound model file.
@@ -339,14 +340,15 @@ def read_transducer(path: Path, config: TransducerConfig) -> Transducer:
     model = Transducer(config)
     graphs, tensors = model.graphs()
     # What stands beside the network: it is made anew from the network, or has nothing of it.
+    left = {"endpoint"} if config.second_pass.layers else {"endpoint", "second_pass"}
     shapes = {
         info.name: info.shape
         for info in file.tensors
-        if info.name.partition(".")[0] not in ("tokenizer", "endpoint", "lm")
+        if info.name.partition(".")[0] not in {"tokenizer", "lm", *left}
     }
     wanted = {name: tuple(tensor.value.shape) for name, tensor in tensors.items()}
     there = cast("dict[str, Any]", file.header["graphs"])
-    there = {name: graph for name, graph in there.items() if name != "endpoint"}
+    there = {name: graph for name, graph in there.items() if name not in left}
     for missing in {"phones", "second_pass", *_BIAS_GRAPHS} - there.keys():
         # An older model: what it lacks is trained from nothing.
         graphs.pop(missing, None)

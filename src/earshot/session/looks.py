@@ -90,7 +90,7 @@ def _searched(engine: _native.Recognizer, sounds: Sequence[Samples]) -> list[Loo
     engine.decode_streams(streams)
     heard = []
     for stream in streams:
-        found = stream.command_result()
+        found = stream.command_result(ended=True)
         assert found is not None  # the engine has a grammar
         heard.append((found, stream.result()))
     return heard

@@ -282,9 +282,9 @@ class Stream:
             from earshot.understand.decision import decide
 
             graph, config = self._grammar
-            found = self._native.command_result()
-            assert found is not None  # the engine has the graph
             whole = self._finished and not self.is_ready()
+            found = self._native.command_result(ended=whole)
+            assert found is not None  # the engine has the graph
             decision = decide(
                 found,
                 free,

@@ -28,7 +28,7 @@ from earshot.train import run
 from earshot.train.calibrate import calibrate_model
 from earshot.train.cuts import read_cuts, write_json
 from earshot.train.measure import Figures, make_clips, measure
-from earshot.train.recipe import Recipe, load_recipe
+from earshot.train.recipe import Recipe, SourceConfig, load_recipe
 from earshot.train.synthesis import HELD_OUT_VOICES, installed_voices, require_voices
 from earshot.understand.calibration import stored_config
 from earshot.understand.templates import Commands, load_commands
@@ -50,6 +50,7 @@ _RESERVED_MINUTES = 2.0  # for export, calibration and measuring, of the default
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
+_SPLICED = "spliced"
 _PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "splicing", "tokenizer")
 _FINISHING = ("train", "export")
 
@@ -121,21 +122,49 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         **_shape(ModelFile(start)),
     }
     if any(is_sparse(tensor.codec) for tensor in ModelFile(start).tensors):
-        settings["compress.keep_mask"] = True  # a small model stays small
+        settings["compress.keep_mask"] = True
     own = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
+    if recipe.compress.needs_start and not _is_set(request, "model.second_pass"):
+        # A small model stays small, and what is to ship as an update brings nothing new with it.
+        has = transducer_config(ModelFile(start)).second_pass
+        recipe = replace(recipe, model=replace(recipe.model, second_pass=has))
     scale = min(1.0, request.minutes / DEFAULT_MINUTES)
     if scale < 1.0:
         recipe = _smaller(recipe, scale, request.overrides)
     if request.recordings is None:
         sources = {k: v for k, v in recipe.sources.items() if k not in _RECORDED}
-        recipe = replace(recipe, sources=sources)
+        recipe = replace(recipe, sources=sources, splicing=replace(recipe.splicing, hours=0.0))
+    if recipe.splicing.hours == 0:
+        recipe = replace(recipe, sources=_without_spliced(recipe.sources))
     return recipe
+
+
+def _without_spliced(sources: Mapping[str, SourceConfig]) -> dict[str, SourceConfig]:
+    """Sources without the commands that people say: the engines say so many more."""
+    left = dict(sources)
+    if _SPLICED in left and "commands" in left:
+        gone, commands = left.pop(_SPLICED), left["commands"]
+        left["commands"] = SourceConfig(
+            first=commands.first + gone.first, last=commands.last + gone.last
+        )
+    return left
+
+
+def _settings_of(overrides: Sequence[str]) -> set[str]:
+    return {override.partition("=")[0].strip() for override in overrides}
+
+
+def _is_set(request: Adaptation, section: str) -> bool:
+    """Whether the user has set a value, or one of a section."""
+    return any(
+        key == section or key.startswith(f"{section}.") for key in _settings_of(request.overrides)
+    )
 
 
 def _smaller(recipe: Recipe, scale: float, overrides: Sequence[str]) -> Recipe:
     """Less speech, noise and training, but for what the user has set."""
-    given = {override.partition("=")[0].strip() for override in overrides}
+    given = _settings_of(overrides)
 
     def scaled(key: str, value: float) -> float:
         return value if key in given else value * scale
@@ -145,6 +174,14 @@ def _smaller(recipe: Recipe, scale: float, overrides: Sequence[str]) -> Recipe:
         commands=replace(recipe.commands, hours=scaled("commands.hours", recipe.commands.hours)),
         synthesis=replace(
             recipe.synthesis, hours=scaled("synthesis.hours", recipe.synthesis.hours)
+        ),
+        splicing=replace(
+            recipe.splicing,
+            hours=scaled("splicing.hours", recipe.splicing.hours),
+            most_minutes=max(
+                recipe.splicing.least_minutes,
+                scaled("splicing.most_minutes", recipe.splicing.most_minutes),
+            ),
         ),
         noise=replace(recipe.noise, minutes=scaled("noise.minutes", recipe.noise.minutes)),
         train=replace(
@@ -168,6 +205,11 @@ def _shape(model: ModelFile) -> dict[str, object]:
         "model.predictor.type": config.predictor.type,
         "model.predictor.context_size": config.predictor.context_size,
         "model.predictor.width": config.predictor.width,
+        **(
+            {"model.second_pass.layers": config.second_pass.layers}
+            if config.second_pass.layers
+            else {}
+        ),
     }
 
 
@@ -184,7 +226,7 @@ def training_minutes(request: Adaptation, recipe: Recipe, *, spent_s: float) -> 
         Minutes, at least 40 % of the budget: a model that was hardly trained is of no use.
     """
     wanted = recipe.train.max_minutes
-    if any(override.startswith("train.max_minutes") for override in request.overrides):
+    if _is_set(request, "train.max_minutes"):
         return wanted
     reserved = _RESERVED_MINUTES * min(1.0, request.minutes / DEFAULT_MINUTES)
     left = request.minutes - spent_s / 60 - reserved
@@ -250,7 +292,8 @@ def _require_space(recipe: Recipe) -> None:
     folder = Path(recipe.folder)
     present = folder if folder.is_dir() else folder.parent
     used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    hours = recipe.commands.hours + recipe.synthesis.hours + 2 * recipe.noise.minutes / 60
+    spoken = recipe.commands.hours + recipe.synthesis.hours + recipe.splicing.hours
+    hours = spoken + 2 * recipe.noise.minutes / 60
     needed = hours * 3600 * 32_000 + _OTHER_BYTES - used  # 16-bit samples at 16 kHz
     free = shutil.disk_usage(present).free
     if free < needed:

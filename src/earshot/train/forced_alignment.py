@@ -117,6 +117,9 @@ def _align(rows: Sequence[Row], dictionary: str) -> list[Aligned | None]:
         found: list[Aligned | None] = []
         for row in rows:
             samples = np.clip(reader.read(row), -1.0, 1.0)
+            if samples.size == 0:
+                found.append(None)
+                continue
             sound = (samples * 32767).astype(np.int16).tobytes()
             try:
                 decoder.set_align_text(" ".join(_words(row)))
@@ -134,7 +137,8 @@ def _align(rows: Sequence[Row], dictionary: str) -> list[Aligned | None]:
                 for phone in word
                 if phone.name in PHONES
             ]
-            found.append(Aligned(*(tuple(column) for column in zip(*said, strict=True))))
+            columns = (tuple(column) for column in zip(*said, strict=True))
+            found.append(Aligned(*columns) if said else None)
     return found
 
 

@@ -355,6 +355,7 @@ _GENERATED_SHARES = {
     "babble": 0.2, "clatter": 0.15, "events": 0.3, "music": 0.2, "coloured": 0.07, "fan": 0.04,
     "hum": 0.04,
 }  # fmt: skip
+_SPOKEN_IN = frozenset({"babble", "coffee-shop"})  # a word of it may be clear
 _MUSIC_WEIGHT = 5.0  # of a piece of music among the silent cuts
 
 
@@ -392,17 +393,18 @@ def _estranged(
 ) -> tuple[str, Samples]:
     """A piece of the n-th recording that is like no other piece, and its label."""
     label, recording = loaded[n % len(loaded)]
+    others = [samples for name, samples in loaded if name not in _SPOKEN_IN] or [recording]
     piece: _Wave = _vary(rng, recording, duration_s).astype(np.float64)
     if rng.random() < 0.3:
         piece = piece[::-1]
     if rng.random() < 0.3:  # through a moment of another sound, as through a box
-        _, other = loaded[int(rng.integers(len(loaded)))]
+        other = others[int(rng.integers(len(others)))]
         box = _shred(rng, [other])[: SAMPLE_RATE_HZ // 5]
         piece = signal.oaconvolve(piece, box / np.sqrt(box.size))[: piece.size]
     if rng.random() < 0.35:
         piece = piece * _bursts(rng, piece.size)
     if rng.random() < 0.4:
-        _, other = loaded[int(rng.integers(len(loaded)))]
+        other = others[int(rng.integers(len(others)))]
         over = _vary(rng, other, duration_s) * 10 ** (rng.uniform(-15, 5) / 20)
         piece = piece / (piece.std() + 1e-9) * RMS + over
     return label, _level(piece)
@@ -547,9 +549,9 @@ def _silent_cuts(
     *,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Cuts of 1 to 8 s without speech; babble is left out, since a word of it may be clear."""
+    """Cuts of 1 to 8 s without speech."""
     rng = np.random.default_rng((seed, 4))
-    usable = [i for i, label in enumerate(labels) if label not in ("babble", "coffee-shop")]
+    usable = [i for i, label in enumerate(labels) if label not in _SPOKEN_IN]
     # Sound with pitch and rhythm is what a recogniser takes for speech; rushing it soon ignores.
     weights = np.array([_MUSIC_WEIGHT if labels[i] == "music" else 1.0 for i in usable])
     recording = {

@@ -21,7 +21,6 @@ from earshot.compress.export import export_transducer
 from earshot.compress.methods import export_grids
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
-from earshot.data.pronunciation import Lexicon
 from earshot.decode import language_model
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import Transducer
@@ -317,14 +316,13 @@ def _prepare_splicing(
     recipe: Recipe, folder: Path, recordings: Path, *, progress: Callable[[float, float], None]
 ) -> None:
     """The user's commands, or general sentences, in the voices of the recordings."""
-    lexicon, own = Lexicon.load(), recipe.data.own_pronunciations
     splicing.prepare(
         folder,
         seed=recipe.train.seed,
         root=recordings,
         config=recipe.splicing,
         source="commands" if recipe.commands.files else "synthetic",
-        lexicon=lexicon if own is None else lexicon.extended(own),
+        pronunciations=recipe.data.own_pronunciations,
         processes=recipe.synthesis.processes,
         progress=progress,
     )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -41,6 +42,8 @@ from earshot.train.text import TextItem, load_texts
 
 __all__ = ["Speaker", "SplicingConfig", "prepare", "say"]
 
+logger = logging.getLogger(__name__)
+
 Samples = npt.NDArray[np.float32]
 _Ints = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
@@ -54,6 +57,8 @@ _FADE = 80  # samples over which two stretches blend
 _LEVEL_DB = -23.0
 _CLIPS_A_TASK = 25
 _TRIES = 20  # of a clip: texts may have words that nobody can say
+_TASKS_IN_VAIN = 12  # in a row, after which no clip can be expected any more
+_ROWS_BETWEEN_NOTES = 240  # that are aligned before what is known is written down
 
 # Costs, in one unit. A half that was said beside another phone than here, of the same class or
 # not; a cut within a phone, where it is steady, and one between phones, where it changes fast; and
@@ -79,19 +84,25 @@ class SplicingConfig:
         dev_clips: In the voices of speakers of the development split.
         least_minutes: Of aligned recordings that a speaker must have.
         most_minutes: Of a speaker's recordings, as many as are aligned.
+        most_speakers: Of all, as many as are aligned; each takes a minute of a core.
     """
 
     hours: float = 0.0
     dev_clips: int = 150
     least_minutes: float = 3.0
     most_minutes: float = 10.0
+    most_speakers: int = 30
 
     def __post_init__(self) -> None:
-        if self.hours < 0 or self.dev_clips < 0 or not 0 < self.least_minutes <= self.most_minutes:
+        if (
+            min(self.hours, self.dev_clips, self.most_speakers) < 0
+            or not 0 < self.least_minutes <= self.most_minutes
+        ):
             raise ValueError(
-                f"splicing: hours is {self.hours}, dev_clips {self.dev_clips}, least_minutes "
-                f"{self.least_minutes} and most_minutes {self.most_minutes}; hours and clips must "
-                "be at least 0, and the minutes positive and rising"
+                f"splicing: hours is {self.hours}, dev_clips {self.dev_clips}, most_speakers "
+                f"{self.most_speakers}, least_minutes {self.least_minutes} and most_minutes "
+                f"{self.most_minutes}; hours, clips and speakers must be at least 0, and the "
+                "minutes positive and rising"
             )
 
 
@@ -369,14 +380,15 @@ def prepare(
     root: Path,
     config: SplicingConfig,
     source: str,
-    lexicon: Lexicon,
+    pronunciations: Path | None = None,
     processes: int = 1,
     progress: Callable[[float, float], None] = lambda *_: None,
 ) -> dict[str, float]:
     """Write `cuts/spliced_train.jsonl.gz` and `cuts/spliced_dev.jsonl.gz`, and their clips.
 
     No speaker of one split is in the other. Alignments are kept in `spliced/alignment.json`, so
-    that other sentences in the same voices take no more of them.
+    that other sentences in the same voices take no more of them; a run that was stopped goes on
+    aligning where it was, and says its clips anew.
 
     Args:
         out_dir: Experiment folder, with `text/<source>_train.jsonl` and `_heldout.jsonl`.
@@ -384,56 +396,145 @@ def prepare(
         root: Folder of the corpora.
         config: Amounts.
         source: What is said: `commands`, or `synthetic` for general sentences.
-        lexicon: How words are said.
+        pronunciations: The user's own, see `Lexicon.extended`.
         processes: That work at the same time.
         progress: Called with (done, of all); aligning and saying count half each.
 
     Returns:
-        Hours by split; nothing where there are no recordings.
+        Hours by split; nothing where there are no recordings. What another request left is gone
+        then.
     """
     folder, cuts = out_dir / "spliced", out_dir / "cuts"
-    rows = [
-        row
-        for row in training_rows(root)
-        if row.kind in _KINDS and not row.synthetic and row.duration_s < 20
-    ]
-    rows = _of_speakers(rows, config)
-    if not rows or not config.hours:
+    paths = {split: cuts / f"spliced_{split}.jsonl.gz" for split in ("train", "dev")}
+    summary = folder / "summary.json"
+    rows = _rows(root, config) if config.hours else []
+    if not rows:
+        for path in (summary, *paths.values()):
+            path.unlink(missing_ok=True)
         return {}
     prefix = "" if source == "synthetic" else f"{source}_"
     texts = {
         split: load_texts(out_dir / "text" / f"{prefix}{name}.jsonl")
         for split, name in (("train", "train"), ("dev", "heldout"))
     }
+    own = pronunciations.read_bytes() if pronunciations else b""
+    said = "\n".join(item.text for some in texts.values() for item in some)
+    recordings = "\n".join(f"{_key(row)} {row.duration_s}" for row in rows)
+    voices = {"root": str(root.resolve()), "rows": _digest(recordings), "own": _digest(own)}
     settings = json.loads(
-        json.dumps({"seed": seed, **asdict(config), "source": source, "texts": _digest(texts)})
+        json.dumps({"seed": seed, **asdict(config), "texts": _digest(said), **voices})
     )
-    paths = {split: cuts / f"spliced_{split}.jsonl.gz" for split in texts}
-    summary = folder / "summary.json"
     if summary.is_file() and all(path.is_file() for path in paths.values()):
         made = json.loads(summary.read_text())
         if made["settings"] == settings:
             return dict(made["hours"])
+    for path in (summary, *paths.values()):  # of the clips that are about to go
+        path.unlink(missing_ok=True)
+    lexicon = Lexicon.load()
+    lexicon = lexicon.extended(pronunciations) if pronunciations else lexicon
     recorded = _recorded(
-        folder, rows, lexicon, config, processes, lambda done, total: progress(done, 2 * total)
+        folder / "alignment.json",
+        rows,
+        lexicon,
+        config,
+        voices={name: voices[name] for name in ("root", "own")},
+        processes=processes,
+        progress=lambda done, total: progress(done, 2 * total),
     )
     hours = {}
     for split, path in paths.items():
         speakers = [one for one in recorded if one.rows[0].split == split]
         wanted_s = config.hours * 3600 if split == "train" else float("inf")
-        most = 10**6 if split == "train" else config.dev_clips
-        made_s, said = 0.0, []
-        for some in _said(speakers, lexicon, texts[split], folder / split, seed, processes):
-            said += some
-            made_s = sum(cut["duration"] for cut in said)
-            if split == "train":
+        most = config.dev_clips if split == "dev" else None
+
+        def hear(made_s: float, *, wanted_s: float = wanted_s) -> None:
+            if wanted_s < float("inf"):
                 progress(wanted_s + min(made_s, wanted_s), 2 * wanted_s)
-            if made_s >= wanted_s or len(said) >= most:
-                break
-        write_cuts(said[:most], path)
-        hours[split] = round(made_s / 3600, 3)
+
+        clips = _clips(
+            _said(speakers, lexicon, texts[split], folder / split, seed, processes),
+            wanted_s=wanted_s,
+            most=most,
+            hear=hear,
+        )
+        write_cuts(clips, path)
+        hours[split] = round(sum(cut["duration"] for cut in clips) / 3600, 3)
     write_json({"settings": settings, "hours": hours}, summary)
     return hours
+
+
+def _rows(root: Path, config: SplicingConfig) -> list[Row]:
+    """Rows of the speakers who have enough, not more of each than is wanted."""
+    rows = [
+        row
+        for row in training_rows(root)
+        if row.kind in _KINDS and not row.synthetic and 0 < row.duration_s < 20
+    ]
+    trained = {_speaker(row) for row in rows if row.split == "train"}
+    seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
+    kept = []
+    for row in rows:
+        if row.split == "dev" and _speaker(row) in trained:
+            continue
+        if seconds[_speaker(row)] < 60 * config.most_minutes:
+            kept.append(row)
+            seconds[_speaker(row)] += row.duration_s
+    enough = [name for name, known_s in seconds.items() if known_s >= 60 * config.least_minutes]
+    chosen = set(enough[: config.most_speakers])
+    return [row for row in kept if _speaker(row) in chosen]
+
+
+def _speaker(row: Row) -> tuple[str, str]:
+    return row.corpus, row.speaker
+
+
+def _key(row: Row) -> str:
+    return f"{row.corpus}/{row.id}"
+
+
+def _digest(content: str | bytes) -> str:
+    raw = content.encode() if isinstance(content, str) else content
+    return hashlib.blake2b(raw, digest_size=10).hexdigest()
+
+
+def _recorded(
+    path: Path,
+    rows: Sequence[Row],
+    lexicon: Lexicon,
+    config: SplicingConfig,
+    *,
+    voices: Mapping[str, str],
+    processes: int,
+    progress: Callable[[int, int], None],
+) -> list[_Recorded]:
+    """Speakers with their rows and phones; those that were aligned before are not aligned again."""
+    known: dict[str, Any] = {}
+    if path.is_file():
+        there = json.loads(path.read_text())
+        known = there["rows"] if there["voices"] == dict(voices) else {}
+    missing = [row for row in rows if _key(row) not in known]
+    for first in range(0, len(missing), _ROWS_BETWEEN_NOTES):
+        some = missing[first : first + _ROWS_BETWEEN_NOTES]
+
+        def hear(done: int, _: int, *, before: int = first) -> None:
+            progress(len(rows) - len(missing) + before + done, len(rows))
+
+        for row, said in zip(
+            some, align(some, lexicon, processes=processes, progress=hear), strict=True
+        ):
+            known[_key(row)] = None if said is None else asdict(said)
+        write_json({"voices": dict(voices), "rows": known}, path)
+    by_speaker: defaultdict[tuple[str, str], list[tuple[Row, Aligned]]] = defaultdict(list)
+    for row in rows:
+        times = known[_key(row)]
+        if times is not None:
+            said = Aligned(**{name: tuple(column) for name, column in times.items()})
+            by_speaker[_speaker(row)].append((row, said))
+    return [
+        _Recorded(name, *(tuple(column) for column in zip(*pairs, strict=True)))
+        for (_, name), pairs in sorted(by_speaker.items())
+        if sum(row.duration_s for row, _ in pairs) >= 60 * config.least_minutes / 2
+    ]
 
 
 def _said(
@@ -457,45 +558,24 @@ def _said(
                 yield task.result()
 
 
-def _digest(texts: Mapping[str, Sequence[TextItem]]) -> str:
-    lines = "\n".join(item.text for some in texts.values() for item in some)
-    return hashlib.blake2b(lines.encode(), digest_size=10).hexdigest()
-
-
-def _of_speakers(rows: Sequence[Row], config: SplicingConfig) -> list[Row]:
-    """Rows of the speakers who have enough, not more of each than is wanted."""
-    seconds: defaultdict[str, float] = defaultdict(float)
-    kept = []
-    for row in rows:
-        if seconds[row.speaker] < 60 * config.most_minutes:
-            kept.append(row)
-            seconds[row.speaker] += row.duration_s
-    return [row for row in kept if seconds[row.speaker] >= 60 * config.least_minutes]
-
-
-def _recorded(
-    folder: Path,
-    rows: Sequence[Row],
-    lexicon: Lexicon,
-    config: SplicingConfig,
-    processes: int,
-    progress: Callable[[int, int], None],
-) -> list[_Recorded]:
-    """Speakers with their rows and phones; those that were aligned before are not aligned again."""
-    path = folder / "alignment.json"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    missing = [row for row in rows if row.id not in known]
-    found = align(missing, lexicon, processes=processes, progress=progress)
-    for row, said in zip(missing, found, strict=True):
-        known[row.id] = None if said is None else asdict(said)
-    write_json(known, path)
-    by_speaker: defaultdict[str, list[tuple[Row, Aligned]]] = defaultdict(list)
-    for row in rows:
-        if known[row.id] is not None:
-            said = Aligned(**{name: tuple(column) for name, column in known[row.id].items()})
-            by_speaker[row.speaker].append((row, said))
-    return [
-        _Recorded(name, *(tuple(column) for column in zip(*pairs, strict=True)))
-        for name, pairs in sorted(by_speaker.items())
-        if sum(row.duration_s for row, _ in pairs) >= 60 * config.least_minutes
-    ]
+def _clips(
+    said: Iterator[list[dict[str, Any]]],
+    *,
+    wanted_s: float,
+    most: int | None,
+    hear: Callable[[float], None],
+) -> list[dict[str, Any]]:
+    """As many as are wanted, or as can be said."""
+    clips: list[dict[str, Any]] = []
+    made_s, in_vain = 0.0, 0
+    for some in said:
+        clips += some
+        made_s += sum(cut["duration"] for cut in some)
+        hear(made_s)
+        in_vain = 0 if some else in_vain + 1
+        if made_s >= wanted_s or (most is not None and len(clips) >= most):
+            break
+        if in_vain >= _TASKS_IN_VAIN:
+            logger.warning("splicing: the recorded voices lack sounds of nearly all sentences")
+            break
+    return clips[:most]

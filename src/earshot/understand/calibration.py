@@ -331,8 +331,14 @@ def acceptance(heard: Sequence[Heard], config: CommandConfig) -> list[dict[str, 
 
 
 def as_metadata(config: CommandConfig) -> str:
-    """The value of `METADATA_KEY`: all settings, since the weights fit this search alone."""
-    return json.dumps(asdict(config))
+    """The value of `METADATA_KEY`: all settings, since the weights fit this search alone.
+
+    The share of the second pass is left out where it is the usual one: older readers refuse it.
+    """
+    values = asdict(config)
+    if config.second_pass_share == CommandConfig().second_pass_share:
+        del values["second_pass_share"]
+    return json.dumps(values)
 
 
 def stored_config(file: ModelFile) -> CommandConfig | None:
