@@ -137,18 +137,7 @@ class LstmEncoder(nn.Module):
         x = graph.linear(x, self.project)
         last = self.config.layers - 1
         for index, (lstm, norm) in enumerate(self._layers()):
-            h = describe_lstm(graph, x, lstm)
-            total = graph.node("add", [x, h])
-            x = graph.node(
-                "layer_norm",
-                [total],
-                out="hidden" if index == last else None,
-                eps=norm.eps,
-                tensors={
-                    "gamma": GraphTensor(norm.weight.detach(), "vector"),
-                    "beta": GraphTensor(norm.bias.detach(), "vector"),
-                },
-            )
+            x = describe_layer(graph, x, lstm, norm, out="hidden" if index == last else None)
         return x
 
 
@@ -158,6 +147,23 @@ def open_forget_gates(lstm: nn.LSTM) -> None:
     for bias in biases:
         nn.init.zeros_(bias)
     biases[0].data[lstm.hidden_size : 2 * lstm.hidden_size] = 1.0
+
+
+def describe_layer(
+    graph: GraphBuilder, x: str, lstm: nn.LSTM, norm: nn.LayerNorm, *, out: str | None = None
+) -> str:
+    """Append a residual LSTM layer with its norm; return its output's name."""
+    total = graph.node("add", [x, describe_lstm(graph, x, lstm)])
+    return graph.node(
+        "layer_norm",
+        [total],
+        out=out,
+        eps=norm.eps,
+        tensors={
+            "gamma": GraphTensor(norm.weight.detach(), "vector"),
+            "beta": GraphTensor(norm.bias.detach(), "vector"),
+        },
+    )
 
 
 def describe_lstm(graph: GraphBuilder, x: str, lstm: nn.LSTM) -> str:

@@ -18,8 +18,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from earshot.models.encoder import describe_lstm, open_forget_gates
-from earshot.models.graph import GraphBuilder, GraphTensor
+from earshot.models.encoder import describe_layer, open_forget_gates
+from earshot.models.graph import GraphBuilder
 from earshot.models.lstm import run_lstm
 
 
@@ -76,16 +76,7 @@ class SecondPass(nn.Module):
         """Append the nodes to `graph`, whose input `hidden` comes last frame first."""
         x = "hidden"
         for lstm, norm in self._layers():
-            total = graph.node("add", [x, describe_lstm(graph, x, lstm)])
-            x = graph.node(
-                "layer_norm",
-                [total],
-                eps=norm.eps,
-                tensors={
-                    "gamma": GraphTensor(norm.weight.detach(), "vector"),
-                    "beta": GraphTensor(norm.bias.detach(), "vector"),
-                },
-            )
+            x = describe_layer(graph, x, lstm, norm)
         graph.node("log_softmax", [graph.linear(x, self.phones)], out="log_probs")
 
 
