@@ -175,8 +175,10 @@ def test_a_run_ends_on_commands_and_people(templates: Path) -> None:
         sources = adaptation_recipe(_request(templates, recordings=recordings)).sources
         total = sum(source.last for source in sources.values())
         recorded = sum(s.last for k, s in sources.items() if k in adaptation._RECORDED)
-        assert 0.35 < sources["commands"].last / total < 0.85
+        commands = sum(s.last for k, s in sources.items() if k in ("commands", "spliced"))
+        assert 0.35 < commands / total < 0.85
         assert recorded == 0 if recordings is None else recorded / total > 0.35
+        assert ("spliced" in sources) == (recordings is not None)
 
 
 def test_what_the_user_sets_wins_over_the_budget(templates: Path) -> None:
