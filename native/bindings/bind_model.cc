@@ -365,8 +365,8 @@ class PyRecognizer {
   PyRecognizer(const PyModel& model, const std::string& method, size_t max_active_paths, size_t max_symbols_per_frame,
                float blank_penalty, const PyWordGraph* word_graph, size_t grammar_paths, float grammar_beam, float ctc_weight,
                float grammar_blank_penalty, float ctc_blank_penalty, float language_weight, float word_penalty, size_t phone_paths,
-               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight, float second_pass_share, size_t lattice_paths,
-               float lattice_beam, size_t lattice_arcs, size_t lattice_context, const PyHotwords* hotwords, const PyNgram* lm,
+               float phone_beam, float phone_blank_penalty, float transducer_weight, float piece_ctc_weight, float second_pass_share,
+               size_t lattice_paths, float lattice_beam, size_t lattice_arcs, size_t lattice_context, const PyHotwords* hotwords, const PyNgram* lm,
                float lm_weight, float internal_lm_weight, float lm_bonus) {
     earshot::SearchConfig config;
     if (method != "greedy_search" && method != "modified_beam_search") {
@@ -818,13 +818,14 @@ void bind_model(nb::module_& m) {
 
   nb::class_<PyRecognizer>(m, "Recognizer", "Decodes any number of streams over one model.")
       .def(nb::init<const PyModel&, const std::string&, size_t, size_t, float, const PyWordGraph*, size_t, float, float, float,
-                    float, float, float, size_t, float, float, float, float, float, size_t, float, size_t, size_t, const PyHotwords*, const PyNgram*,
-                    float, float, float>(),
+                    float, float, float, size_t, float, float, float, float, float, size_t, float, size_t, size_t,
+                    const PyHotwords*, const PyNgram*, float, float, float>(),
            "model"_a, "method"_a = "greedy_search", nb::kw_only(), "max_active_paths"_a = 4, "max_symbols_per_frame"_a = 0,
            "blank_penalty"_a = 0.0f, "word_graph"_a.none() = nb::none(), "grammar_paths"_a = 8, "grammar_beam"_a = 100.0f,
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
-           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "second_pass_share"_a = 0.5f, "lattice_paths"_a = 24, "lattice_beam"_a = 16.0f,
+           "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "second_pass_share"_a = 0.5f,
+           "lattice_paths"_a = 24, "lattice_beam"_a = 16.0f,
            "lattice_arcs"_a = 20000, "lattice_context"_a = 0, "hotwords"_a.none() = nb::none(), "lm"_a.none() = nb::none(),
            "lm_weight"_a = 0.0f, "internal_lm_weight"_a = 0.0f, "lm_bonus"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(), "lattice"_a = false,

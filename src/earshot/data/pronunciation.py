@@ -11,10 +11,14 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from earshot.core.errors import CommandsProblem, PronunciationsError
 from earshot.data.phones import NUM_PHONE_OUTPUTS, PHONES, Pronunciation, phone_ids
 from earshot.data.spoken import spoken_form
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["LEXICON_PATH", "NUM_PHONE_OUTPUTS", "PHONES", "Lexicon", "Pronunciation"]
 
@@ -98,6 +102,26 @@ class Lexicon:
             ValueError: The word has another sign, or no letter.
         """
         return self.pronunciations(word) or self._put_together(word)[0]
+
+    def draw(self, text: str, rng: np.random.Generator, *, common: float) -> list[int]:
+        """Phones of a text, as somebody might say it.
+
+        Args:
+            text: Words.
+            rng: Draws a pronunciation of each word.
+            common: Share of the words that take their first one; the others draw from all.
+
+        Returns:
+            Phone ids.
+
+        Raises:
+            ValueError: A word that nobody can say.
+        """
+        phones: list[int] = []
+        for word in spoken_form(text).split():
+            ways = self.pronounce(word)
+            phones += ways[0 if rng.random() < common else int(rng.integers(len(ways)))]
+        return phones
 
     def is_guess(self, word: str) -> bool:
         """Whether `pronounce` has only the spelling to go by: no known words make this one.

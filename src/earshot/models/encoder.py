@@ -119,9 +119,7 @@ class LstmEncoder(nn.Module):
         h, c = [], []
         for index, (lstm, norm) in enumerate(self._layers()):
             start = (state.h[index : index + 1].to(x.dtype), state.c[index : index + 1].to(x.dtype))
-            out, last_h, last_c = run_lstm(lstm, x, start)
-            # One mask per utterance, not per frame: kinder to recurrence and far cheaper to draw.
-            x = norm(x + out * self.dropout(torch.ones_like(out[:1])))
+            x, last_h, last_c = run_layer(lstm, norm, self.dropout, x, start)
             h.append(last_h)
             c.append(last_c)
         return x.transpose(0, 1), EncoderState(torch.cat(h), torch.cat(c))
@@ -147,6 +145,15 @@ def open_forget_gates(lstm: nn.LSTM) -> None:
     for bias in biases:
         nn.init.zeros_(bias)
     biases[0].data[lstm.hidden_size : 2 * lstm.hidden_size] = 1.0
+
+
+def run_layer(
+    lstm: nn.LSTM, norm: nn.LayerNorm, dropout: nn.Dropout, x: Tensor, state: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a residual LSTM layer with its norm over (T, B, hidden); arguments as of `run_lstm`."""
+    out, h, c = run_lstm(lstm, x, state)
+    # One mask per utterance, not per frame: kinder to recurrence and far cheaper to draw.
+    return norm(x + out * dropout(torch.ones_like(out[:1]))), h, c
 
 
 def describe_layer(

@@ -18,9 +18,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from earshot.models.encoder import describe_layer, open_forget_gates
+from earshot.models.encoder import describe_layer, open_forget_gates, run_layer
 from earshot.models.graph import GraphBuilder
-from earshot.models.lstm import run_lstm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +66,7 @@ class SecondPass(nn.Module):
         x = hidden.gather(1, index).transpose(0, 1).contiguous()
         for lstm, norm in self._layers():
             zeros = x.new_zeros(1, x.shape[1], x.shape[2])
-            out, _, _ = run_lstm(lstm, x, (zeros, zeros))
-            x = norm(x + out * self.dropout(torch.ones_like(out[:1])))
+            x, _, _ = run_layer(lstm, norm, self.dropout, x, (zeros, zeros))
         x = x.transpose(0, 1)
         return self.phones(x.gather(1, index))
 

@@ -23,6 +23,7 @@ from earshot.data.atomic import replaced_file
 from earshot.data.pronunciation import Lexicon
 from earshot.modelfile.codecs import is_sparse
 from earshot.modelfile.reader import ModelFile
+from earshot.models.transducer import TransducerConfig
 from earshot.session.recognizer import Recognizer, embedded_model_path
 from earshot.train import run
 from earshot.train.calibrate import calibrate_model
@@ -50,7 +51,6 @@ _RESERVED_MINUTES = 2.0  # for export, calibration and measuring, of the default
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
-_SPLICED = "spliced"
 _PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "splicing", "tokenizer")
 _FINISHING = ("train", "export")
 
@@ -108,6 +108,8 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         ModelFileError: The model to start from is not sound.
     """
     start = request.model or embedded_model_path()
+    file = ModelFile(start)
+    config = transducer_config(file)
     settings: dict[str, object] = {
         "name": request.output.stem,
         "folder": str(request.work_dir),
@@ -119,16 +121,15 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         "export.output": "model.ear",
         "export.licence": "as of the model it was made from",
         "export.description": "adapted to " + ", ".join(Path(c).name for c in request.commands),
-        **_shape(ModelFile(start)),
+        **_shape(config),
     }
-    if any(is_sparse(tensor.codec) for tensor in ModelFile(start).tensors):
+    if any(is_sparse(tensor.codec) for tensor in file.tensors):
         settings["compress.keep_mask"] = True
     own = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
     if recipe.compress.needs_start and not _is_set(request, "model.second_pass"):
         # A small model stays small, and what is to ship as an update brings nothing new with it.
-        has = transducer_config(ModelFile(start)).second_pass
-        recipe = replace(recipe, model=replace(recipe.model, second_pass=has))
+        recipe = replace(recipe, model=replace(recipe.model, second_pass=config.second_pass))
     scale = min(1.0, request.minutes / DEFAULT_MINUTES)
     if scale < 1.0:
         recipe = _smaller(recipe, scale, request.overrides)
@@ -143,8 +144,8 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
 def _without_spliced(sources: Mapping[str, SourceConfig]) -> dict[str, SourceConfig]:
     """Sources without the commands that people say: the engines say so many more."""
     left = dict(sources)
-    if _SPLICED in left and "commands" in left:
-        gone, commands = left.pop(_SPLICED), left["commands"]
+    if "spliced" in left and "commands" in left:
+        gone, commands = left.pop("spliced"), left["commands"]
         left["commands"] = SourceConfig(
             first=commands.first + gone.first, last=commands.last + gone.last
         )
@@ -191,10 +192,9 @@ def _smaller(recipe: Recipe, scale: float, overrides: Sequence[str]) -> Recipe:
     )
 
 
-def _shape(model: ModelFile) -> dict[str, object]:
-    """Settings of a recipe that say what network a file holds."""
-    config = transducer_config(model)
-    return {
+def _shape(config: TransducerConfig) -> dict[str, object]:
+    """Settings of a recipe that say what network it starts from."""
+    shape: dict[str, object] = {
         "model.vocab_size": config.vocab_size,
         "tokenizer.vocab_size": config.vocab_size,
         "model.joiner_width": config.joiner_width,
@@ -205,12 +205,10 @@ def _shape(model: ModelFile) -> dict[str, object]:
         "model.predictor.type": config.predictor.type,
         "model.predictor.context_size": config.predictor.context_size,
         "model.predictor.width": config.predictor.width,
-        **(
-            {"model.second_pass.layers": config.second_pass.layers}
-            if config.second_pass.layers
-            else {}
-        ),
     }
+    if config.second_pass.layers:  # else the recipe says whether there will be one
+        shape["model.second_pass.layers"] = config.second_pass.layers
+    return shape
 
 
 def training_minutes(request: Adaptation, recipe: Recipe, *, spent_s: float) -> float:

@@ -31,7 +31,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from earshot import _native
 from earshot.core.errors import ConfigError, ManifestError
 from earshot.data.pronunciation import Lexicon
-from earshot.data.spoken import spoken_form
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.phrase_text import phrase_in
 from earshot.train.recipe import Recipe, SourceConfig
@@ -255,15 +254,8 @@ class ClipTexts:
             return None
         template = str((cut.supervisions[0].custom or {}).get("template", ""))
         phrase = phrase_in(text, template)
-        return _ClipText(labels, self._phones(text, rng), text, kind_of(cut), phrase)
-
-    def _phones(self, text: str, rng: np.random.Generator) -> list[int]:
-        phones: list[int] = []
-        for word in spoken_form(text).split():
-            variants = self._lexicon.pronounce(word)
-            which = 0 if rng.random() < COMMON_PRONUNCIATION_SHARE else rng.integers(len(variants))
-            phones.extend(variants[which])
-        return phones
+        phones = self._lexicon.draw(text, rng, common=COMMON_PRONUNCIATION_SHARE)
+        return _ClipText(labels, phones, text, kind_of(cut), phrase)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["FALSE_ACCEPTS", "calibrate_model", "hear_clips"]
 
 FALSE_ACCEPTS = 0.05  # of each kind of other speech: what is promised of a command's confidence
-COMMANDS, NOISY_COMMANDS = "commands", "commands in noise"
-SPLICED, NOISY_SPLICED = "commands by people", "commands by people in noise"
 
 _SNRS_DB = (6.0, 9.0, 12.0, 15.0, 18.0, 21.0, 24.0)
 _MOST_COMMANDS = 120
@@ -58,9 +56,9 @@ _NUM_SILENT = 60
 _SILENT_S = 3.0
 _LONGEST_S = 8.0
 _LONGEST_WAIT_S = 4.0  # after a sound in noise
-_COMMANDS = {
-    "commands_dev": (COMMANDS, NOISY_COMMANDS),
-    "spliced_dev": (SPLICED, NOISY_SPLICED),  # of recorded voices that nothing is trained on
+_COMMANDS = {  # manifests and their kinds
+    "commands_dev": "commands",
+    "spliced_dev": "commands by people",  # in recorded voices that nothing is trained on
 }
 _RECORDED = {"read": "read speech", "wake": "wake words", "digit_strings": "digit strings"}
 _TOGETHER = 16  # clips decoded at once
@@ -178,13 +176,15 @@ def _trials(work_dir: Path, graph: CommandGraph, *, seed: int) -> Iterator[_Tria
     """Sounds to hear, those of like origin together."""
     cuts, noise = work_dir / "cuts", read_noise(work_dir)
     rng = random.Random(seed)
-    for name, kinds in _COMMANDS.items():
+    for name, kind in _COMMANDS.items():
         for cut in _cuts(cuts / f"{name}.jsonl.gz")[:_MOST_COMMANDS]:
             if not _is_command(cut, graph):
                 continue
-            yield _trial(cut, kinds[0], is_command=True)
+            yield _trial(cut, kind, is_command=True)
             for draw in (1, 2) if noise is not None else ():
-                yield _trial(cut, kinds[1], is_command=True, noise=noise, seed=(seed, draw))
+                yield _trial(
+                    cut, f"{kind} in noise", is_command=True, noise=noise, seed=(seed, draw)
+                )
     for cut in _cuts(cuts / "synthetic_dev.jsonl.gz")[:_MOST_GENERAL]:
         if not _is_command(cut, graph):
             yield _trial(cut, "general sentences", is_command=False)

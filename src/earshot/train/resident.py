@@ -176,11 +176,12 @@ class Resident:
         kept = np.maximum(1, (np.where(cut, speech, samples) / rate).astype(np.int64))
         padding = int(c.padding_max_s * SAMPLE_RATE_HZ)
         before, after = rng.integers(0, padding + 1, size=(2, count))
-        waits = self._chance(count, c.wait_share) & ~cut if c.wait_share else np.zeros(count, bool)
-        longest = int(c.wait_max_s * SAMPLE_RATE_HZ)
-        waited = np.where(waits, rng.integers(0, longest + 1, size=count), 0) if waits.any() else 0
         spoken = before + kept + np.where(cut, 0, after)
-        lengths = spoken + waited
+        lengths = spoken
+        if c.wait_share:
+            waits = self._chance(count, c.wait_share) & ~cut
+            longest = int(c.wait_max_s * SAMPLE_RATE_HZ)
+            lengths = spoken + waits * rng.integers(0, longest + 1, size=count)
         width = -(-int(lengths.max()) // _PADDED) * _PADDED
 
         clock = torch.arange(width, device=self._device)

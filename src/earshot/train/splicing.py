@@ -34,7 +34,6 @@ from earshot import _native
 from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.data.phones import PHONES, phone_ids
 from earshot.data.pronunciation import Lexicon
-from earshot.data.spoken import spoken_form
 from earshot.train.corpora import Row, RowReader, training_rows
 from earshot.train.cuts import file_cut, write_cuts, write_json, write_wav
 from earshot.train.forced_alignment import Aligned, align
@@ -56,6 +55,7 @@ _SHORTEST, _LONGEST = 3, 40  # frames of a phone that is used: others were not a
 _FADE = 80  # samples over which two stretches blend
 _LEVEL_DB = -23.0
 _CLIPS_A_TASK = 25
+_COMMON_PRONUNCIATIONS = 0.8  # of the words take their first one
 _TRIES = 20  # of a clip: texts may have words that nobody can say
 _TASKS_IN_VAIN = 12  # in a row, after which no clip can be expected any more
 _ROWS_BETWEEN_NOTES = 240  # that are aligned before what is known is written down
@@ -160,11 +160,6 @@ class Speaker:
         self._middle = (self._start + self._end) // 2
         self._edges = np.array(edges).reshape(-1, 3, _CEPSTRA)
         self._with = {p: np.flatnonzero(self._phone == p) for p in range(1, len(PHONES) + 1)}
-
-    @property
-    def seconds(self) -> float:
-        """Of all recordings."""
-        return sum(map(len, self._sounds)) / SAMPLE_RATE_HZ
 
     def select(
         self, phones: Sequence[int], rng: np.random.Generator
@@ -303,11 +298,8 @@ def say(speaker: Speaker, text: str, lexicon: Lexicon, rng: np.random.Generator)
         Shape (N,) at 16 kHz; None where the speaker never says one of its sounds, or nobody can say
         a word.
     """
-    phones: list[int] = []
     try:
-        for word in spoken_form(text).split():
-            ways = lexicon.pronounce(word)
-            phones += ways[0 if rng.random() < 0.8 else int(rng.integers(len(ways)))]
+        phones = lexicon.draw(text, rng, common=_COMMON_PRONUNCIATIONS)
     except ValueError:
         return None
     stretches = speaker.select(phones, rng) if phones else None
