@@ -66,7 +66,9 @@ def test_some_clips_go_on_long_after_their_speech_at_the_same_level_of_noise() -
     speech = CLIP[:12000]
 
     def heard(augmenter: Augmenter, seed: int) -> tuple[int, float]:
-        out = augmenter.perturb_audio(speech, 1.0, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        until = augmenter.draw_wait(12000, rng)
+        out = augmenter.perturb_audio(speech, 1.0, rng, until=until)
         # The noise is a constant, the speech a tone.
         return len(out), float(np.mean(out[:12000])) / float(np.std(out[:12000]))
 

@@ -50,13 +50,33 @@ class Augmenter:
     noise: NoisePool | None
     rooms: tuple[Samples, ...]
 
-    def perturb_audio(self, samples: Samples, strength: float, rng: np.random.Generator) -> Samples:
+    def draw_wait(self, longest: int, rng: np.random.Generator) -> int:
+        """How long the clips of a batch go on after their speech.
+
+        All of a batch wait for the same sample or none does: a batch is as long as its longest
+        clip, and clips that waited each for itself would leave half of it empty.
+
+        Args:
+            longest: Samples of the longest clip.
+            rng: Source of randomness.
+
+        Returns:
+            `until` of `perturb_audio`.
+        """
+        if rng.random() >= self.config.wait_share:
+            return 0
+        return longest + int(rng.integers(0, int(self.config.wait_max_s * SAMPLE_RATE_HZ) + 1))
+
+    def perturb_audio(
+        self, samples: Samples, strength: float, rng: np.random.Generator, *, until: int = 0
+    ) -> Samples:
         """Speed, room, noise, band limit, level and padding.
 
         Args:
             samples: (N,) in [-1, 1] at 16 kHz.
             strength: 0 leaves the clip as it is but for padding and level; 1 is full.
             rng: Source of randomness.
+            until: Samples that the clip goes on for, noise and all, unless it ends with its speech.
 
         Returns:
             (M,) float32 in [-1, 1].
@@ -68,8 +88,8 @@ class Augmenter:
         waited = 0
         if rng.random() < c.cut_tail_share:  # the last word must come without silence after it
             samples, after = samples[: speech_end(samples)], 0
-        elif c.wait_share and rng.random() < c.wait_share:
-            waited = int(rng.integers(0, int(c.wait_max_s * SAMPLE_RATE_HZ) + 1))
+        else:
+            waited = max(0, until - int(before) - len(samples) - int(after))
         after += waited
         samples = np.pad(samples, (int(before), int(after)))
         if self.rooms and rng.random() < c.reverb_share * strength:
