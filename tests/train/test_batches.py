@@ -61,6 +61,27 @@ def test_every_text_has_phones(tmp_path: Path) -> None:
     assert drawn == {phone_ids("HH Y UW Z"), phone_ids("HH Y UW")}
 
 
+def test_rivals_say_the_words_that_they_share_with_the_truth_alike(tmp_path: Path) -> None:
+    lexicon = Lexicon.load()
+    pieces = ModelFile(embedded_model_path()).tensor_bytes("tokenizer")
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=bytes(pieces))
+
+    def other(text: str, _: np.random.Generator) -> list[str]:
+        return [text.replace("tomato", "potato")] if "tomato" in text else []
+
+    texts = ClipTexts(tokenizer, lexicon, stack=4, rivals=other)
+    clips = TrainingClips(texts, None, Progress(), num_bins=80, seed=1)
+    cuts = [_cut(tmp_path, name, text) for name, text in (("a", "stop"), ("b", "either tomato"))]
+    batch = clips[CutSet.from_cuts(cuts)].to(torch.device("cpu"))
+    assert batch.rivals is not None and batch.rivals.clips.tolist() == [1]
+    count = int(batch.phone_lengths[1])
+    spoken, rival = batch.phones[1, :count].tolist(), batch.rivals.phones[0].tolist()
+    assert tuple(spoken[:3]) in lexicon.pronounce("either")
+    assert rival[:3] == spoken[:3] and rival != spoken
+    assert tuple(rival[3:]) in lexicon.pronounce("potato")
+    assert clips[CutSet.from_cuts(cuts[:1])].rivals is None
+
+
 def test_clips_of_manifests_become_batches(tmp_path: Path) -> None:
     both = np.random.default_rng(1).standard_normal(48_000).astype(np.float32) * 0.1
     write_wav(tmp_path / "both.wav", both)

@@ -103,13 +103,22 @@ class Lexicon:
         """
         return self.pronunciations(word) or self._put_together(word)[0]
 
-    def draw(self, text: str, rng: np.random.Generator, *, common: float) -> list[int]:
+    def draw(
+        self,
+        text: str,
+        rng: np.random.Generator,
+        *,
+        common: float,
+        said: dict[str, tuple[int, ...]] | None = None,
+    ) -> list[int]:
         """Phones of a text, as somebody might say it.
 
         Args:
             text: Words.
             rng: Draws a pronunciation of each word.
             common: Share of the words that take their first one; the others draw from all.
+            said: Phones of words that are spoken so; the words drawn here are added. None draws
+                every word anew, also one that comes twice.
 
         Returns:
             Phone ids.
@@ -119,8 +128,13 @@ class Lexicon:
         """
         phones: list[int] = []
         for word in spoken_form(text).split():
-            ways = self.pronounce(word)
-            phones += ways[0 if rng.random() < common else int(rng.integers(len(ways)))]
+            way = None if said is None else said.get(word)
+            if way is None:
+                ways = self.pronounce(word)
+                way = ways[0 if rng.random() < common else int(rng.integers(len(ways)))]
+                if said is not None:
+                    said[word] = way
+            phones += way
         return phones
 
     def is_guess(self, word: str) -> bool:

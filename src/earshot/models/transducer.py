@@ -20,6 +20,7 @@ from earshot.models.encoder import EncoderConfig, LstmEncoder
 from earshot.models.graph import GraphBuilder, GraphTensor
 from earshot.models.loss import merged_transducer_loss
 from earshot.models.predictor import LstmPredictor, PredictorConfig, StatelessPredictor
+from earshot.models.rival_loss import RivalBatch, RivalLossConfig, rival_loss
 from earshot.models.second_pass import SecondPass, SecondPassConfig
 
 BLANK_ID = 0
@@ -42,6 +43,7 @@ class TransducerConfig:
     bias: BiasConfig = field(default_factory=BiasConfig)
     guide_weight: float = 0.3  # of the biasing attention's guide, see `models.biasing`
     second_pass: SecondPassConfig = field(default_factory=SecondPassConfig)
+    rivals: RivalLossConfig = field(default_factory=RivalLossConfig)
 
     def __post_init__(self) -> None:
         if self.bias.phones and not self.phones:
@@ -66,6 +68,7 @@ class Losses:
     phones: Tensor  # 0 without the head
     guide: Tensor  # per guided place; 0 without phrases
     second_pass: Tensor  # as `phones`
+    rivals: Tensor  # per clip that has any; 0 without
 
 
 class Transducer(nn.Module):
@@ -112,6 +115,7 @@ class Transducer(nn.Module):
         phone_lengths: Tensor,
         with_transducer: bool = True,
         phrases: PhraseBatch | None = None,
+        rivals: RivalBatch | None = None,
     ) -> Losses:
         """Losses of a padded batch.
 
@@ -125,6 +129,8 @@ class Transducer(nn.Module):
             with_transducer: Whether to compute the transducer's loss, about half of a step's time;
                 it is 0 without.
             phrases: The list that all clips of the batch are heard with; None: no list.
+            rivals: What could have been said instead, for a network with phones; None: no such
+                loss.
 
         Returns:
             Losses, each summed over the batch and divided by the number of its labels.
@@ -151,14 +157,27 @@ class Transducer(nn.Module):
             transducer = loss / label_lengths.sum().clamp_min(1)
         ctc = _ctc_loss(self.ctc(hidden), frames, labels, label_lengths)
         total = transducer + self.config.ctc_weight * ctc + self.config.guide_weight * guide
-        phone = torch.zeros((), device=hidden.device)
+        phone = second = rival = torch.zeros((), device=hidden.device)
         if self.phones is not None:
-            phone = _ctc_loss(self.phones(hidden), frames, phones, phone_lengths)
+            logits = self.phones(hidden)
+            phone = _ctc_loss(logits, frames, phones, phone_lengths)
             total = total + self.config.phone_weight * phone
-        second = torch.zeros((), device=hidden.device)
-        if self.second_pass is not None:
-            second = _ctc_loss(self.second_pass(hidden, frames), frames, phones, phone_lengths)
-            total = total + self.config.second_pass.weight * second
+            if self.second_pass is not None:
+                again = self.second_pass(hidden, frames)
+                second = _ctc_loss(again, frames, phones, phone_lengths)
+                total = total + self.config.second_pass.weight * second
+                logits = (logits + again) / 2  # as the search for commands mixes them
+            if rivals is not None:
+                rival = rival_loss(
+                    logits,
+                    frames,
+                    phones,
+                    phone_lengths,
+                    rivals,
+                    blank=BLANK_ID,
+                    config=self.config.rivals,
+                )
+                total = total + self.config.rivals.weight * rival
         return Losses(
             total,
             transducer.detach(),
@@ -166,6 +185,7 @@ class Transducer(nn.Module):
             phone.detach(),
             guide.detach(),
             second.detach(),
+            rival.detach(),
         )
 
     @torch.no_grad()

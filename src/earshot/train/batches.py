@@ -30,11 +30,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from earshot import _native
 from earshot.core.errors import ConfigError, ManifestError
+from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.data.pronunciation import Lexicon
+from earshot.models.rival_loss import RivalBatch
 from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.phrase_text import phrase_in
 from earshot.train.recipe import Recipe, SourceConfig
 from earshot.train.resident import ClipKey, Place, clip_key
+from earshot.train.rivals import Rivals
+from earshot.train.text import load_texts
+from earshot.understand.matching import Matcher
+from earshot.understand.templates import load_commands
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +73,7 @@ class Batch:
     features (B, T, num_bins) log-mel, padded by repeating the last frame; feature_lengths (B,);
     labels (B, U) int64 padded with 0; label_lengths (B,); phones (B, P) int64 padded with 0;
     phone_lengths (B,); texts and kinds, B each; phrases: what each clip is about, None where that
-    is not known, for lists to train biasing with.
+    is not known, for lists to train biasing with; rivals: what could have been said instead.
     """
 
     features: Tensor
@@ -79,6 +85,7 @@ class Batch:
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     phrases: tuple[str | None, ...] = ()
+    rivals: RivalBatch | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device` (the signature is torch's own)."""
@@ -93,7 +100,13 @@ class Batch:
                 "phone_lengths",
             )
         }
-        return Batch(**moved, texts=self.texts, kinds=self.kinds, phrases=self.phrases)
+        return replace(self, **moved, rivals=_moved(self.rivals, device))
+
+
+def _moved(rivals: RivalBatch | None, device: torch.device) -> RivalBatch | None:
+    if rivals is None:
+        return None
+    return RivalBatch(*(getattr(rivals, f.name).to(device) for f in fields(rivals)))
 
 
 class Mixture:
@@ -210,6 +223,7 @@ class PlacedBatch:
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     phrases: tuple[str | None, ...]
+    rivals: RivalBatch | None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PlacedBatch:
         """The same batch with its texts on `device`; clips stay where they are, on the CPU."""
@@ -217,7 +231,7 @@ class PlacedBatch:
             name: getattr(self, name).to(device, non_blocking=non_blocking)
             for name in ("labels", "label_lengths", "phones", "phone_lengths")
         }
-        return replace(self, **moved)
+        return replace(self, **moved, rivals=_moved(self.rivals, device))
 
     def heard(self, features: Tensor, frames: Tensor) -> Batch:
         """The batch with the features that its clips became."""
@@ -226,7 +240,14 @@ class PlacedBatch:
 
 
 class ClipTexts:
-    """What is said in a clip, as pieces and as phones."""
+    """What is said in a clip, as pieces and as phones.
+
+    Args:
+        tokenizer: Word pieces.
+        lexicon: How words are said.
+        stack: Frames of 10 ms in a frame of the network.
+        rivals: Draws what could have been said instead; None for nothing.
+    """
 
     def __init__(
         self,
@@ -234,10 +255,12 @@ class ClipTexts:
         lexicon: Lexicon,
         *,
         stack: int,
+        rivals: Callable[[str, np.random.Generator], Sequence[str]] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._lexicon = lexicon
         self._stack = stack
+        self._rivals = rivals
 
     def of(self, cut: MonoCut, frames: float, rng: np.random.Generator) -> _ClipText | None:
         """The text of a cut; None if it is said too fast to be learnt.
@@ -254,8 +277,18 @@ class ClipTexts:
             return None
         template = str((cut.supervisions[0].custom or {}).get("template", ""))
         phrase = phrase_in(text, template)
-        phones = self._lexicon.draw(text, rng, common=COMMON_PRONUNCIATION_SHARE)
-        return _ClipText(labels, phones, text, kind_of(cut), phrase)
+        if self._rivals is None:
+            phones = self._lexicon.draw(text, rng, common=COMMON_PRONUNCIATION_SHARE)
+            return _ClipText(labels, phones, text, kind_of(cut), phrase)
+        # Words that a rival shares with the truth are said alike, or the network would be told
+        # pronunciations apart.
+        said: dict[str, tuple[int, ...]] = {}
+        phones, *rivals = (
+            self._lexicon.draw(way, rng, common=COMMON_PRONUNCIATION_SHARE, said=said)
+            for way in (text, *self._rivals(text, rng))
+        )
+        others = tuple(rival for rival in rivals if rival != phones)
+        return _ClipText(labels, phones, text, kind_of(cut), phrase, others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +298,7 @@ class _ClipText:
     text: str
     kind: str
     phrase: str | None = None
+    rivals: tuple[list[int], ...] = ()
 
 
 class TrainingClips(Dataset[Batch]):
@@ -289,9 +323,13 @@ class TrainingClips(Dataset[Batch]):
     def __getitem__(self, cuts: CutSet) -> Batch:  # type: ignore[override]
         self._drawn += 1
         rng = _rng_of(cuts, self._seed, self._drawn)
+        until = 0
+        if self._augmenter is not None:
+            longest = max(cut.duration for cut in cuts)
+            until = self._augmenter.draw_wait(round(longest * SAMPLE_RATE_HZ), rng)
         clips = []
         for cut in cuts:
-            features = self._features(load_audio(cut), rng)
+            features = self._features(load_audio(cut), until, rng)
             text = self._texts.of(cut, len(features), rng)
             if text is not None:
                 clips.append((features, text))
@@ -300,11 +338,13 @@ class TrainingClips(Dataset[Batch]):
             clips.append((_native.fbank(floor, self._num_bins), _ClipText([], [], "", "noise")))
         return _collate(clips, self._num_bins)
 
-    def _features(self, samples: Samples, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    def _features(
+        self, samples: Samples, until: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
         if self._augmenter is None:
             return _native.fbank(samples, self._num_bins)
         strength = strength_at(self._progress.get(), self._augmenter.config)
-        samples = self._augmenter.perturb_audio(samples, strength, rng)
+        samples = self._augmenter.perturb_audio(samples, strength, rng, until=until)
         features = _native.fbank(samples, self._num_bins)
         return self._augmenter.perturb_features(features, strength, rng)
 
@@ -368,6 +408,10 @@ def _columns(texts: Sequence[_ClipText]) -> dict[str, Any]:
     """What a batch of either kind says of its texts."""
     labels, label_lengths = _padded([text.labels for text in texts])
     phones, phone_lengths = _padded([text.phones for text in texts])
+    rivals = None
+    if clips := [n for n, text in enumerate(texts) for _ in text.rivals]:
+        rows = _padded([rival for text in texts for rival in text.rivals])
+        rivals = RivalBatch(*rows, clips=torch.tensor(clips))
     return {
         "labels": labels,
         "label_lengths": label_lengths,
@@ -376,6 +420,7 @@ def _columns(texts: Sequence[_ClipText]) -> dict[str, Any]:
         "texts": tuple(text.text for text in texts),
         "kinds": tuple(text.kind for text in texts),
         "phrases": tuple(text.phrase for text in texts),
+        "rivals": rivals,
     }
 
 
@@ -412,8 +457,13 @@ def training_loader(
     Returns:
         A loader of `Batch`, already batched; of `PlacedBatch` with `places`.
     """
-    texts = ClipTexts(tokenizer, _lexicon(recipe), stack=recipe.model.encoder.stack)
-
+    lexicon = _lexicon(recipe)
+    texts = ClipTexts(
+        tokenizer,
+        lexicon,
+        stack=recipe.model.encoder.stack,
+        rivals=_rivals(recipe, folder, lexicon),
+    )
     clips: Callable[..., TrainingClips | PlacedClips]
     if places is not None:
         clips = partial(PlacedClips, texts, places, speed=recipe.augment.speed)
@@ -504,6 +554,21 @@ def validation_loader(
 def _lexicon(recipe: Recipe) -> Lexicon:
     own = recipe.data.own_pronunciations
     return Lexicon.load() if own is None else Lexicon.load().extended(own)
+
+
+def _rivals(
+    recipe: Recipe, folder: Path, lexicon: Lexicon
+) -> Callable[[str, np.random.Generator], Sequence[str]] | None:
+    """Draws other commands for a command, where the recipe wants that."""
+    if not recipe.commands.rivals:
+        return None
+    commands = load_commands(recipe.commands.files)
+    rivals = Rivals(
+        (item.text for item in load_texts(folder / "text" / "commands_train.jsonl")),
+        Matcher(commands.network).exact,
+        lambda word: lexicon.pronounce(word)[0],
+    )
+    return partial(rivals.draw, count=recipe.commands.rivals)
 
 
 def _quiet_worker(_: int) -> None:

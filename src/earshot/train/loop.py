@@ -123,6 +123,7 @@ class TrainingModule(lightning.LightningModule):
             phone_lengths=batch.phone_lengths,
             with_transducer=index % self._train_config.transducer_every == 0,
             phrases=self._phrases_of(batch),
+            rivals=batch.rivals,
         )
         self._audio_s += float(batch.feature_lengths.sum()) / 100
         self.log_dict(
@@ -132,6 +133,7 @@ class TrainingModule(lightning.LightningModule):
                 "phones": losses.phones,
                 "second_pass": losses.second_pass,
                 "guide": losses.guide,
+                "rivals": losses.rivals,
                 "lr": rate,
                 "hours": self._audio_s / 3600,
                 "done": self._progress.get(),

@@ -60,8 +60,13 @@ class CommandsConfig:
     sentences: int = 6000  # sampled, balanced over intents and values of lists
     dev_sentences: int = 300
     hours: float = 5.5  # of them spoken, by the voices of [synthesis]
+    rivals: int = 0  # other commands that each clip of one is told from, each time it is heard
 
     def __post_init__(self) -> None:
+        if self.rivals < 0:
+            raise ConfigError(
+                f"commands.rivals is {self.rivals}; it must not be negative. Change it."
+            )
         for name in ("sentences", "dev_sentences", "hours"):
             if getattr(self, name) <= 0:
                 raise ConfigError(
@@ -94,7 +99,7 @@ class AugmentConfig:
     level_min_db: float = -30.0
     padding_max_s: float = 0.6
     cut_tail_share: float = 0.25  # clips that end where their speech ends
-    wait_share: float = 0.0  # clips that go on long after it, noise and all
+    wait_share: float = 0.0  # of the batches: their clips go on long after it, noise and all
     wait_max_s: float = 5.0
     time_masks: int = 2
     time_mask_frames: int = 12
