@@ -545,6 +545,7 @@ nb::object CommandResult(const PyStream& self, bool ended) {
   out["free_transducer"] = result.free_transducer;
   out["free_ctc"] = result.free_ctc;
   out["free_phones"] = result.free_phones;
+  out["silent_phones"] = result.silent_phones;
   out["rescored"] = result.rescored;
   out["num_frames"] = result.num_frames;
   out["alive"] = result.alive;

@@ -27,6 +27,7 @@ void PhoneSearchState::Reset() {
   settled = {};
   settled_at = 0;
   best_sum = 0;
+  blank_sum = 0;
   num_frames = 0;
 }
 
@@ -85,6 +86,7 @@ void PhoneSearch::Advance(PhoneSearchState* state, const float* log_probs, Phone
   row.resize(num_phones_ + 1);
   for (size_t v = 0; v <= num_phones_; ++v) row[v] = Bounded(log_probs[v] - (v == 0 ? config_.blank_penalty : 0));
   state->best_sum += *std::max_element(row.begin(), row.end());
+  state->blank_sum += row[0];
   // Path p and one phone: after the same phone there must have been a blank.
   const auto with = [&](size_t p, int32_t phone) {
     return (phone == paths[p].history.last ? paths[p].blank : paths[p].total) + row[static_cast<size_t>(phone)];

@@ -58,6 +58,7 @@ struct PhoneSearchState {
   TokenPath settled;
   size_t settled_at = 0;                   // frames when that was last looked for
   double best_sum = 0;                     // of the best log-probability of each frame
+  double blank_sum = 0;                    // of the blank's
   size_t num_frames = 0;
   void Reset();                            // the graph stays
 };

@@ -307,6 +307,7 @@ CommandResult Stream::PhoneCommands(bool ended) const {
   if (out.paths.size() > GrammarSearch::kMaxPaths) out.paths.resize(GrammarSearch::kMaxPaths);
   out.free_ctc = forced_.best_ctc();
   out.free_phones = searched.best_sum;
+  out.silent_phones = searched.blank_sum;
   out.alive = out.num_frames == 0 || !phones_.paths.empty();
   return out;
 }

@@ -40,6 +40,7 @@ struct CommandResult {
   double free_transducer = 0;   // log-probability of the best path of the free search
   double free_ctc = 0;          // no path can have more; 0, as all of CTC, if there is none
   double free_phones = 0;       // the same of phones
+  double silent_phones = 0;     // what no phone at all scores, as `phones` of a path
   bool rescored = true;         // false: by phones alone; pieces score no speech as long as this
   size_t num_frames = 0;
   bool alive = false;           // some sentence can still be completed

@@ -192,6 +192,7 @@ class CommandResult(TypedDict):
     free_transducer: float
     free_ctc: float
     free_phones: float
+    silent_phones: float
     rescored: bool
     num_frames: int
     alive: bool

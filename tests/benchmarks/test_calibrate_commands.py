@@ -29,7 +29,7 @@ def test_confidence_means_what_it_says() -> None:
     rows += [heard("read speech", abs(rng.normal(20, 8)), right=False) for _ in range(400)]
     config = calibrate.calibrated(CommandConfig(), rows, false_accepts=0.04)
     assert calibrate.calibration_error(rows, config) < 0.08
-    never = CommandConfig(bias=5.0, weights=(0.0,) * 10)  # sure of everything
+    never = CommandConfig(bias=5.0, weights=(0.0,) * 11)  # sure of everything
     assert calibrate.calibration_error(rows, never) > 0.3
 
 

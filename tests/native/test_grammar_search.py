@@ -315,6 +315,7 @@ def test_no_sentence_is_complete(load: Load) -> None:
         "free_transducer": 0,
         "free_ctc": 0,
         "free_phones": 0,
+        "silent_phones": 0,
         "rescored": True,
         "num_frames": 0,
         "alive": True,

@@ -184,6 +184,7 @@ def test_against_the_rewrite(load: Load, kwargs: dict[str, Any]) -> None:
         found += len(want)
         frames[:, BLANK] -= kwargs.get("phone_blank_penalty", 0.0)
         assert got["free_phones"] == pytest.approx(frames.max(axis=1).sum(), abs=1e-3)
+        assert got["silent_phones"] == pytest.approx(frames[:, BLANK].sum(), abs=1e-3)
         assert got["num_frames"] == len(frames) and got["alive"]
     assert found >= 5
 

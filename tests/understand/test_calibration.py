@@ -178,18 +178,21 @@ def carrying(path: Path, text: str | None) -> ModelFile:
 
 
 def test_values_stay_with_a_model(tmp_path: Path) -> None:
-    config = CommandConfig(threshold=0.25, bias=-1.5, weights=tuple(range(10)), grammar_paths=9)
+    config = CommandConfig(threshold=0.25, bias=-1.5, weights=tuple(range(11)), grammar_paths=9)
     assert stored_config(carrying(tmp_path / "own.ear", as_metadata(config))) == config
     assert stored_config(carrying(tmp_path / "none.ear", None)) is None
 
 
 def test_values_from_before_phones_are_read(tmp_path: Path) -> None:
-    """Two weights less, and nothing of a search by phones."""
+    """Three weights less, and nothing of a search by phones."""
     values = json.loads(as_metadata(CommandConfig()))
     values = {name: value for name, value in values.items() if not name.startswith("phone_")}
     values["weights"] = list(range(8))
     config = stored_config(carrying(tmp_path / "old.ear", json.dumps(values)))
-    assert config == CommandConfig(weights=(*range(8), 0.0, 0.0))
+    assert config == CommandConfig(weights=(*range(8), 0.0, 0.0, 0.0))
+    values["weights"] = list(range(10))  # from before what phones gain
+    config = stored_config(carrying(tmp_path / "newer.ear", json.dumps(values)))
+    assert config == CommandConfig(weights=(*range(10), 0.0))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +201,7 @@ def test_values_from_before_phones_are_read(tmp_path: Path) -> None:
         ({"bias": "high"}, "bias 'high', which must be a finite number"),
         ({"bias": True}, "bias True"),
         ({"bias": float("nan")}, "bias nan"),
-        ({"weights": [1.0] * 7}, "10 finite numbers"),
+        ({"weights": [1.0] * 7}, "11 finite numbers"),
         ({"near_weights": [1.0, 2.0, None]}, "3 finite numbers"),
         ({"grammar_paths": 8.5}, "whole number"),
         ({"threshold": 1.5}, "threshold is 1.5"),

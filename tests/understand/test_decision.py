@@ -28,7 +28,7 @@ from earshot.understand.decision import decide, read_nearest, read_paths
 MARGIN_ONLY = CommandConfig(
     threshold=0.5,
     bias=-math.log(2),  # so that a margin of 1 nat is worth one half
-    weights=(0, 0, 0, 0, 1, 0, 0, 0, 0, 0),
+    weights=(0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0),
     near_bias=-5.0,
     near_weights=(10, 0, 0),
 )
@@ -92,6 +92,7 @@ def found(*paths: Any) -> Any:
         "free_transducer": -1.0,
         "free_ctc": -2.0,
         "free_phones": 0.0,
+        "silent_phones": 0.0,
         "rescored": True,
         "num_frames": 40,
         "alive": True,
@@ -207,12 +208,12 @@ def test_what_was_too_long_to_be_scored_is_no_command() -> None:
 
 def test_phones_count_for_themselves() -> None:
     by_phones = {**path("light on", -1.0), "tokens": [1] * 7, "phones": -9.0}
-    result: Any = {**found(by_phones), "free_phones": -3.0}
+    result: Any = {**found(by_phones), "free_phones": -3.0, "silent_phones": -16.0}
     reading = read_paths(result, free("light on"), BOOK)
     assert reading is not None
     assert (reading.evidence.phones_gap, reading.evidence.num_phones) == (6.0, 7)
     assert reading.evidence.num_pieces == 4
-    assert reading.evidence.features()[8:] == pytest.approx((math.sqrt(6) / 4, 6 / 7 / 4))
+    assert reading.evidence.features()[8:] == pytest.approx((math.sqrt(6) / 4, 6 / 7 / 4, 1 / 2))
 
 
 EVIDENCE = Evidence(

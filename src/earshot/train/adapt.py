@@ -47,7 +47,7 @@ __all__ = [
 DEFAULT_MINUTES = 24.0
 SETTINGS = Path(__file__).parent / "adapt.toml"
 
-_RESERVED_MINUTES = 2.0  # for export, calibration and measuring, of the default budget
+_RESERVED_MINUTES = 3.0  # for export, calibration and measuring, of the default budget
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")

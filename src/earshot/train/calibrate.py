@@ -8,9 +8,11 @@ the model's file. Knows nothing of training; recordings kept for reporting are n
 
 from __future__ import annotations
 
+import os
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +54,7 @@ _SNRS_DB = (6.0, 9.0, 12.0, 15.0, 18.0, 21.0, 24.0)
 _MOST_COMMANDS = 120
 _MOST_GENERAL = 150
 _MOST_RECORDED = 150  # of each kind
-_NUM_SILENT = 60
+_NUM_SILENT = 120
 _SILENT_S = 3.0
 _LONGEST_S = 8.0
 _LONGEST_WAIT_S = 4.0  # after a sound in noise
@@ -146,13 +148,17 @@ def hear_clips(
     config = CommandConfig()
     engine = Recognizer(open_model(model), commands=graph, command_config=config).engine
     trials = list(_trials(work_dir, graph, seed=seed))
+    groups = [trials[first : first + _TOGETHER] for first in range(0, len(trials), _TOGETHER)]
+
+    def listen(group: Sequence[_Trial]) -> list[list[Look]]:
+        return hear(engine, [trial.read() for trial in group], config.looks)
+
     heard: list[Heard] = []
     progress(0, len(trials))
-    for first in range(0, len(trials), _TOGETHER):
-        group = trials[first : first + _TOGETHER]
-        found = hear(engine, [trial.read() for trial in group], config.looks)
-        heard += [_weighed(looks, t, graph) for looks, t in zip(found, group, strict=True)]
-        progress(len(heard), len(trials))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the engine works outside Python's lock
+        for group, found in zip(groups, pool.map(listen, groups), strict=True):
+            heard += [_weighed(looks, t, graph) for looks, t in zip(found, group, strict=True)]
+            progress(len(heard), len(trials))
     return heard
 
 

@@ -52,7 +52,7 @@ METADATA_KEY = "commands"  # of a model file's metadata
 _LEAST_RIGHT = 10  # rows of either kind; fewer tell nothing
 _LEAST_NEAR = 100  # the same of commands found by likeness: what is left in doubt is noisy
 _NEWTON_STEPS = 50
-_WITHOUT_PHONES = 8  # weights, as models that hear no phones may have them
+_FEWER = (8, 10)  # weights, of files from before phones and from before what they gain
 _FITTED = ("threshold", "bias", "weights", "near_bias", "near_weights")
 
 
@@ -380,7 +380,7 @@ def stored_config(file: ModelFile) -> CommandConfig | None:
     for name, value in values.items():
         default = known[name]
         if isinstance(default, tuple):
-            if name == "weights" and isinstance(value, list) and len(value) == _WITHOUT_PHONES:
+            if name == "weights" and isinstance(value, list) and len(value) in _FEWER:
                 value = [*value, *[0.0] * (len(default) - len(value))]
             if not (
                 isinstance(value, list)

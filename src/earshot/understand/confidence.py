@@ -25,8 +25,9 @@ __all__ = [
 
 # Whether a feature may only speak for a command (1), or either way (0): the two of each gap
 # together make a curve, and say together what speaks against it.
-EVIDENCE_SIGNS = (0, 0, 0, 0, 1, 0, 1, 1, 0, 0)
+EVIDENCE_SIGNS = (0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 1)
 NEAR_SIGNS = (1, 0, 1)
+CLEAR_GAIN = 3.5  # nats a phone over silence; more says no more about whether it was speech
 MAX_LOOKS = 4
 MAX_MARGIN = 10.0  # nats; also the margin where there is no other interpretation
 
@@ -44,6 +45,8 @@ class Evidence:
         likeness: Of the letters of the free words and of the command, 0..1.
         least_confidence: Of the command's words, in [0, 1].
         phones_gap: As `ctc_gap`, over phones; 0 where the search does not go by them.
+        phones_gain: Log-probability of the command's phones less that of none at all, nats: noise
+            in which the search found a command gives a phone hardly more than silence.
         num_phones: Of the command, >= 1; of no importance where the search does not go by them.
     """
 
@@ -55,6 +58,7 @@ class Evidence:
     likeness: float
     least_confidence: float
     phones_gap: float = 0.0
+    phones_gain: float = 0.0
     num_phones: int = 1
 
     def features(self) -> tuple[float, ...]:
@@ -71,6 +75,7 @@ class Evidence:
             self.likeness,
             self.least_confidence,
             *_gap_features(self.phones_gap, self.num_phones),
+            min(max(-1.0, self.phones_gain / self.num_phones), CLEAR_GAIN) / 2,
         )
 
 
@@ -157,7 +162,7 @@ class CommandConfig:
     bias: float = -0.842
     weights: tuple[float, ...] = (
         *(1.197, -3.003, 0.851, -1.696, 2.307, -0.706, 0.303, 0.094),
-        *(-0.412, -1.965),  # of phones
+        *(-0.412, -1.965, 0.0),  # of phones; the last is newer than the fit
     )
     near_bias: float = -0.721
     near_weights: tuple[float, ...] = (0.747, -0.848, 1.811)

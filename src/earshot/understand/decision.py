@@ -181,6 +181,7 @@ def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter)
         likeness=fuzz.ratio(spoken, free["text"]) / 100,
         least_confidence=min(word["confidence"] for word in words),
         phones_gap=result["free_phones"] - path["phones"],
+        phones_gain=path["phones"] - result["silent_phones"],
         num_phones=len(path["tokens"]),
     )
     return Reading(meaning, tuple(words), evidence)
