@@ -16,8 +16,10 @@ from earshot.data.pronunciation import PHONES
 from earshot.modelfile.reader import ModelFile
 from earshot.models.encoder import EncoderConfig
 from earshot.models.predictor import PredictorConfig
+from earshot.models.rival_loss import RivalBatch
 from earshot.models.second_pass import SecondPass, SecondPassConfig, reversed_order
-from earshot.models.transducer import Transducer, TransducerConfig
+from earshot.models.transducer import Losses, Transducer, TransducerConfig
+from earshot.understand.confidence import CommandConfig
 
 PIECES = ["<blk>", "<sos/eos>", "<unk>", *(f"▁w{i}" for i in range(29))]
 
@@ -72,6 +74,32 @@ def test_its_loss_trains_the_encoder_too() -> None:
     assert plain.second_pass is None
     with pytest.raises(ConfigError, match=r"second_pass\.layers is 1, but the model hears no"):
         TransducerConfig(second_pass=SecondPassConfig(layers=1))
+
+
+def test_rivals_are_told_apart_by_both_passes() -> None:
+    torch.manual_seed(1)
+    model = Transducer(config(1))
+    assert model.config.rivals.blank_penalty == CommandConfig().phone_blank_penalty
+    assert CommandConfig().second_pass_share == 0.5  # as the loss mixes them
+
+    def heard(rivals: RivalBatch | None) -> Losses:
+        torch.manual_seed(2)  # dropout
+        return model(
+            torch.ones(1, 80, 80), torch.tensor([80]), torch.tensor([[3, 4]]), torch.tensor([2]),
+            phones=torch.tensor([[1, 2, 3]]), phone_lengths=torch.tensor([3]),
+            with_transducer=False, rivals=rivals,
+        )  # fmt: skip
+
+    alone = heard(None)
+    beside = heard(RivalBatch(torch.tensor([[1, 4, 3]]), torch.tensor([3]), torch.tensor([0])))
+    assert alone.rivals.item() == 0 < beside.rivals.item()
+    added = beside.total - alone.total
+    assert added.item() == pytest.approx(
+        model.config.rivals.weight * beside.rivals.item(), abs=1e-4
+    )
+    added.backward()
+    for head in (model.phones, model.second_pass.phones):
+        assert head.weight.grad.abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -490,6 +490,7 @@ def test_in_the_end_both_passes_count(load: Load, share: float) -> None:
             assert path["phones"] == pytest.approx(phones, abs=2e-3)
             assert path["prior"] == pytest.approx(prior, abs=1e-3)
         assert got["free_phones"] == pytest.approx(frames.max(axis=1).sum(), abs=1e-3)
+        assert got["silent_phones"] == pytest.approx(frames[:, BLANK].sum(), abs=1e-3)
         found += len(want)
         # Without it, and where it counts for nothing, the first pass decides.
         plain = load(recogniser(seed=seed))

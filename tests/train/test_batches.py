@@ -18,6 +18,7 @@ from earshot.data.phones import phone_ids
 from earshot.data.pronunciation import Lexicon
 from earshot.modelfile.reader import ModelFile
 from earshot.session.recognizer import embedded_model_path
+from earshot.train.augment import Augmenter
 from earshot.train.batches import Batch, ClipTexts, PlacedClips, Progress, TrainingClips
 from earshot.train.cuts import file_cut, write_wav
 from earshot.train.recipe import AugmentConfig
@@ -72,14 +73,30 @@ def test_rivals_say_the_words_that_they_share_with_the_truth_alike(tmp_path: Pat
     texts = ClipTexts(tokenizer, lexicon, stack=4, rivals=other)
     clips = TrainingClips(texts, None, Progress(), num_bins=80, seed=1)
     cuts = [_cut(tmp_path, name, text) for name, text in (("a", "stop"), ("b", "either tomato"))]
-    batch = clips[CutSet.from_cuts(cuts)].to(torch.device("cpu"))
-    assert batch.rivals is not None and batch.rivals.clips.tolist() == [1]
-    count = int(batch.phone_lengths[1])
-    spoken, rival = batch.phones[1, :count].tolist(), batch.rivals.phones[0].tolist()
-    assert tuple(spoken[:3]) in lexicon.pronounce("either")
-    assert rival[:3] == spoken[:3] and rival != spoken
-    assert tuple(rival[3:]) in lexicon.pronounce("potato")
+    said = set()
+    for _ in range(20):
+        batch = clips[CutSet.from_cuts(cuts)].to(torch.device("cpu"))
+        assert batch.rivals is not None and batch.rivals.clips.tolist() == [1]
+        count = int(batch.phone_lengths[1])
+        spoken, rival = batch.phones[1, :count].tolist(), batch.rivals.phones[0].tolist()
+        assert tuple(spoken[:3]) in lexicon.pronounce("either")
+        assert rival[:3] == spoken[:3] and rival != spoken
+        assert tuple(rival[3:]) in lexicon.pronounce("potato")
+        said.add(tuple(rival[:3]))
+    assert len(said) == 2
     assert clips[CutSet.from_cuts(cuts[:1])].rivals is None
+
+
+def test_clips_of_a_batch_wait_for_each_other(tmp_path: Path) -> None:
+    config = AugmentConfig(
+        padding_max_s=0.0, cut_tail_share=0.0, speed=0.0, wait_share=1.0, wait_max_s=5.0
+    )
+    augmenter = Augmenter(config, None, ())
+    clips = TrainingClips(_texts(Lexicon.load()), augmenter, Progress(), num_bins=80, seed=1)
+    cuts = CutSet.from_cuts([_cut(tmp_path, name, "stop") for name in "abcd"])
+    lengths = [clips[cuts].feature_lengths.tolist() for _ in range(5)]
+    assert all(len(set(of_batch)) == 1 for of_batch in lengths)
+    assert len({of_batch[0] for of_batch in lengths}) == 5
 
 
 def test_clips_of_manifests_become_batches(tmp_path: Path) -> None:

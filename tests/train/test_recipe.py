@@ -64,6 +64,9 @@ def test_overrides_reach_nested_values(tmp_path: Path) -> None:
         ("augment.full=0.01", "they must satisfy 0 <= start < full <= 1"),
         ("sources.read.first=-1", "neither may be negative"),
         ("model.encoder.stack=2", "it must be 4"),
+        ("model.rivals.scale=0", "model.rivals.scale is 0.0; it must lie in 0.001..10.0"),
+        ("commands.rivals=-1", "commands.rivals is -1; it must not be negative"),
+        ("commands.rivals=4", "rivals are commands, and told apart by phones"),
     ],
 )
 def test_wrong_values_are_named(tmp_path: Path, override: str, message: str) -> None:

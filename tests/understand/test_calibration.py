@@ -183,6 +183,13 @@ def test_values_stay_with_a_model(tmp_path: Path) -> None:
     assert stored_config(carrying(tmp_path / "none.ear", None)) is None
 
 
+def test_a_weight_that_counts_for_nothing_is_not_written() -> None:
+    """Readers from before it know ten."""
+    written = json.loads(as_metadata(CommandConfig(weights=(*range(10), 0.0))))["weights"]
+    assert written == list(range(10))
+    assert len(json.loads(as_metadata(CommandConfig(weights=tuple(range(11)))))["weights"]) == 11
+
+
 def test_values_from_before_phones_are_read(tmp_path: Path) -> None:
     """Three weights less, and nothing of a search by phones."""
     values = json.loads(as_metadata(CommandConfig()))

@@ -227,6 +227,14 @@ EVIDENCE = Evidence(
 )
 
 
+@pytest.mark.parametrize(
+    ("gain", "counts"), [(-50.0, -0.5), (-7.0, -0.5), (14.0, 1.0), (24.5, 1.75), (300.0, 1.75)]
+)
+def test_silence_is_outdone_clearly_or_not(gain: float, counts: float) -> None:
+    evidence = replace(EVIDENCE, num_phones=7, phones_gain=gain)
+    assert evidence.features()[-1] == pytest.approx(counts)
+
+
 @given(
     gap=st.floats(-1e6, 1e6), margin=st.floats(0, 1e6), count=st.integers(1, 400), x=st.floats(0, 1)
 )

@@ -36,7 +36,9 @@ class RivalLossConfig:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"model.rivals.{name} is {value}; it must lie in {low}..{high}.")
+                raise ConfigError(
+                    f"model.rivals.{name} is {value}; it must lie in {low}..{high}. Change it."
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,11 @@ def rival_loss(
         config: Scale and handicap.
 
     Returns:
-        A scalar; 0 where no clip has a rival that fits into its frames.
+        A scalar; 0 where no clip and a rival of it fit into its frames.
     """
-    handicap = logits.new_zeros(logits.shape[2])
+    handicap = torch.zeros(logits.shape[2], device=logits.device)
     handicap[blank] = config.blank_penalty
-    log_probs = functional.log_softmax((logits - handicap).float(), dim=-1)
+    log_probs = functional.log_softmax(logits.float() - handicap, dim=-1)
     rows = torch.unique(rivals.clips)  # of the batch, sorted
     clips = torch.cat([rows, rivals.clips])
     sentences = [phones[rows], rivals.phones]
@@ -92,7 +94,7 @@ def rival_loss(
         reduction="none",
         zero_infinity=True,
     )
-    fits = losses > 0  # what has no path at all comes as 0
+    fits = losses > 0  # what has no path at all comes as 0; nothing that has one is that certain
     scores = torch.where(fits, -config.scale * losses, -torch.inf)
     of_row = torch.searchsorted(rows, clips)
     table = scores.new_full((len(rows), len(clips)), -torch.inf)

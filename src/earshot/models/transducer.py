@@ -133,7 +133,8 @@ class Transducer(nn.Module):
                 loss.
 
         Returns:
-            Losses, each summed over the batch and divided by the number of its labels.
+            Losses, each summed over the batch and divided by the number of its labels; of rivals
+            the mean over the clips that have any.
         """
         hidden = self.encoder(features)
         stack = self.config.encoder.stack
@@ -166,7 +167,8 @@ class Transducer(nn.Module):
                 again = self.second_pass(hidden, frames)
                 second = _ctc_loss(again, frames, phones, phone_lengths)
                 total = total + self.config.second_pass.weight * second
-                logits = (logits + again) / 2  # as the search for commands mixes them
+                # As the search for commands mixes them.
+                logits = (logits.float() + again.float()) / 2
             if rivals is not None:
                 rival = rival_loss(
                     logits,

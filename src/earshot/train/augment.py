@@ -53,17 +53,18 @@ class Augmenter:
     def draw_wait(self, longest: int, rng: np.random.Generator) -> int:
         """How long the clips of a batch go on after their speech.
 
-        All of a batch wait for the same sample or none does: a batch is as long as its longest
-        clip, and clips that waited each for itself would leave half of it empty.
+        All of a batch wait until about the same sample or none does (but for those that end with
+        their speech): a batch is as long as its longest clip, and clips that waited each for itself
+        would leave half of it empty.
 
         Args:
-            longest: Samples of the longest clip.
+            longest: Samples of the longest clip, before its speed is changed.
             rng: Source of randomness.
 
         Returns:
             `until` of `perturb_audio`.
         """
-        if rng.random() >= self.config.wait_share:
+        if not self.config.wait_share or rng.random() >= self.config.wait_share:
             return 0
         return longest + int(rng.integers(0, int(self.config.wait_max_s * SAMPLE_RATE_HZ) + 1))
 

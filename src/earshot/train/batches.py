@@ -37,10 +37,7 @@ from earshot.train.augment import Augmenter, NoisePool, Samples, strength_at
 from earshot.train.phrase_text import phrase_in
 from earshot.train.recipe import Recipe, SourceConfig
 from earshot.train.resident import ClipKey, Place, clip_key
-from earshot.train.rivals import Rivals
-from earshot.train.text import load_texts
-from earshot.understand.matching import Matcher
-from earshot.understand.templates import load_commands
+from earshot.train.rivals import RivalsOf
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +97,17 @@ class Batch:
                 "phone_lengths",
             )
         }
-        return replace(self, **moved, rivals=_moved(self.rivals, device))
+        rivals = _moved(self.rivals, device, non_blocking=non_blocking)
+        return replace(self, **moved, rivals=rivals)
 
 
-def _moved(rivals: RivalBatch | None, device: torch.device) -> RivalBatch | None:
+def _moved(
+    rivals: RivalBatch | None, device: torch.device, *, non_blocking: bool
+) -> RivalBatch | None:
     if rivals is None:
         return None
-    return RivalBatch(*(getattr(rivals, f.name).to(device) for f in fields(rivals)))
+    parts = (getattr(rivals, f.name) for f in fields(rivals))
+    return RivalBatch(*(part.to(device, non_blocking=non_blocking) for part in parts))
 
 
 class Mixture:
@@ -231,7 +232,8 @@ class PlacedBatch:
             name: getattr(self, name).to(device, non_blocking=non_blocking)
             for name in ("labels", "label_lengths", "phones", "phone_lengths")
         }
-        return replace(self, **moved, rivals=_moved(self.rivals, device))
+        rivals = _moved(self.rivals, device, non_blocking=non_blocking)
+        return replace(self, **moved, rivals=rivals)
 
     def heard(self, features: Tensor, frames: Tensor) -> Batch:
         """The batch with the features that its clips became."""
@@ -277,7 +279,8 @@ class ClipTexts:
             return None
         template = str((cut.supervisions[0].custom or {}).get("template", ""))
         phrase = phrase_in(text, template)
-        if self._rivals is None:
+        others = [] if self._rivals is None else self._rivals(text, rng)
+        if not others:
             phones = self._lexicon.draw(text, rng, common=COMMON_PRONUNCIATION_SHARE)
             return _ClipText(labels, phones, text, kind_of(cut), phrase)
         # Words that a rival shares with the truth are said alike, or the network would be told
@@ -285,10 +288,10 @@ class ClipTexts:
         said: dict[str, tuple[int, ...]] = {}
         phones, *rivals = (
             self._lexicon.draw(way, rng, common=COMMON_PRONUNCIATION_SHARE, said=said)
-            for way in (text, *self._rivals(text, rng))
+            for way in (text, *others)
         )
-        others = tuple(rival for rival in rivals if rival != phones)
-        return _ClipText(labels, phones, text, kind_of(cut), phrase, others)
+        distinct = tuple(rival for rival in rivals if rival != phones)
+        return _ClipText(labels, phones, text, kind_of(cut), phrase, distinct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +450,7 @@ def training_loader(
 
     Args:
         recipe: Shares, batch size, augmentation.
-        folder: Holds `noise/` and `rooms/`.
+        folder: Holds `noise/` and `rooms/`, and `text/` where commands have rivals.
         tokenizer: Word pieces.
         progress: Where in the run we are; read for shares and augmentation strength.
         seed: Differs between devices, and between a run and its resumption.
@@ -457,13 +460,15 @@ def training_loader(
     Returns:
         A loader of `Batch`, already batched; of `PlacedBatch` with `places`.
     """
-    lexicon = _lexicon(recipe)
-    texts = ClipTexts(
-        tokenizer,
-        lexicon,
-        stack=recipe.model.encoder.stack,
-        rivals=_rivals(recipe, folder, lexicon),
-    )
+    rivals = None
+    if recipe.commands.rivals:
+        rivals = RivalsOf(
+            recipe.commands.files,
+            folder / "text" / "commands_train.jsonl",
+            _lexicon(recipe),
+            count=recipe.commands.rivals,
+        )
+    texts = ClipTexts(tokenizer, _lexicon(recipe), stack=recipe.model.encoder.stack, rivals=rivals)
     clips: Callable[..., TrainingClips | PlacedClips]
     if places is not None:
         clips = partial(PlacedClips, texts, places, speed=recipe.augment.speed)
@@ -554,21 +559,6 @@ def validation_loader(
 def _lexicon(recipe: Recipe) -> Lexicon:
     own = recipe.data.own_pronunciations
     return Lexicon.load() if own is None else Lexicon.load().extended(own)
-
-
-def _rivals(
-    recipe: Recipe, folder: Path, lexicon: Lexicon
-) -> Callable[[str, np.random.Generator], Sequence[str]] | None:
-    """Draws other commands for a command, where the recipe wants that."""
-    if not recipe.commands.rivals:
-        return None
-    commands = load_commands(recipe.commands.files)
-    rivals = Rivals(
-        (item.text for item in load_texts(folder / "text" / "commands_train.jsonl")),
-        Matcher(commands.network).exact,
-        lambda word: lexicon.pronounce(word)[0],
-    )
-    return partial(rivals.draw, count=recipe.commands.rivals)
 
 
 def _quiet_worker(_: int) -> None:

@@ -64,6 +64,7 @@ _COMMANDS = {  # manifests and their kinds
 }
 _RECORDED = {"read": "read speech", "wake": "wake words", "digit_strings": "digit strings"}
 _TOGETHER = 16  # clips decoded at once
+_MOST_THREADS = 8
 
 Progress = Callable[[float, float], None]
 
@@ -155,11 +156,17 @@ def hear_clips(
 
     heard: list[Heard] = []
     progress(0, len(trials))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the engine works outside Python's lock
+    with ThreadPoolExecutor(_threads()) as pool:  # the engine works outside Python's lock
         for group, found in zip(groups, pool.map(listen, groups), strict=True):
             heard += [_weighed(looks, t, graph) for looks, t in zip(found, group, strict=True)]
             progress(len(heard), len(trials))
     return heard
+
+
+def _threads() -> int:
+    """As many as there are cores for this process, and no more than hold few clips at once."""
+    available = getattr(os, "sched_getaffinity", None)
+    return min(_MOST_THREADS, len(available(0)) if available else os.cpu_count() or 1)
 
 
 def _weighed(

@@ -256,7 +256,8 @@ def train(
         tokenizer: Word pieces.
         statistics: Mean and standard deviation of the features, (num_bins,) each; None when
             `start_from` brings them.
-        material: Holds `cuts/`, `noise/` and `rooms/`; `folder` by default.
+        material: Holds `cuts/`, `noise/` and `rooms/`, and `text/` where commands have rivals;
+            `folder` by default.
         resume: Go on from `checkpoints/last.ckpt` when there is one.
         progress: Called with minutes or steps (done, of all) now and then, instead of a bar on
             stderr.

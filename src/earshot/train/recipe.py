@@ -99,7 +99,7 @@ class AugmentConfig:
     level_min_db: float = -30.0
     padding_max_s: float = 0.6
     cut_tail_share: float = 0.25  # clips that end where their speech ends
-    wait_share: float = 0.0  # of the batches: their clips go on long after it, noise and all
+    wait_share: float = 0.0  # of the batches: their other clips go on long after it, noise and all
     wait_max_s: float = 5.0
     time_masks: int = 2
     time_mask_frames: int = 12
@@ -316,6 +316,12 @@ class Recipe:
             raise ConfigError(
                 f"commands.files names {len(self.commands.files)} files and data.source is "
                 f"'{self.data.source}'; templates belong to the source 'commands'. Change one."
+            )
+        if self.commands.rivals and not (self.commands.files and self.model.phones):
+            raise ConfigError(
+                f"commands.rivals is {self.commands.rivals}, commands.files names "
+                f"{len(self.commands.files)} files and model.phones is {self.model.phones}; rivals "
+                "are commands, and told apart by phones. Set both, or commands.rivals to 0."
             )
         if self.compress.needs_start and not self.train.start_from:
             raise ConfigError(

@@ -178,7 +178,7 @@ class Resident:
         before, after = rng.integers(0, padding + 1, size=(2, count))
         spoken = before + kept + np.where(cut, 0, after)
         lengths = spoken
-        if rng.random() < c.wait_share:  # all or none, as in `train.augment`
+        if c.wait_share and rng.random() < c.wait_share:  # all or none, as in `train.augment`
             waits = rng.integers(0, int(c.wait_max_s * SAMPLE_RATE_HZ) + 1)
             lengths = np.where(cut, spoken, spoken.max() + waits)
         width = -(-int(lengths.max()) // _PADDED) * _PADDED

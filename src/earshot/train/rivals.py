@@ -15,16 +15,23 @@ Sources:
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from earshot.core.errors import ConfigError
 from earshot.core.understanding import Understanding
+from earshot.data.pronunciation import Lexicon
+from earshot.train.text import load_texts
 from earshot.understand.decision import meaning_key
+from earshot.understand.matching import Matcher
+from earshot.understand.templates import load_commands
 
-__all__ = ["Rivals"]
+__all__ = ["Rivals", "RivalsOf"]
 
 _MOST_WORDS = 3  # that are put in or taken out at once
 _MOST_NEAR = 12  # rivals of a sentence that sound most like it
@@ -105,8 +112,10 @@ class Rivals:
 
         by_likeness = sorted(changes, key=lambda sentence: (changes[sentence], sentence))
         near = rivals_among(by_likeness, _MOST_NEAR)
-        left = sorted(set(by_likeness) - set(near))
-        shuffled = np.random.default_rng(len(text)).permutation(len(left))
+        if len(near) < _MOST_NEAR:
+            return tuple(near), ()
+        left = by_likeness[by_likeness.index(near[-1]) + 1 :]
+        shuffled = np.random.default_rng(zlib.crc32(text.encode())).permutation(len(left))
         return tuple(near), tuple(rivals_among([left[n] for n in shuffled], _MOST_OTHERS))
 
     def _sounds(self, words: Sequence[str]) -> list[int]:
@@ -114,6 +123,49 @@ class Rivals:
             if word not in self._known:
                 self._known[word] = tuple(self._sound(word))
         return [phone for word in words for phone in self._known[word]]
+
+
+class RivalsOf:
+    """Draws rivals of the commands of an experiment; read when the first is asked for.
+
+    Processes of a loader get it before that: it holds names of files then, and little else.
+
+    Args:
+        files: Templates, as of `load_commands`.
+        texts: The sentences of them that the text stage wrote.
+        lexicon: How words are said.
+        count: How many are drawn at most.
+
+    Raises:
+        ConfigError: `texts` is not there.
+    """
+
+    def __init__(self, files: Sequence[str], texts: Path, lexicon: Lexicon, *, count: int) -> None:
+        if not texts.is_file():
+            raise ConfigError(
+                f"commands.rivals is {count} and {texts} is not there. Run the stage that writes "
+                "the text first, or set commands.rivals to 0."
+            )
+        self._files = files
+        self._texts = texts
+        self._lexicon = lexicon
+        self._count = count
+        self._rivals: Rivals | None = None
+
+    def __call__(self, text: str, rng: np.random.Generator) -> list[str]:
+        """What could have been said instead of a text; see `Rivals.draw`."""
+        if self._rivals is None:
+            commands = load_commands(self._files)
+            self._rivals = Rivals(
+                (item.text for item in load_texts(self._texts)),
+                Matcher(commands.network).exact,
+                lambda word: self._lexicon.pronounce(word)[0],
+            )
+        return self._rivals.draw(text, rng, count=self._count)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what was read."""
+        return {**self.__dict__, "_rivals": None}
 
 
 def _gaps(count: int) -> Iterable[tuple[int, int]]:

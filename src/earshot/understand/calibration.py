@@ -333,11 +333,14 @@ def acceptance(heard: Sequence[Heard], config: CommandConfig) -> list[dict[str, 
 def as_metadata(config: CommandConfig) -> str:
     """The value of `METADATA_KEY`: all settings, since the weights fit this search alone.
 
-    The share of the second pass is left out where it is the usual one: older readers refuse it.
+    What is usual and newer than some readers, which refuse it, is left out: the share of the second
+    pass, and the weight of what phones gain where that does not count.
     """
     values = asdict(config)
     if config.second_pass_share == CommandConfig().second_pass_share:
         del values["second_pass_share"]
+    if config.weights[-1] == 0:
+        values["weights"] = config.weights[:-1]
     return json.dumps(values)
 
 

@@ -27,7 +27,8 @@ __all__ = [
 # together make a curve, and say together what speaks against it.
 EVIDENCE_SIGNS = (0, 0, 0, 0, 1, 0, 1, 1, 0, 0, 1)
 NEAR_SIGNS = (1, 0, 1)
-CLEAR_GAIN = 3.5  # nats a phone over silence; more says no more about whether it was speech
+_CLEAR_GAIN = 3.5  # nats a phone over silence; more says no more about whether it was speech
+_NO_GAIN = -1.0  # and less says no more about whether it was not
 MAX_LOOKS = 4
 MAX_MARGIN = 10.0  # nats; also the margin where there is no other interpretation
 
@@ -45,9 +46,10 @@ class Evidence:
         likeness: Of the letters of the free words and of the command, 0..1.
         least_confidence: Of the command's words, in [0, 1].
         phones_gap: As `ctc_gap`, over phones; 0 where the search does not go by them.
-        phones_gain: Log-probability of the command's phones less that of none at all, nats: noise
-            in which the search found a command gives a phone hardly more than silence.
         num_phones: Of the command, >= 1; of no importance where the search does not go by them.
+        phones_gain: Log-probability of the command's phones less that of none at all, nats: noise
+            in which the search found a command gives a phone hardly more than silence. 0 where the
+            search does not go by phones.
     """
 
     transducer_gap: float
@@ -58,8 +60,8 @@ class Evidence:
     likeness: float
     least_confidence: float
     phones_gap: float = 0.0
-    phones_gain: float = 0.0
     num_phones: int = 1
+    phones_gain: float = 0.0
 
     def features(self) -> tuple[float, ...]:
         """The numbers that `CommandConfig.weights` weigh, in that order, each of order one.
@@ -75,7 +77,7 @@ class Evidence:
             self.likeness,
             self.least_confidence,
             *_gap_features(self.phones_gap, self.num_phones),
-            min(max(-1.0, self.phones_gain / self.num_phones), CLEAR_GAIN) / 2,
+            min(max(_NO_GAIN, self.phones_gain / self.num_phones), _CLEAR_GAIN) / 2,
         )
 
 
