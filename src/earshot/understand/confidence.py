@@ -164,7 +164,7 @@ class CommandConfig:
     bias: float = -0.842
     weights: tuple[float, ...] = (
         *(1.197, -3.003, 0.851, -1.696, 2.307, -0.706, 0.303, 0.094),
-        *(-0.412, -1.965, 0.0),  # of phones; the last is newer than the fit
+        *(-0.412, -1.965, 0.0),  # of phones; the last, which is newer than the fit, counts nothing
     )
     near_bias: float = -0.721
     near_weights: tuple[float, ...] = (0.747, -0.848, 1.811)
