@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,12 @@ from earshot.train.resident import Resident, clip_key, read_resident
 pytestmark = pytest.mark.train
 
 
-def _texts(lexicon: Lexicon) -> ClipTexts:
+def _texts(
+    lexicon: Lexicon, rivals: Callable[[str, np.random.Generator], list[str]] | None = None
+) -> ClipTexts:
     pieces = ModelFile(embedded_model_path()).tensor_bytes("tokenizer")
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=bytes(pieces))
-    return ClipTexts(tokenizer, lexicon, stack=4)
+    return ClipTexts(tokenizer, lexicon, stack=4, rivals=rivals)
 
 
 def _clips(lexicon: Lexicon) -> TrainingClips:
@@ -64,14 +67,11 @@ def test_every_text_has_phones(tmp_path: Path) -> None:
 
 def test_rivals_say_the_words_that_they_share_with_the_truth_alike(tmp_path: Path) -> None:
     lexicon = Lexicon.load()
-    pieces = ModelFile(embedded_model_path()).tensor_bytes("tokenizer")
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=bytes(pieces))
 
     def other(text: str, _: np.random.Generator) -> list[str]:
         return [text.replace("tomato", "potato")] if "tomato" in text else []
 
-    texts = ClipTexts(tokenizer, lexicon, stack=4, rivals=other)
-    clips = TrainingClips(texts, None, Progress(), num_bins=80, seed=1)
+    clips = TrainingClips(_texts(lexicon, other), None, Progress(), num_bins=80, seed=1)
     cuts = [_cut(tmp_path, name, text) for name, text in (("a", "stop"), ("b", "either tomato"))]
     said = set()
     for _ in range(20):

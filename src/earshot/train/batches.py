@@ -280,12 +280,9 @@ class ClipTexts:
         template = str((cut.supervisions[0].custom or {}).get("template", ""))
         phrase = phrase_in(text, template)
         others = [] if self._rivals is None else self._rivals(text, rng)
-        if not others:
-            phones = self._lexicon.draw(text, rng, common=COMMON_PRONUNCIATION_SHARE)
-            return _ClipText(labels, phones, text, kind_of(cut), phrase)
-        # Words that a rival shares with the truth are said alike, or the network would be told
-        # pronunciations apart.
-        said: dict[str, tuple[int, ...]] = {}
+        # Words that a rival shares with the truth are said alike, or the network would learn to
+        # tell pronunciations apart.
+        said: dict[str, tuple[int, ...]] | None = {} if others else None
         phones, *rivals = (
             self._lexicon.draw(way, rng, common=COMMON_PRONUNCIATION_SHARE, said=said)
             for way in (text, *others)
@@ -460,15 +457,15 @@ def training_loader(
     Returns:
         A loader of `Batch`, already batched; of `PlacedBatch` with `places`.
     """
-    rivals = None
+    lexicon, rivals = _lexicon(recipe), None
     if recipe.commands.rivals:
         rivals = RivalsOf(
             recipe.commands.files,
             folder / "text" / "commands_train.jsonl",
-            _lexicon(recipe),
+            lexicon,
             count=recipe.commands.rivals,
         )
-    texts = ClipTexts(tokenizer, _lexicon(recipe), stack=recipe.model.encoder.stack, rivals=rivals)
+    texts = ClipTexts(tokenizer, lexicon, stack=recipe.model.encoder.stack, rivals=rivals)
     clips: Callable[..., TrainingClips | PlacedClips]
     if places is not None:
         clips = partial(PlacedClips, texts, places, speed=recipe.augment.speed)
