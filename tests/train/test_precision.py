@@ -1,8 +1,11 @@
-"""Oracle: what the machine says of itself, answered for it."""
+"""Oracle: what the machine says of itself, and how long it takes, answered for it."""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from earshot.train import precision
 from earshot.train.precision import usual_precision
 from earshot.train.recipe import TrainConfig
 
@@ -12,16 +15,33 @@ def test_what_a_recipe_asks_for_stays(asked: str) -> None:
     assert usual_precision(asked) == asked  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True)
+def _measured_anew() -> Iterator[None]:
+    yield
+    precision._bf16_is_faster.cache_clear()
+
+
 @pytest.mark.parametrize(
-    ("bf16", "amx", "expected"),
-    [(False, False, "32-true"), (True, False, "bf16-mixed"), (False, True, "bf16-mixed")],
+    ("bf16", "amx", "low_s", "expected"),
+    [
+        (False, False, 1.0, "32-true"),  # emulated: not even timed
+        (True, False, 1.0, "bf16-mixed"),
+        (True, False, 3.0, "32-true"),  # has it, and is slower with it
+        (False, True, 1.0, "bf16-mixed"),
+    ],
 )
-def test_bfloat16_only_where_the_cpu_multiplies_it(
-    monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool, expected: str
+def test_bfloat16_only_where_the_cpu_is_faster_with_it(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool, amx: bool, low_s: float, expected: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(precision, "_step_seconds", lambda low: low_s if low else 2.0)
+    precision._bf16_is_faster.cache_clear()
     assert usual_precision(TrainConfig().precision) == expected
+
+
+def test_both_are_timed_in_a_moment() -> None:
+    assert 0 < precision._step_seconds(False) < 5
 
 
 def test_a_torch_that_cannot_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

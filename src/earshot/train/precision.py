@@ -1,13 +1,19 @@
-"""In which numbers to train: bfloat16 where the machine multiplies them, float32 elsewhere.
+"""In which numbers to train: bfloat16 where the machine is faster with them, float32 elsewhere.
 
-A CPU without such instructions emulates them, sixteen times slower than float32 (CHANGELOG.md).
+A CPU without such instructions emulates them, sixteen times slower than float32 (CHANGELOG.md). One
+with AVX512-BF16 and no AMX has them and is no faster: it took twice as long. So they are timed.
 """
 
 from __future__ import annotations
 
+import functools
+import time
 from typing import Literal
 
 import torch
+from torch import nn
+
+from earshot.models.lstm import run_lstm
 
 __all__ = ["Precision", "usual_precision"]
 
@@ -29,7 +35,8 @@ def usual_precision(
         return (
             "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         )
-    return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
+    faster = _cpu_multiplies_bf16() and _bf16_is_faster(torch.get_num_threads())
+    return "bf16-mixed" if faster else "32-true"
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -39,3 +46,26 @@ def _cpu_multiplies_bf16() -> bool:
         if asked is not None and asked():
             return True
     return False
+
+
+@functools.cache
+def _bf16_is_faster(threads: int) -> bool:
+    """Whether a small training step takes less time in bfloat16, with that many threads."""
+    seconds = {True: float("inf"), False: float("inf")}
+    with torch.random.fork_rng(devices=[]):  # a seed gives the same run on every machine
+        _step_seconds(True), _step_seconds(False)  # the first of a kind compiles
+        for low in (True, False) * 3:
+            seconds[low] = min(seconds[low], _step_seconds(low))
+    return seconds[True] < seconds[False]
+
+
+def _step_seconds(low: bool) -> float:
+    """Seconds of one LSTM layer forward and backward, in bfloat16 or not."""
+    frames, batch, width = 40, 16, 320
+    lstm = nn.LSTM(width, width)
+    x, start = torch.randn(frames, batch, width), torch.zeros(1, batch, width)
+    began = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        out, _, _ = run_lstm(lstm, x, (start, start))
+    out.float().square().sum().backward()
+    return time.perf_counter() - began

@@ -146,7 +146,7 @@ class TrainConfig:
     transducer_every: int = 1  # batches; the CTC heads train on those between, too
     clip_norm: float = 5.0
     ema_decay: float = 0.998
-    precision: Precision = "auto"  # bf16-mixed if the machine has it, else 32-true
+    precision: Precision = "auto"  # bf16-mixed where that is faster, else 32-true
     threads: int = 1
     workers: int = 1
     resident: bool = False  # all clips lie in the GPU's memory and are augmented there
@@ -352,7 +352,7 @@ class LanguageTrainConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     clip_norm: float = 1.0
-    precision: Precision = "auto"  # bf16-mixed if the machine has it, else 32-true
+    precision: Precision = "auto"  # bf16-mixed where that is faster, else 32-true
     threads: int = 1
     accelerator: str = "auto"
     checkpoint_minutes: float = 2.0
