@@ -15,8 +15,6 @@
 namespace earshot {
 
 constexpr int kSampleRateHz = 16000;
-constexpr size_t kFrameShiftSamples = 160;
-constexpr size_t kFrameLengthSamples = 400;
 
 // Index of the first sample that is infinite or not a number, or n.
 size_t FirstNonFinite(const float* samples, size_t n);
@@ -50,12 +48,10 @@ class Fbank {
 
  private:
   struct Tables;
-  struct Scratch;
   void ComputeReadyFrames();
-  void ComputeFrame(int64_t first_sample);
+  void ComputeFrames(const float* samples, int64_t frames);
 
   std::shared_ptr<const Tables> tables_;
-  std::unique_ptr<Scratch> scratch_;
   std::vector<float> samples_;  // audio from absolute sample first_kept_ on
   int64_t first_kept_ = 0;
   int64_t num_samples_ = 0;  // accepted since the beginning

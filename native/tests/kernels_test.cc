@@ -1,6 +1,7 @@
 // kernels_test.cc: every instruction set that runs here against the scalar kernels, without Python,
 // so that it also runs on devices and under emulation. Exits 1 at a mismatch.
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -176,6 +177,33 @@ void CheckChecksum(const Kernels& scalar, const Kernels& other, Source& source) 
   }
 }
 
+// The kernel asks nothing of what its tables hold, so these are made up.
+void CheckFbank(const Kernels& scalar, const Kernels& other, size_t T, Source& source) {
+  std::vector<double> numbers(earshot::kFbankWindow + 4 * 256 + 1000);
+  for (double& number : numbers) number = std::fabs(source.Normal());
+  const double* at = numbers.data();
+  const std::vector<size_t> first = {0, 3, 250, 7, 90}, end = {0, 4, 256, 200, 107};
+  earshot::FbankTables tables = {};
+  tables.bins = first.size();
+  tables.first = first.data();
+  tables.end = end.data();
+  tables.window = at;
+  for (const double** table : {&tables.cosine, &tables.sine, &tables.split_cosine, &tables.split_sine}) {
+    *table = at += 256;
+  }
+  tables.weights = at + 256;
+  const std::vector<float> x =
+      source.Normals((T - 1) * earshot::kFbankShift + earshot::kFbankWindow, T % 3 == 0 ? 1e-8f : 0.1f);
+  alignas(32) static double scratch[earshot::kFbankScratch];
+  std::vector<float> expected(T * tables.bins), got(expected);
+  for (size_t t = 0; t < T; ++t) {  // each window by itself
+    scalar.fbank(&tables, x.data() + t * earshot::kFbankShift, 1, scratch, &expected[t * tables.bins]);
+  }
+  other.fbank(&tables, x.data(), T, scratch, got.data());
+  Expect(Same(got, expected), other.isa, "fbank", T, 0, 0);
+  Expect(got[0] == std::log(FLT_EPSILON), other.isa, "fbank without energy", T, 0, 0);
+}
+
 void CheckVectors(const Kernels& scalar, const Kernels& other, size_t n, Source& source) {
   for (const float spread : {0.0f, 1e-3f, 1.0f, 30.0f, 1e30f}) {
     const std::vector<float> x = source.Normals(n, spread);
@@ -242,6 +270,7 @@ int main() {
       }
     }
     CheckChecksum(scalar, other, source);
+    for (size_t T = 1; T <= 13; ++T) CheckFbank(scalar, other, T, source);
     for (size_t n = 1; n <= 70; ++n) CheckVectors(scalar, other, n, source);
     CheckVectors(scalar, other, 1000, source);
     for (const size_t H : {16, 48, 320}) CheckGates(scalar, other, H, source);

@@ -52,11 +52,11 @@ CpuFeatures ReadCpu() {
 
 #endif
 
-#define EARSHOT_TABLE(name, integer, packed, floating, checksum)                                 \
+#define EARSHOT_TABLE(name, integer, packed, floating, fbank, checksum)                          \
   {                                                                                              \
     name, floating::LinearF32, floating::QuantizeS8, integer::LinearI8, packed::LinearPacked,    \
         floating::LstmGates, floating::TanhF32, floating::SigmoidF32, floating::LogSoftmaxF32,   \
-        floating::LogSumExpF32, floating::ExpShiftF32, checksum::Crc32                           \
+        floating::LogSumExpF32, floating::ExpShiftF32, fbank::FbankFrames, checksum::Crc32       \
   }
 
 constexpr CompressTable MakeCompressTable() {
@@ -77,24 +77,24 @@ const std::vector<Kernels>& Available() {
 #if defined(__x86_64__)
     const CpuFeatures cpu = ReadCpu();
     if (cpu.avx512vbmi2) {
-      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vbmi2, avx512vnni, avx2));
+      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vbmi2, avx512vnni, avx2, avx2));
     } else if (cpu.avx512vnni) {  // Cascade Lake: bytes cannot be compressed in a register
-      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx2, avx512vnni, avx2));
+      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx2, avx512vnni, avx2, avx2));
     }
-    if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avxvnni, avx2, avx2));
-    if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2, avx2, avx2));
+    if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avxvnni, avx2, avx2, avx2));
+    if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2, avx2, avx2, avx2));
 #elif defined(__aarch64__)
 #if defined(__linux__)
     constexpr unsigned long kDotProduct = 1ul << 20;  // HWCAP_ASIMDDP
     if (getauxval(AT_HWCAP) & kDotProduct) {
-      found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon, scalar));
+      found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon, scalar, scalar));
     }
 #elif defined(__APPLE__)
-    found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon, scalar));  // every Apple aarch64 CPU
+    found.push_back(EARSHOT_TABLE("neondot", neondot, neondot, neon, scalar, scalar));  // every Apple aarch64 CPU
 #endif
-    found.push_back(EARSHOT_TABLE("neon", neon, neon, neon, scalar));
+    found.push_back(EARSHOT_TABLE("neon", neon, neon, neon, scalar, scalar));
 #endif
-    found.push_back(EARSHOT_TABLE("scalar", scalar, scalar, scalar, scalar));
+    found.push_back(EARSHOT_TABLE("scalar", scalar, scalar, scalar, scalar, scalar));
     return found;
   }();
   return tables;

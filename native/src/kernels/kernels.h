@@ -29,6 +29,18 @@ struct PackedWeights {
   const uint8_t* end;       // behind the last vector; nothing is read from there on
 };
 
+// Log mel filterbank features (fbank.h): windows of 400 samples every 160, transformed over 512.
+enum : size_t { kFbankWindow = 400, kFbankShift = 160, kFbankScratch = 4096 };  // the last in doubles
+
+struct FbankTables {
+  size_t bins;
+  const double* window;                      // [400]
+  const double *cosine, *sine;               // [256], e^(-2 pi i k / 256)
+  const double *split_cosine, *split_sine;   // [256], e^(-2 pi i k / 512)
+  const size_t *first, *end;                 // [bins], points of the transform under a triangle
+  const double* weights;                     // of those points, bin by bin
+};
+
 struct Kernels {
   const char* isa;
 
@@ -67,6 +79,11 @@ struct Kernels {
   float (*log_sum_exp_f32)(const float* x, size_t n);
   // x[i] = exp(x[i] + shift).
   void (*exp_shift_f32)(float* x, size_t n, float shift);
+
+  // Natural logs of the mel energies of T windows, not below log(FLT_EPSILON): out[T][bins] from
+  // samples[160 * (T - 1) + 400], finite. Equal in all bits on every instruction set. `scratch` holds
+  // kFbankScratch doubles and lies at a multiple of 32 bytes.
+  void (*fbank)(const FbankTables* tables, const float* samples, size_t T, double* scratch, float* out);
 
   // CRC-32 as in zlib; `crc` is the value of the bytes before, 0 at first.
   uint32_t (*crc32)(uint32_t crc, const uint8_t* data, size_t size);

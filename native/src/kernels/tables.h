@@ -38,6 +38,14 @@
   }                                                                                              \
   }
 
+#define EARSHOT_DECLARE_FBANK(space)                                                             \
+  namespace earshot {                                                                            \
+  namespace space {                                                                              \
+  void FbankFrames(const FbankTables* tables, const float* samples, size_t T, double* scratch,   \
+                   float* out);                                                                  \
+  }                                                                                              \
+  }
+
 EARSHOT_DECLARE_LINEAR_I8(scalar)
 EARSHOT_DECLARE_FLOAT(scalar)
 EARSHOT_DECLARE_LINEAR_I8(avx2)
@@ -57,6 +65,9 @@ namespace avx2 {
 uint32_t Crc32(uint32_t crc, const uint8_t* p, size_t size);
 }
 }  // namespace earshot
+
+EARSHOT_DECLARE_FBANK(scalar)
+EARSHOT_DECLARE_FBANK(avx2)
 
 EARSHOT_DECLARE_PACKED(scalar)
 EARSHOT_DECLARE_PACKED(avx2)
