@@ -140,7 +140,10 @@ def test_recordings_of_the_test_split_are_never_mixed_in(real_data: Path, tmp_pa
     assert set(used) & labels
 
 
-def test_what_is_held_out_is_not_in_the_pool(tmp_path: Path) -> None:
+def test_what_is_held_out_is_not_in_the_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "_voices", lambda root, rng: VOICES)
     rows = []
     for n, label in enumerate(("dishes", "rain")):
         path = tmp_path / "data" / "noise" / "audio" / f"{label}.wav"

@@ -51,6 +51,10 @@ TINY = [
     "train.buckets=2",
     "train.warmup_steps=2",
     "ngrams.max_ngrams=2000",
+    "endpoint.clips=48",
+    "endpoint.dev_clips=16",
+    "endpoint.tuning_clips=24",
+    "endpoint.epochs=2",
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hassil.intents import Intents
 from hassil.sample import sample_intents
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from earshot.data.spoken import number_value, spoken_form
@@ -67,6 +67,7 @@ def test_the_network_says_what_hassil_lists(sentences_of: Sentences, template: s
         "expansion_rules": RULES,
     }
     commands = commands_of(content)
+    assume(commands.count_sentences() < 5000)  # hassil's sampler takes seconds for more
     said = sentences_of(commands.network)
     assert set(said) == from_hassil(content)
     assert commands.count_sentences() == len(said)
