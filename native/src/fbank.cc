@@ -55,10 +55,19 @@ double* Scratch() {
 }  // namespace
 
 size_t FirstNonFinite(const float* samples, size_t n) {
+  // All of them before any by itself: a loop that may end early is not vectorised. Zero times a
+  // finite number is zero of either sign.
+  uint32_t any = 0;
   for (size_t i = 0; i < n; ++i) {
-    if (!std::isfinite(samples[i])) return i;
+    const float zero = samples[i] * 0.0f;
+    uint32_t bits;
+    std::memcpy(&bits, &zero, sizeof bits);
+    any |= bits & 0x7FFFFFFFu;
   }
-  return n;
+  if (any == 0) return n;
+  size_t first = 0;
+  while (first < n && std::isfinite(samples[first])) ++first;  // others may write meanwhile
+  return first;
 }
 
 struct Fbank::Tables {
@@ -201,10 +210,11 @@ void Fbank::ComputeReadyFrames() {
 }
 
 void Fbank::ComputeFrames(const float* samples, int64_t frames) {
+  const Kernels& kernel = kernels();  // may throw, as may the memory: nothing is half done then
+  double* const scratch = Scratch();
   const size_t before = ready_.size();
   ready_.resize(before + static_cast<size_t>(frames) * num_bins());
-  kernels().fbank(&tables_->view, samples, static_cast<size_t>(frames), Scratch(),
-                  ready_.data() + before);
+  kernel.fbank(&tables_->view, samples, static_cast<size_t>(frames), scratch, ready_.data() + before);
   num_frames_ += frames;
 }
 

@@ -1,6 +1,7 @@
 // kernels_test.cc: every instruction set that runs here against the scalar kernels, without Python,
 // so that it also runs on devices and under emulation. Exits 1 at a mismatch.
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -177,31 +178,79 @@ void CheckChecksum(const Kernels& scalar, const Kernels& other, Source& source) 
   }
 }
 
-// The kernel asks nothing of what its tables hold, so these are made up.
-void CheckFbank(const Kernels& scalar, const Kernels& other, size_t T, Source& source) {
-  std::vector<double> numbers(earshot::kFbankWindow + 4 * 256 + 1000);
-  for (double& number : numbers) number = std::fabs(source.Normal());
-  const double* at = numbers.data();
-  const std::vector<size_t> first = {0, 3, 250, 7, 90}, end = {0, 4, 256, 200, 107};
+// Tables as fbank.cc makes them but for the triangles, and what they mean, by the sums of the definition.
+struct FbankCase {
+  static constexpr size_t kPoints = 256;
+  std::vector<double> window, cosine, sine, split_cosine, split_sine, weights;
+  std::vector<size_t> first = {0, 3, 250, 7, 90}, end = {0, 4, 256, 200, 107};
   earshot::FbankTables tables = {};
-  tables.bins = first.size();
-  tables.first = first.data();
-  tables.end = end.data();
-  tables.window = at;
-  for (const double** table : {&tables.cosine, &tables.sine, &tables.split_cosine, &tables.split_sine}) {
-    *table = at += 256;
+
+  explicit FbankCase(Source& source) {
+    const double turn = 2.0 * std::acos(-1.0);
+    for (size_t i = 0; i < earshot::kFbankWindow; ++i) {
+      window.push_back(0.5 - 0.5 * std::cos(turn * i / earshot::kFbankWindow));
+    }
+    for (size_t k = 0; k < kPoints; ++k) {
+      cosine.push_back(std::cos(turn * k / kPoints));
+      sine.push_back(-std::sin(turn * k / kPoints));
+      split_cosine.push_back(std::cos(turn * k / (2 * kPoints)));
+      split_sine.push_back(-std::sin(turn * k / (2 * kPoints)));
+    }
+    for (size_t i = 0; i < 300; ++i) weights.push_back(std::fabs(source.Normal()));
+    tables = {first.size(),        window.data(),     cosine.data(), sine.data(), split_cosine.data(),
+              split_sine.data(), first.data(), end.data(),    weights.data()};
   }
-  tables.weights = at + 256;
-  const std::vector<float> x =
-      source.Normals((T - 1) * earshot::kFbankShift + earshot::kFbankWindow, T % 3 == 0 ? 1e-8f : 0.1f);
+
+  std::vector<double> Energies(const float* x) const {
+    double mean = 0.0;
+    for (size_t i = 0; i < earshot::kFbankWindow; ++i) mean += x[i];
+    mean /= earshot::kFbankWindow;
+    std::vector<double> frame, power;
+    for (size_t i = 0; i < earshot::kFbankWindow; ++i) {
+      frame.push_back((x[i] - mean - 0.97 * (x[i > 0 ? i - 1 : 0] - mean)) * window[i]);
+    }
+    for (size_t k = 0; k < kPoints; ++k) {
+      double re = 0.0, im = 0.0;
+      for (size_t i = 0; i < frame.size(); ++i) {
+        const size_t at = i * k % (2 * kPoints);
+        const double sign = at < kPoints ? 1.0 : -1.0;
+        re += frame[i] * sign * split_cosine[at % kPoints];
+        im += frame[i] * sign * split_sine[at % kPoints];
+      }
+      power.push_back(re * re + im * im);
+    }
+    std::vector<double> energies;
+    const double* weight = weights.data();
+    for (size_t b = 0; b < first.size(); ++b) {
+      double energy = 0.0;
+      for (size_t k = first[b]; k < end[b]; ++k) energy += power[k] * *weight++;
+      energies.push_back(energy);
+    }
+    return energies;
+  }
+};
+
+void CheckFbank(const Kernels& scalar, const Kernels& other, size_t T, float level, Source& source) {
+  const FbankCase known(source);
+  const size_t bins = known.tables.bins, shift = earshot::kFbankShift;
+  std::vector<float> x = source.Normals((T - 1) * shift + earshot::kFbankWindow + 1);
+  for (float& sample : x) sample *= level;
   alignas(32) static double scratch[earshot::kFbankScratch];
-  std::vector<float> expected(T * tables.bins), got(expected);
-  for (size_t t = 0; t < T; ++t) {  // each window by itself
-    scalar.fbank(&tables, x.data() + t * earshot::kFbankShift, 1, scratch, &expected[t * tables.bins]);
+  std::vector<float> expected(T * bins), got(expected);
+  const float* from = x.data() + 1;  // no alignment is promised
+  for (size_t t = 0; t < T; ++t) {   // each window by itself
+    scalar.fbank(&known.tables, from + t * shift, 1, scratch, &expected[t * bins]);
   }
-  other.fbank(&tables, x.data(), T, scratch, got.data());
+  other.fbank(&known.tables, from, T, scratch, got.data());
   Expect(Same(got, expected), other.isa, "fbank", T, 0, 0);
-  Expect(got[0] == std::log(FLT_EPSILON), other.isa, "fbank without energy", T, 0, 0);
+  for (size_t t = 0; t < T; ++t) {
+    const std::vector<double> energies = known.Energies(from + t * shift);
+    for (size_t b = 0; b < bins; ++b) {
+      const double log = std::log(std::max(energies[b], static_cast<double>(FLT_EPSILON)));
+      Expect(std::fabs(got[t * bins + b] - log) < 1e-5 * (1.0 + std::fabs(log)), other.isa,
+             "fbank by its definition", T, t, b);
+    }
+  }
 }
 
 void CheckVectors(const Kernels& scalar, const Kernels& other, size_t n, Source& source) {
@@ -270,7 +319,8 @@ int main() {
       }
     }
     CheckChecksum(scalar, other, source);
-    for (size_t T = 1; T <= 13; ++T) CheckFbank(scalar, other, T, source);
+    for (size_t T = 1; T <= 13; ++T) CheckFbank(scalar, other, T, 0.1f, source);
+    for (const float level : {0.0f, 1e-42f, 1e-8f, 3e4f, 1e37f}) CheckFbank(scalar, other, 5, level, source);
     for (size_t n = 1; n <= 70; ++n) CheckVectors(scalar, other, n, source);
     CheckVectors(scalar, other, 1000, source);
     for (const size_t H : {16, 48, 320}) CheckGates(scalar, other, H, source);

@@ -5,10 +5,10 @@ torch = pytest.importorskip("torch", reason="the torch wing needs the extra [tra
 from torch import nn
 
 from earshot.models.lstm import run_lstm
-from earshot.train.precision import usual_precision
+from earshot.train import precision
 
 pytestmark = pytest.mark.skipif(
-    usual_precision("auto") != "bf16-mixed",
+    not precision._cpu_multiplies_bf16(),
     reason="this CPU multiplies no bfloat16, and torch's LSTM does not run in it there",
 )
 

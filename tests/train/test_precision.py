@@ -27,6 +27,7 @@ def _measured_anew() -> Iterator[None]:
         (False, False, 1.0, "32-true"),  # emulated: not even timed
         (True, False, 1.0, "bf16-mixed"),
         (True, False, 3.0, "32-true"),  # has it, and is slower with it
+        (True, False, 1.9, "32-true"),  # too near to tell
         (False, True, 1.0, "bf16-mixed"),
     ],
 )
@@ -35,13 +36,27 @@ def test_bfloat16_only_where_the_cpu_is_faster_with_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    monkeypatch.setattr(precision, "_step_seconds", lambda low: low_s if low else 2.0)
+    monkeypatch.setattr(
+        precision, "_step_seconds", lambda dtype: low_s if dtype == torch.bfloat16 else 2.0
+    )
     precision._bf16_is_faster.cache_clear()
     assert usual_precision(TrainConfig().precision) == expected
 
 
-def test_both_are_timed_in_a_moment() -> None:
-    assert 0 < precision._step_seconds(False) < 5
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_is_timed_in_a_moment(dtype: torch.dtype) -> None:
+    if dtype == torch.bfloat16 and not precision._cpu_multiplies_bf16():
+        pytest.skip("this CPU multiplies no bfloat16, and is not timed in it")
+    assert 0 < precision._step_seconds(dtype) < 20
+
+
+def test_timing_draws_nothing_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_step_seconds", lambda dtype: float(torch.randn(1)))
+    torch.manual_seed(1)
+    wanted = torch.randn(1)
+    torch.manual_seed(1)
+    precision._bf16_is_faster(1)
+    assert torch.equal(torch.randn(1), wanted)
 
 
 def test_a_torch_that_cannot_tell_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@
 // compiled for one instruction set only, so it holds C declarations: no templates, no inline
 // functions, no C++ library header.
 //
-// Everywhere: row-major, frames outermost, all buffers owned by the caller, no alignment needed.
+// Everywhere: row-major, frames outermost, all buffers owned by the caller, no alignment needed but for
+// the scratch of `fbank`.
 // Each frame is computed by itself in a fixed order, so its bits do not depend on how many
 // frames are in the call, nor on its place among them.
 #ifndef EARSHOT_KERNELS_KERNELS_H_

@@ -60,16 +60,15 @@ void Product(const uint8_t* vectors, size_t count, const uint8_t* x, size_t stri
   for (size_t i = 0; i < kWays * kHalves * Frames; ++i) (&acc[0][0][0])[i] = _mm512_setzero_si512();
   __m512i levels = _mm512_setzero_si512();
   if (kFour) {
-    levels = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)w.levels));
+    levels = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)w.levels));  // four times
   }
-  const __m512i nibble = _mm512_set1_epi8(15);
   const auto step = [&](size_t i, size_t way) __attribute__((always_inline)) {
     const __m512i v = _mm512_loadu_si512(vectors + 64 * i);
     _mm_prefetch((const char*)vectors + 64 * i + kPrefetchBytes, _MM_HINT_T0);
     if (kFour) {
-      const __m512i low = _mm512_shuffle_epi8(levels, _mm512_and_si512(v, nibble));
-      const __m512i high =
-          _mm512_shuffle_epi8(levels, _mm512_and_si512(_mm512_srli_epi16(v, 4), nibble));
+      // vpermb looks at six bits; that the table repeats hides the two that are not ours.
+      const __m512i low = _mm512_permutexvar_epi8(v, levels);
+      const __m512i high = _mm512_permutexvar_epi8(_mm512_srli_epi16(v, 4), levels);
 #pragma GCC unroll 4
       for (size_t f = 0; f < Frames; ++f) {
         const uint8_t* from = x + f * stride + 8 * i;
