@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from scipy import signal
 
 from earshot.data.audio import read_audio
 from earshot.data.pronunciation import Lexicon
@@ -94,8 +93,6 @@ def test_amounts_out_of_range_are_refused() -> None:
         SplicingConfig(hours=-1)
     with pytest.raises(ValueError, match="least_minutes 0"):
         SplicingConfig(least_minutes=0)
-    with pytest.raises(ValueError, match="lent_share 2"):
-        SplicingConfig(lent_share=2)
 
 
 # ---------------------------------------------------------------- speech
@@ -233,63 +230,6 @@ def test_the_stage(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.write("close the fan")
     stage.make()
     assert stage.texts("train") == stage.texts("dev") == {"close the fan"}
-
-
-@pytest.fixture
-def with_lender(recorded: Path, tmp_path: Path) -> Path:
-    """The same data folder with a few seconds of one more voice, which is dull."""
-    root = tmp_path / "data"
-    shutil.copytree(recorded, root)
-    folder = root / "neural_voices_sample"
-    (folder / "audio").mkdir(parents=True)
-    rows = []
-    manifest = root / "librispeech_dev_clean_half" / "manifest.jsonl"
-    for row in map(json.loads, manifest.read_text().splitlines()):
-        if row["id"].startswith("train-0"):
-            samples = read_audio(root / "librispeech_dev_clean_half" / row["audio"])
-            dull = signal.sosfilt(signal.butter(4, 1500, fs=RATE, output="sos"), samples)
-            sf.write(folder / row["audio"], dull + 1e-4 * np.sin(np.arange(len(dull))), RATE)
-            rows.append({**row, "speaker": "dull"})
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
-def test_the_timbre_of_another_is_lent_to_training_clips(with_lender: Path, tmp_path: Path) -> None:
-    stage = Stage(tmp_path, with_lender)
-    stage.write("turn on the lights", "close the garage door", "set a timer")
-
-    def brightness(cut: dict) -> float:
-        samples, _ = sf.read(sound_of(cut), dtype="float32")
-        power = np.abs(np.fft.rfft(samples)) ** 2
-        return float(power[len(power) * 3 // 8 :].sum() / power.sum())
-
-    def look(split: str) -> list[tuple[str, float, str | None]]:
-        supervisions = [(cut["supervisions"][0], cut) for cut in stage.made(split)]
-        return [
-            (said["text"], brightness(cut), said["custom"].get("timbre"))
-            for said, cut in supervisions
-        ]
-
-    hours = stage.make()
-    own, own_dev = look("train"), look("dev")
-    assert stage.make(lent_share=1.0) == hours
-    lent = look("train")
-    assert [row[0] for row in lent] == [row[0] for row in own]  # nothing else is drawn otherwise
-    assert {row[2] for row in own} == {None} and {row[2] for row in lent} == {"dull"}
-    assert all(after[1] < 0.7 * before[1] for before, after in zip(own, lent, strict=True))
-    assert look("dev") == own_dev  # what settings are compared on stays what it was
-    shutil.rmtree(stage.cuts)
-    stage.make(processes=2, lent_share=1.0)
-    assert look("train") == lent
-
-
-def test_nobody_is_lent_a_timbre_of_their_own(
-    stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    stage.write("turn on the lights")
-    stage.make(lent_share=1.0)
-    assert {cut["supervisions"][0]["custom"].get("timbre") for cut in stage.made("train")} == {None}
-    assert "no recordings of others" in caplog.text
 
 
 def test_a_corrected_transcript_is_aligned_anew(

@@ -183,7 +183,6 @@ def _smaller(recipe: Recipe, scale: float, overrides: Sequence[str]) -> Recipe:
                 recipe.splicing.least_minutes,
                 scaled("splicing.most_minutes", recipe.splicing.most_minutes),
             ),
-            lent_voices=round(scaled("splicing.lent_voices", recipe.splicing.lent_voices)),
         ),
         noise=replace(recipe.noise, minutes=scaled("noise.minutes", recipe.noise.minutes)),
         train=replace(

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Aligned", "align"]
 
-SHORTEST, LONGEST = 3, 40  # frames of a phone that is trusted: others were not aligned well
 _ROWS_A_TASK = 12
 
 

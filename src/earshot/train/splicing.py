@@ -23,7 +23,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,8 @@ from earshot.data.phones import PHONES, phone_ids
 from earshot.data.pronunciation import Lexicon
 from earshot.train.corpora import Row, RowReader, training_rows
 from earshot.train.cuts import file_cut, write_cuts, write_json, write_wav
-from earshot.train.forced_alignment import LONGEST, SHORTEST, Aligned, align
+from earshot.train.forced_alignment import Aligned, align
 from earshot.train.text import TextItem, load_texts
-from earshot.train.timbre import Timbre, recoloured
 
 __all__ = ["Speaker", "SplicingConfig", "prepare", "say"]
 
@@ -48,14 +46,12 @@ logger = logging.getLogger(__name__)
 Samples = npt.NDArray[np.float32]
 _Ints = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
-_Name = tuple[str, str]  # corpus and speaker
 
 _FRAME = SAMPLE_RATE_HZ // 100  # samples
 _KINDS = frozenset({"read", "spelled", "digit_strings"})
-_LENT_KINDS = _KINDS | {"paragraph"}
-_LENT_S = (4.0, 25.0)  # of recordings that a timbre is taken from, least and enough
 _BINS = 40
 _CEPSTRA = 13
+_SHORTEST, _LONGEST = 3, 40  # frames of a phone that is used: others were not aligned well
 _FADE = 80  # samples over which two stretches blend
 _LEVEL_DB = -23.0
 _CLIPS_A_TASK = 25
@@ -89,9 +85,6 @@ class SplicingConfig:
         least_minutes: Of aligned recordings that a speaker must have.
         most_minutes: Of a speaker's recordings, as many as are aligned.
         most_speakers: Of all, as many as are aligned; each takes a minute of a core.
-        lent_share: Of the training clips, that get the timbre of somebody else, of whom a few
-            seconds are known (`train/timbre.py`).
-        lent_voices: Whose timbres there are, at most.
     """
 
     hours: float = 0.0
@@ -99,21 +92,17 @@ class SplicingConfig:
     least_minutes: float = 3.0
     most_minutes: float = 10.0
     most_speakers: int = 30
-    lent_share: float = 0.0
-    lent_voices: int = 200
 
     def __post_init__(self) -> None:
         if (
-            min(self.hours, self.dev_clips, self.most_speakers, self.lent_voices) < 0
+            min(self.hours, self.dev_clips, self.most_speakers) < 0
             or not 0 < self.least_minutes <= self.most_minutes
-            or not 0 <= self.lent_share <= 1
         ):
             raise ValueError(
                 f"splicing: hours is {self.hours}, dev_clips {self.dev_clips}, most_speakers "
-                f"{self.most_speakers}, least_minutes {self.least_minutes}, most_minutes "
-                f"{self.most_minutes}, lent_share {self.lent_share} and lent_voices "
-                f"{self.lent_voices}; hours, clips, speakers and voices must be at least 0, the "
-                "minutes positive and rising, and the share in [0, 1]"
+                f"{self.most_speakers}, least_minutes {self.least_minutes} and most_minutes "
+                f"{self.most_minutes}; hours, clips and speakers must be at least 0, and the "
+                "minutes positive and rising"
             )
 
 
@@ -141,19 +130,13 @@ class Speaker:
     def __init__(self, name: str, recordings: Iterable[tuple[Samples, Aligned]]) -> None:
         self.name = name
         self._sounds: list[Samples] = []
-        self._spoken: list[_Ints] = []  # phone of each frame of a sound, 0 in pauses
         self._pauses: list[tuple[int, int, int]] = []  # sound, first and last frame
         columns: list[list[int]] = []  # phone, sound, start, end, phone before, phone after
         edges: list[_Floats] = []  # spectra at start, middle and end
-        self._known = list(recordings)
-        for samples, said in self._known:
+        for samples, said in recordings:
             sound = len(self._sounds)
             self._sounds.append(samples)
             cepstra = _cepstra(samples)
-            spoken = np.zeros(len(cepstra), np.int64)
-            for phone, start, end in zip(said.phones, said.starts, said.ends, strict=True):
-                spoken[start:end] = phone
-            self._spoken.append(spoken)
             times = (0, *said.ends), (*said.starts, len(cepstra))
             self._pauses += [
                 (sound, first, last)
@@ -163,7 +146,7 @@ class Speaker:
             for i, (phone, start, end) in enumerate(
                 zip(said.phones, said.starts, said.ends, strict=True)
             ):
-                if not SHORTEST <= end - start <= LONGEST:
+                if not _SHORTEST <= end - start <= _LONGEST:
                     continue
                 joined_before = i > 0 and said.ends[i - 1] >= start - 2
                 joined_after = i + 1 < len(said.phones) and said.starts[i + 1] <= end + 2
@@ -177,11 +160,6 @@ class Speaker:
         self._middle = (self._start + self._end) // 2
         self._edges = np.array(edges).reshape(-1, 3, _CEPSTRA)
         self._with = {p: np.flatnonzero(self._phone == p) for p in range(1, len(PHONES) + 1)}
-
-    @cached_property
-    def timbre(self) -> Timbre:
-        """How the phones of this person are coloured."""
-        return Timbre.of(self._known)
 
     def select(
         self, phones: Sequence[int], rng: np.random.Generator
@@ -256,14 +234,9 @@ class Speaker:
         return out
 
     def sound_of(
-        self,
-        stretches: Sequence[tuple[int, int, int]],
-        lead_s: float,
-        tail_s: float,
+        self, stretches: Sequence[tuple[int, int, int]], lead_s: float, tail_s: float,
         rng: np.random.Generator,
-        *,
-        timbre: Timbre | None = None,
-    ) -> Samples:
+    ) -> Samples:  # fmt: skip
         """Stretches one after the other, with the speaker's own pauses around them.
 
         Args:
@@ -271,7 +244,6 @@ class Speaker:
             lead_s: Seconds of pause before.
             tail_s: And after.
             rng: Chooses the pauses.
-            timbre: Of somebody else, that it gets.
 
         Returns:
             Shape (N,), at a root mean square of -23 dB.
@@ -287,13 +259,6 @@ class Speaker:
                 out = np.concatenate([out[:-_FADE], blend, part[_FADE:]])
             else:
                 out = np.concatenate([out, part])
-        if timbre is not None:
-            spoken = [self._spoken[sound][first:last] for sound, first, last in stretches]
-            lead, tail = (
-                np.zeros(round(len(part) / _FRAME), np.int64) for part in parts[:: len(parts) - 1]
-            )
-            phones = np.concatenate([lead, *spoken, tail])
-            out = recoloured(out, phones, own=self.timbre, other=timbre)
         power = float(np.mean(np.square(out))) + 1e-12
         return np.clip(out * np.float32(10 ** (_LEVEL_DB / 20) / np.sqrt(power)), -1, 1)
 
@@ -320,14 +285,7 @@ def _cepstra(samples: Samples) -> _Floats:
     return cepstra
 
 
-def say(
-    speaker: Speaker,
-    text: str,
-    lexicon: Lexicon,
-    rng: np.random.Generator,
-    *,
-    timbre: Timbre | None = None,
-) -> Samples | None:
+def say(speaker: Speaker, text: str, lexicon: Lexicon, rng: np.random.Generator) -> Samples | None:
     """A sentence in somebody's voice.
 
     Args:
@@ -335,7 +293,6 @@ def say(
         text: Words.
         lexicon: How they are said; now and then in a rarer way.
         rng: Of pronunciation, choice and pauses.
-        timbre: Of somebody else, that the voice gets.
 
     Returns:
         Shape (N,) at 16 kHz; None where the speaker never says one of its sounds, or nobody can say
@@ -349,7 +306,7 @@ def say(
     if stretches is None:
         return None
     lead_s, tail_s = rng.uniform(0.1, 0.3), rng.uniform(0.1, 0.4)
-    return speaker.sound_of(stretches, lead_s, tail_s, rng, timbre=timbre)
+    return speaker.sound_of(stretches, lead_s, tail_s, rng)
 
 
 # ---------------------------------------------------------------- the stage
@@ -359,56 +316,45 @@ def say(
 class _Recorded:
     """What a process needs to make a `Speaker`."""
 
-    name: _Name
+    name: str
     rows: tuple[Row, ...]
     said: tuple[Aligned, ...]
 
-    def sounds(self) -> Iterator[tuple[Samples, Aligned]]:
-        """Samples, shape (N,), and phones of each recording."""
-        reader = RowReader()
-        for row, said in zip(self.rows, self.said, strict=True):
-            yield reader.read(row), said
 
-
-_speakers: list[tuple[_Name, Speaker]] = []  # of this process
-_timbres: Mapping[_Name, Timbre] = {}  # to be lent
+_speakers: list[Speaker] = []  # of this process
 _lexicon = Lexicon(b"")
 
 
-def _load(recorded: Sequence[_Recorded], timbres: Mapping[_Name, Timbre], lexicon: Lexicon) -> None:
+def _load(recorded: Sequence[_Recorded], lexicon: Lexicon) -> None:
     """Make the speakers of this process."""
-    global _lexicon, _timbres
-    _lexicon, _timbres = lexicon, timbres
-    _speakers[:] = [(one.name, Speaker(one.name[1], one.sounds())) for one in recorded]
+    global _lexicon
+    _lexicon = lexicon
+    reader = RowReader()
+    _speakers[:] = [
+        Speaker(
+            one.name,
+            ((reader.read(row), said) for row, said in zip(one.rows, one.said, strict=True)),
+        )
+        for one in recorded
+    ]
 
 
 def _say_some(
-    numbers: Sequence[int],
-    *,
-    texts: Sequence[TextItem],
-    folder: Path,
-    seed: int,
-    lent_share: float,
+    numbers: Sequence[int], texts: Sequence[TextItem], folder: Path, seed: int
 ) -> list[dict[str, Any]]:
     """Clips by number, as cuts."""
     rows = []
     for number in numbers:
         rng = np.random.default_rng((seed, len(folder.name), number))
-        name, speaker = _speakers[number % len(_speakers)]
-        lender = _lender(
-            name, np.random.default_rng((seed, len(folder.name), number, 1)), lent_share
-        )
+        speaker = _speakers[number % len(_speakers)]
         for _ in range(_TRIES):
             item = texts[int(rng.integers(len(texts)))]
-            timbre = _timbres[lender] if lender else None
-            samples = say(speaker, item.text, _lexicon, rng, timbre=timbre)
+            samples = say(speaker, item.text, _lexicon, rng)
             if samples is not None:
                 cut_id = f"spliced-{folder.name}-{number:05d}"
                 path = folder / f"{cut_id}.wav"
                 write_wav(path, samples)
                 custom = {"kind": item.kind, "template": item.template, "engine": "spliced"}
-                if lender:
-                    custom["timbre"] = lender[1]
                 rows.append(
                     file_cut(
                         cut_id, path, samples.size,
@@ -417,12 +363,6 @@ def _say_some(
                 )  # fmt: skip
                 break
     return rows
-
-
-def _lender(name: _Name, rng: np.random.Generator, share: float) -> _Name | None:
-    """Whose timbre a clip of somebody gets; draws of its own, so that nothing else changes."""
-    others = [other for other in _timbres if other != name]
-    return others[int(rng.integers(len(others)))] if others and rng.random() < share else None
 
 
 def prepare(
@@ -460,7 +400,6 @@ def prepare(
     paths = {split: cuts / f"spliced_{split}.jsonl.gz" for split in ("train", "dev")}
     summary = folder / "summary.json"
     rows = _rows(root, config) if config.hours else []
-    lent = _lent_rows(root, config, seed) if rows and config.lent_share else []
     if not rows:
         for path in (summary, *paths.values()):
             path.unlink(missing_ok=True)
@@ -472,12 +411,11 @@ def prepare(
     }
     own = pronunciations.read_bytes() if pronunciations else b""
     said = "\n".join(item.text for some in texts.values() for item in some)
-    recordings = "\n".join(map(_key, [*rows, *lent]))
+    recordings = "\n".join(map(_key, rows))
     voices = {"root": str(root.resolve()), "rows": _digest(recordings), "own": _digest(own)}
-    amounts = asdict(config)
-    if not config.lent_share:  # as before there was any
-        del amounts["lent_share"], amounts["lent_voices"]
-    settings = json.loads(json.dumps({"seed": seed, **amounts, "texts": _digest(said), **voices}))
+    settings = json.loads(
+        json.dumps({"seed": seed, **asdict(config), "texts": _digest(said), **voices})
+    )
     if summary.is_file() and all(path.is_file() for path in paths.values()):
         made = json.loads(summary.read_text())
         if made["settings"] == settings:
@@ -486,19 +424,15 @@ def prepare(
         path.unlink(missing_ok=True)
     lexicon = Lexicon.load()
     lexicon = lexicon.extended(pronunciations) if pronunciations else lexicon
-    known = _aligned(
+    recorded = _recorded(
         folder / "alignment.json",
-        list({_key(row): row for row in [*rows, *lent]}.values()),
+        rows,
         lexicon,
+        config,
         voices={name: voices[name] for name in ("root", "own")},
         processes=processes,
         progress=lambda done, total: progress(done, 2 * total),
     )
-    recorded = _by_speaker(rows, known, least_s=60 * config.least_minutes / 2)
-    lenders = _by_speaker(lent, known, least_s=_LENT_S[0])
-    timbres = {one.name: Timbre.of(one.sounds()) for one in lenders}
-    if config.lent_share and len(timbres) < 2:
-        logger.warning("splicing: no recordings of others whose timbre could be lent")
     hours = {}
     for split, path in paths.items():
         speakers = [one for one in recorded if one.rows[0].split == split]
@@ -509,10 +443,8 @@ def prepare(
             if wanted_s < float("inf"):
                 progress(wanted_s + min(made_s, wanted_s), 2 * wanted_s)
 
-        share = config.lent_share if split == "train" else 0.0
-        initial = (speakers, timbres if share else {}, lexicon)
         clips = _clips(
-            _said(initial, share, texts[split], folder / split, seed, processes),
+            _said(speakers, lexicon, texts[split], folder / split, seed, processes),
             wanted_s=wanted_s,
             most=most,
             hear=hear,
@@ -530,8 +462,8 @@ def _rows(root: Path, config: SplicingConfig) -> list[Row]:
         for row in training_rows(root)
         if row.kind in _KINDS and not row.synthetic and 0 < row.duration_s < 20
     ]
-    trained = {_speaker(row) for row in training_rows(root, splits=("train",))}
-    seconds: defaultdict[_Name, float] = defaultdict(float)
+    trained = {_speaker(row) for row in rows if row.split == "train"}
+    seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
     kept = []
     for row in rows:
         if row.split == "dev" and _speaker(row) in trained:
@@ -544,22 +476,7 @@ def _rows(root: Path, config: SplicingConfig) -> list[Row]:
     return [row for row in kept if _speaker(row) in chosen]
 
 
-def _lent_rows(root: Path, config: SplicingConfig, seed: int) -> list[Row]:
-    """Rows of training speakers whose timbres are lent: some seconds of each."""
-    seconds: defaultdict[_Name, float] = defaultdict(float)
-    kept = []
-    for row in training_rows(root, splits=("train",)):
-        known_s = seconds[_speaker(row)]
-        if row.kind in _LENT_KINDS and 0 < row.duration_s < 40 and known_s < _LENT_S[1]:
-            kept.append(row)
-            seconds[_speaker(row)] += row.duration_s
-    enough = [name for name, known_s in seconds.items() if known_s >= _LENT_S[0]]
-    order = np.random.default_rng(seed).permutation(len(enough))
-    chosen = {enough[n] for n in order[: config.lent_voices]}
-    return [row for row in kept if _speaker(row) in chosen]
-
-
-def _speaker(row: Row) -> _Name:
+def _speaker(row: Row) -> tuple[str, str]:
     return row.corpus, row.speaker
 
 
@@ -574,16 +491,17 @@ def _digest(content: str | bytes) -> str:
     return hashlib.blake2b(raw, digest_size=10).hexdigest()
 
 
-def _aligned(
+def _recorded(
     path: Path,
     rows: Sequence[Row],
     lexicon: Lexicon,
+    config: SplicingConfig,
     *,
     voices: Mapping[str, str],
     processes: int,
     progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """Phones by row, as JSON has them; those that were aligned before are not aligned again."""
+) -> list[_Recorded]:
+    """Speakers with their rows and phones; those that were aligned before are not aligned again."""
     known: dict[str, Any] = {}
     if path.is_file():
         there = json.loads(path.read_text())
@@ -600,14 +518,7 @@ def _aligned(
         ):
             known[_key(row)] = None if said is None else asdict(said)
         write_json({"voices": dict(voices), "rows": known}, path)
-    return known
-
-
-def _by_speaker(
-    rows: Sequence[Row], known: Mapping[str, Any], *, least_s: float
-) -> list[_Recorded]:
-    """Speakers with their rows and phones; not those of whom less could be aligned."""
-    by_speaker: defaultdict[_Name, list[tuple[Row, Aligned]]] = defaultdict(list)
+    by_speaker: defaultdict[tuple[str, str], list[tuple[Row, Aligned]]] = defaultdict(list)
     for row in rows:
         times = known[_key(row)]
         if times is not None:
@@ -615,27 +526,26 @@ def _by_speaker(
             by_speaker[_speaker(row)].append((row, said))
     return [
         _Recorded(name, *(tuple(column) for column in zip(*pairs, strict=True)))
-        for name, pairs in sorted(by_speaker.items())
-        if sum(row.duration_s for row, _ in pairs) >= least_s
+        for (_, name), pairs in sorted(by_speaker.items())
+        if sum(row.duration_s for row, _ in pairs) >= 60 * config.least_minutes / 2
     ]
 
 
 def _said(
-    voices: tuple[Sequence[_Recorded], Mapping[_Name, Timbre], Lexicon],
-    lent_share: float,
+    speakers: Sequence[_Recorded],
+    lexicon: Lexicon,
     texts: Sequence[TextItem],
     folder: Path,
     seed: int,
     processes: int,
 ) -> Iterator[list[dict[str, Any]]]:
     """Cuts without end, some at a time; the same whatever the number of processes."""
-    if not voices[0] or not texts:
+    if not speakers or not texts:
         return
-    say_some = partial(_say_some, texts=texts, folder=folder, seed=seed, lent_share=lent_share)
-    with ProcessPoolExecutor(processes, initializer=_load, initargs=voices) as pool:
+    with ProcessPoolExecutor(processes, initializer=_load, initargs=(speakers, lexicon)) as pool:
         for first in itertools.count(0, processes * _CLIPS_A_TASK):
             tasks = [
-                pool.submit(say_some, range(start, start + _CLIPS_A_TASK))
+                pool.submit(_say_some, range(start, start + _CLIPS_A_TASK), texts, folder, seed)
                 for start in range(first, first + processes * _CLIPS_A_TASK, _CLIPS_A_TASK)
             ]
             for task in tasks:
