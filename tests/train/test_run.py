@@ -53,7 +53,7 @@ TINY = [
     "ngrams.max_ngrams=2000",
     "endpoint.clips=48",
     "endpoint.dev_clips=16",
-    "endpoint.tuning_clips=24",
+    "endpoint.tuning_clips=32",
     "endpoint.epochs=2",
 ]
 
