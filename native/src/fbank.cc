@@ -16,8 +16,7 @@
 namespace earshot {
 namespace {
 
-constexpr size_t kFftSize = 512;
-constexpr size_t kHalf = kFftSize / 2;  // complex points of the packed transform
+constexpr size_t kFftSize = 2 * kFbankPoints;
 constexpr float kLowHz = 20.0f;
 constexpr float kHighHz = kSampleRateHz / 2.0f - 400.0f;
 constexpr double kPi = 3.14159265358979323846;
@@ -72,8 +71,8 @@ size_t FirstNonFinite(const float* samples, size_t n) {
 
 struct Fbank::Tables {
   double window[kFbankWindow];
-  double cosine[kHalf], sine[kHalf];
-  double split_cosine[kHalf], split_sine[kHalf];
+  double cosine[kFbankPoints], sine[kFbankPoints];
+  double split_cosine[kFbankPoints], split_sine[kFbankPoints];
   std::vector<size_t> first, end;
   std::vector<double> weights;
   FbankTables view;
@@ -83,9 +82,9 @@ struct Fbank::Tables {
       const double hann = 0.5 - 0.5 * std::cos(2.0 * kPi * i / (kFbankWindow - 1));
       window[i] = std::pow(hann, 0.85);
     }
-    for (size_t k = 0; k < kHalf; ++k) {
-      cosine[k] = std::cos(2.0 * kPi * k / kHalf);
-      sine[k] = -std::sin(2.0 * kPi * k / kHalf);
+    for (size_t k = 0; k < kFbankPoints; ++k) {
+      cosine[k] = std::cos(2.0 * kPi * k / kFbankPoints);
+      sine[k] = -std::sin(2.0 * kPi * k / kFbankPoints);
       split_cosine[k] = std::cos(2.0 * kPi * k / kFftSize);
       split_sine[k] = -std::sin(2.0 * kPi * k / kFftSize);
     }
@@ -97,7 +96,7 @@ struct Fbank::Tables {
       const float right = low + static_cast<float>(b + 2) * spacing;
       first.push_back(0);
       end.push_back(0);
-      for (size_t k = 0; k < kHalf; ++k) {
+      for (size_t k = 0; k < kFbankPoints; ++k) {
         const float mel = Mel(static_cast<float>(kSampleRateHz) / kFftSize * k);
         if (mel <= left || mel >= right) continue;
         if (end[b] == 0) first[b] = k;

@@ -180,7 +180,7 @@ void CheckChecksum(const Kernels& scalar, const Kernels& other, Source& source) 
 
 // Tables as fbank.cc makes them but for the triangles, and what they mean, by the sums of the definition.
 struct FbankCase {
-  static constexpr size_t kPoints = 256;
+  static constexpr size_t kPoints = earshot::kFbankPoints;
   std::vector<double> window, cosine, sine, split_cosine, split_sine, weights;
   std::vector<size_t> first = {0, 3, 250, 7, 90}, end = {0, 4, 256, 200, 107};
   earshot::FbankTables tables = {};

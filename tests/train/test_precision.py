@@ -17,6 +17,7 @@ def test_what_a_recipe_asks_for_stays(asked: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _measured_anew() -> Iterator[None]:
+    precision._bf16_is_faster.cache_clear()
     yield
     precision._bf16_is_faster.cache_clear()
 
@@ -39,7 +40,6 @@ def test_bfloat16_only_where_the_cpu_is_faster_with_it(
     monkeypatch.setattr(
         precision, "_step_seconds", lambda dtype: low_s if dtype == torch.bfloat16 else 2.0
     )
-    precision._bf16_is_faster.cache_clear()
     assert usual_precision(TrainConfig().precision) == expected
 
 

@@ -30,14 +30,16 @@ struct PackedWeights {
   const uint8_t* end;       // behind the last vector; nothing is read from there on
 };
 
-// Log mel filterbank features (fbank.h): windows of 400 samples every 160, transformed over 512.
-enum : size_t { kFbankWindow = 400, kFbankShift = 160, kFbankScratch = 4096 };  // the last in doubles
+// Log mel filterbank features (fbank.h), in samples but for the last: windows and what lies between
+// their beginnings, the complex points of their transform, which even and odd samples share, and the
+// doubles that the kernel computes in.
+enum : size_t { kFbankWindow = 400, kFbankShift = 160, kFbankPoints = 256, kFbankScratch = 4096 };
 
 struct FbankTables {
   size_t bins;
   const double* window;                      // [400]
-  const double *cosine, *sine;               // [256], e^(-2 pi i k / 256)
-  const double *split_cosine, *split_sine;   // [256], e^(-2 pi i k / 512)
+  const double *cosine, *sine;               // [kFbankPoints], e^(-2 pi i k / 256)
+  const double *split_cosine, *split_sine;   // [kFbankPoints], e^(-2 pi i k / 512)
   const size_t *first, *end;                 // [bins], points of the transform under a triangle
   const double* weights;                     // of those points, bin by bin
 };
