@@ -73,6 +73,7 @@ static void load(const char* method, char** model, int count) {
   if (count != 1) FAIL("earshot takes one model file; %d were named", count);
   earshot_config_init(&config);
   config.max_active_paths = strcmp(method, "greedy_search") ? 4 : 1;
+  config.without_language_model = 1; /* the other engine has none */
   earshot_model* opened = earshot_model_open(model[0]);
   recognizer = opened ? earshot_recognizer_create(opened, &config) : NULL;
   if (!recognizer) FAIL("%s", earshot_last_error());

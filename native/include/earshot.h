@@ -51,6 +51,7 @@ typedef struct earshot_config {
   int32_t max_active_paths;      /* 1: greedy search; 2..64: modified beam search */
   int32_t max_symbols_per_frame; /* 0: as the model says */
   float blank_penalty;           /* taken off the logit of blank */
+  int32_t without_language_model; /* 1: without the one that the model's file may carry; 0: with it */
 } earshot_config;
 
 typedef struct earshot_word {

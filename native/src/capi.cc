@@ -99,6 +99,7 @@ void earshot_config_init(earshot_config* config) {
   config->max_active_paths = 4;
   config->max_symbols_per_frame = 0;
   config->blank_penalty = 0;
+  config->without_language_model = 0;
 }
 
 earshot_recognizer* earshot_recognizer_create(const earshot_model* model, const earshot_config* config) {
@@ -108,15 +109,17 @@ earshot_recognizer* earshot_recognizer_create(const earshot_model* model, const 
     earshot_config defaults;
     earshot_config_init(&defaults);
     if (config == nullptr) config = &defaults;
-    if (config->max_active_paths < 1 || config->max_symbols_per_frame < 0) {
-      throw std::invalid_argument("config: max_active_paths must be in 1..64 and max_symbols_per_frame in 0..100. Call earshot_config_init first.");
+    if (config->max_active_paths < 1 || config->max_symbols_per_frame < 0 || (config->without_language_model != 0 && config->without_language_model != 1)) {
+      throw std::invalid_argument(
+          "config: max_active_paths must be in 1..64, max_symbols_per_frame in 0..100 and without_language_model 0 or 1. Call earshot_config_init first.");
     }
     earshot::SearchConfig native;
     native.max_active_paths = static_cast<size_t>(config->max_active_paths);
     native.max_symbols_per_frame = static_cast<size_t>(config->max_symbols_per_frame);
     native.blank_penalty = config->blank_penalty;
     out = std::make_unique<earshot_recognizer>();
-    out->recognizer = earshot::Recognizer::Create(model->model, native, {}, {}, nullptr, earshot::PriorParts::Own(model->model));
+    const auto prior = config->without_language_model == 0 ? earshot::PriorParts::Own(model->model) : earshot::PriorParts();
+    out->recognizer = earshot::Recognizer::Create(model->model, native, {}, {}, nullptr, prior);
   });
   return out != nullptr && out->recognizer != nullptr ? out.release() : nullptr;
 }

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from earshot import _native
+from earshot.data.audio import read_audio
 
 JOBS = 2
 
@@ -88,8 +89,8 @@ def noise(seconds: float, *, seed: int = 0) -> np.ndarray:
     return (samples * 32767).astype("<i2") / np.float32(32768)
 
 
-def in_python(model: Path, samples: np.ndarray) -> dict:
-    recogniser = _native.Recognizer(_native.Model(str(model)), "modified_beam_search")
+def in_python(model: Path, samples: np.ndarray, *, method: str = "modified_beam_search") -> dict:
+    recogniser = _native.Recognizer(_native.Model(str(model)), method)
     stream = recogniser.create_stream()
     stream.accept_waveform(samples)
     stream.input_finished()
@@ -161,6 +162,7 @@ class Config(ctypes.Structure):
         ("max_active_paths", ctypes.c_int32),
         ("max_symbols_per_frame", ctypes.c_int32),
         ("blank_penalty", ctypes.c_float),
+        ("without_language_model", ctypes.c_int32),
     )
 
 
@@ -202,6 +204,7 @@ def test_every_function(c: ctypes.CDLL, model: Path) -> None:
     config = Config()
     c.earshot_config_init(ctypes.byref(config))
     assert (config.max_active_paths, config.max_symbols_per_frame) == (4, 0)
+    assert config.without_language_model == 0
     recogniser = c.earshot_recognizer_create(opened, ctypes.byref(config))
     c.earshot_model_free(opened)  # what was made from it keeps it
     streams = [c.earshot_stream_create(recogniser) for _ in range(3)]
@@ -236,6 +239,29 @@ def test_every_function(c: ctypes.CDLL, model: Path) -> None:
         c.earshot_stream_free(stream)
 
 
+def test_the_language_model_can_be_left_out(c: ctypes.CDLL, repository: Path) -> None:
+    path = repository / "src/earshot/assets/assistant-en.ear"
+    clip = read_audio(repository / "examples/turn-on-the-lights.flac")
+    opened = c.earshot_model_open(str(path).encode())
+    scores = {}
+    for without in (0, 1):
+        recogniser = c.earshot_recognizer_create(opened, ctypes.byref(Config(1, 0, 0, without)))
+        stream = c.earshot_stream_create(recogniser)
+        assert c.earshot_stream_accept_waveform(stream, clip.ctypes.data, len(clip)) == 0
+        assert c.earshot_stream_input_finished(stream) == 0
+        assert c.earshot_stream_decode(stream) == 0
+        result = c.earshot_stream_result(stream)
+        assert result.contents.text == b"turn on the lights"
+        scores[without] = result.contents.score
+        c.earshot_result_free(result)
+        c.earshot_stream_free(stream)
+        c.earshot_recognizer_free(recogniser)
+    c.earshot_model_free(opened)
+    plain = in_python(path, clip, method="greedy_search")
+    assert scores[1] == pytest.approx(plain["score"], rel=1e-6)
+    assert scores[0] != pytest.approx(scores[1], rel=1e-3)
+
+
 def test_errors_are_numbers_with_a_message(c: ctypes.CDLL, model: Path, tmp_path: Path) -> None:
     assert c.earshot_model_open(None) is None
     assert b"NULL" in c.earshot_last_error()
@@ -245,6 +271,8 @@ def test_errors_are_numbers_with_a_message(c: ctypes.CDLL, model: Path, tmp_path
     assert c.earshot_recognizer_create(opened, ctypes.byref(Config(100, 0, 0))) is None
     assert b"max_active_paths" in c.earshot_last_error()
     assert c.earshot_recognizer_create(opened, ctypes.byref(Config(-1, 0, 0))) is None
+    assert c.earshot_recognizer_create(opened, ctypes.byref(Config(4, 0, 0, 2))) is None
+    assert b"without_language_model" in c.earshot_last_error()
     recogniser = c.earshot_recognizer_create(opened, None)
     stream = c.earshot_stream_create(recogniser)
     bad = np.array([0, 0, np.nan], np.float32)
