@@ -289,24 +289,29 @@ def _synthetic(folder: Path, count: int) -> Speech:
     )
 
 
-def load_set(name: str, *, data: Path, synthetic: Path) -> Speech:
+def load_set(
+    name: str, *, data: Path, synthetic: Path, sentences: int = SYNTHETIC_SENTENCES
+) -> Speech:
     """A set by name, its test rows.
 
     Args:
         name: A key of `REAL_SETS`, or "synthetic".
         data: Folder of the recordings.
         synthetic: Folder of the synthetic test.
+        sentences: Of the synthetic test.
 
     Raises:
         SetMissing: The recordings are not there; the message says which.
         KeyError: No such set.
     """
     if name == "synthetic":
-        return _synthetic(synthetic, SYNTHETIC_SENTENCES)
+        return _synthetic(synthetic, sentences)
     return REAL_SETS[name](data, ["test"])
 
 
-def pooled_sets(*, data: Path, synthetic: Path) -> list[Speech]:
+def pooled_sets(
+    *, data: Path, synthetic: Path, sentences: int = SYNTHETIC_SENTENCES
+) -> list[Speech]:
     """Every utterance that was not trained on: test and dev rows, and the synthetic test.
 
     Leaves out what has no verbatim English transcript (spoken orders, wake words) and what
@@ -316,5 +321,5 @@ def pooled_sets(*, data: Path, synthetic: Path) -> list[Speech]:
         SetMissing: A set is missing: a pooled figure over what happens to be there would mislead.
     """
     sets = [load(data, ["dev", "test"]) for load in REAL_SETS.values()]
-    sets.append(_synthetic(synthetic, SYNTHETIC_SENTENCES))
+    sets.append(_synthetic(synthetic, sentences))
     return sets

@@ -33,6 +33,7 @@ from sounds import UNSEEN, UNSEEN_PARTS, Sound, wordless_sounds
 from speech_sets import (
     REAL_SETS,
     SAMPLE_RATE_HZ,
+    SYNTHETIC_SENTENCES,
     SetMissing,
     Speech,
     data_folder,
@@ -491,6 +492,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=ROOT / "exp" / "assistant-en" / "synthetic_test",
         help="folder of the synthetic test; made when absent",
     )
+    parser.add_argument(
+        "--sentences",
+        type=int,
+        default=SYNTHETIC_SENTENCES,
+        help=f"of the synthetic test (default: {SYNTHETIC_SENTENCES})",
+    )
     parser.add_argument("--model", type=Path, help="model file (default: the shipped one)")
     parser.add_argument(
         "--method", default=",".join(METHODS), help="searches, separated by commas (default: both)"
@@ -508,6 +515,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--merge", nargs="+", type=Path, metavar="JSON", help="one table of runs on other sets"
     )
     options = parser.parse_args(argv)
+    if options.sentences < SYNTHETIC_SENTENCES:
+        parser.error(
+            f"--sentences is {options.sentences}; it must be {SYNTHETIC_SENTENCES} or more"
+        )
     for name in options.sets.split(","):
         if name not in SETS:
             parser.error(f"--sets names {name!r}; it must be among {', '.join(SETS)}")
@@ -567,7 +578,9 @@ def run_comparison(
     quantised, reference = options.int8_vs_fp32
     sets = [
         first(speech, options.limit)
-        for speech in pooled_sets(data=data, synthetic=options.synthetic)
+        for speech in pooled_sets(
+            data=data, synthetic=options.synthetic, sentences=options.sentences
+        )
     ]
     rows = compare_models(quantised, reference, sets=sets, methods=methods, transcripts=transcripts)
     print_comparison(rows)
@@ -600,7 +613,9 @@ def run_table(
             if name == WORDLESS:
                 wordless += insertions(wordless_sounds(data), systems, transcripts=transcripts)
                 continue
-            speech = load_set(name, data=data, synthetic=options.synthetic)
+            speech = load_set(
+                name, data=data, synthetic=options.synthetic, sentences=options.sentences
+            )
         except SetMissing as err:
             skipped[name] = str(err)
             continue
