@@ -135,6 +135,28 @@ def test_a_tiny_recipe_trains_exports_and_goes_on(repository: Path, tmp_path: Pa
     assert (other / "tokenizer.model").read_bytes() == (tmp_path / "tokenizer.model").read_bytes()
     assert checkpoint(other / "checkpoints" / "last.ckpt")["global_step"] == 4
 
+    small = tmp_path / "small"
+    pruned = [
+        *prepared, f"train.start_from={tmp_path / 'assistant-en.ear'}", "endpoint.clips=0",
+        "compress.quantise.bits=0",
+        "compress.second_order.share=0.4", "compress.second_order.bits=4",
+        "compress.second_order.batches=2", "compress.second_order.frames=400",
+    ]  # fmt: skip
+    fourth = start(repository, small, pruned, EARSHOT_DATA=nowhere)
+    output, _ = fourth.communicate(timeout=400)
+    assert fourth.returncode == 0, output[-3000:]
+    start_weights = ModelFile(small / "pruned.ear")
+    made = ModelFile(small / "assistant-en.ear")
+    zeros, codecs = 0, set()
+    for info in made.tensors:
+        if info.name.startswith("encoder.lstm") and "weight" in info.name:
+            before, after = start_weights.dequantise(info.name), made.dequantise(info.name)
+            assert not after[before == 0].any()  # what was taken away stays away
+            zeros += int((before == 0).sum())
+            codecs.add(info.codec)
+    assert zeros and any(codec.startswith("i4_b16") for codec in codecs), codecs
+    assert isinstance(transcribe(small / "assistant-en.ear"), str)
+
 
 @speaks
 def test_what_another_run_prepared_must_be_there(repository: Path, tmp_path: Path) -> None:

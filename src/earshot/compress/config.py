@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from earshot.core.errors import ConfigError
 
-__all__ = ["BITS", "CompressConfig", "DistilConfig", "QuantiseConfig", "SparsifyConfig"]
+__all__ = [
+    "BITS",
+    "CompressConfig",
+    "DistilConfig",
+    "QuantiseConfig",
+    "SecondOrderConfig",
+    "SparsifyConfig",
+]
 
 BITS = (4, 5, 6, 8)  # that a weight may be stored in
+
+
+def _check_bits(section: str, bits: int, exceptions: Mapping[str, int]) -> None:
+    for name, number in {"bits": bits or 8, **exceptions}.items():
+        if number not in BITS:
+            raise ConfigError(
+                f"compress.{section}: {name} is {number}; it must be one of "
+                f"{', '.join(map(str, BITS))}. Change it."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +43,7 @@ class QuantiseConfig:
     snap_steps: int = 100  # weights are put on the grid every so many steps from `full`; 0 never
 
     def __post_init__(self) -> None:
-        for name, bits in {"bits": self.bits or 8, **self.exceptions}.items():
-            if bits not in BITS:
-                raise ConfigError(
-                    f"compress.quantise: {name} is {bits}; it must be one of "
-                    f"{', '.join(map(str, BITS))}. Change it."
-                )
+        _check_bits("quantise", self.bits, self.exceptions)
         if not 0 <= self.start <= self.full <= 1:
             raise ConfigError(
                 f"compress.quantise: start is {self.start} and full {self.full}; they must satisfy "
@@ -77,6 +89,39 @@ class SparsifyConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecondOrderConfig:
+    """Zeros before training and few bits after it, other weights making up for both."""
+
+    share: float = 0.0  # of the weights of linear layers and LSTMs, in blocks of 16x1; they stay 0
+    bits: int = 0  # 8, 6, 5 or 4, when the file is written; 0 leaves it to `export.codec`: dense
+    exceptions: dict[str, int] = field(default_factory=dict)  # bits by tensor name, * and ? allowed
+    batches: int = 20  # of training speech that the network is observed on
+    frames: int = 30_000  # kept of them, for each matrix
+    even: float = 0.2  # of the weight of frames: shared evenly, not by the loss's gradient
+    damping: float = 0.01  # of the mean second derivative, added to all
+
+    def __post_init__(self) -> None:
+        _check_bits("second_order", self.bits, self.exceptions)
+        if not (0 <= self.share < 1 and 0 <= self.even <= 1 and self.damping > 0):
+            raise ConfigError(
+                f"compress.second_order: share is {self.share}, even {self.even} and damping "
+                f"{self.damping}; share must be at least 0 and below 1, even lie in 0..1, and "
+                "damping be above 0. Change one."
+            )
+        if self.bits == 0 and (self.share > 0 or self.exceptions):
+            raise ConfigError(
+                f"compress.second_order: share is {self.share}, exceptions are {self.exceptions} "
+                "and bits is 0; zeros are only left out of the file where it is rounded to bits. "
+                "Set bits to 8, 6, 5 or 4."
+            )
+        if self.batches < 1 or self.frames < self.batches:
+            raise ConfigError(
+                f"compress.second_order: batches is {self.batches} and frames {self.frames}; "
+                "there must be a batch, and a frame of each. Change one."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DistilConfig:
     """A teacher whose answers are learnt beside the transcripts."""
 
@@ -98,6 +143,7 @@ class CompressConfig:
 
     quantise: QuantiseConfig = field(default_factory=QuantiseConfig)
     sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
+    second_order: SecondOrderConfig = field(default_factory=SecondOrderConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
     keep_mask: bool = False  # blocks that are zero in `train.start_from` stay zero
     changed_blocks: float = 1.0  # share of the 64-byte blocks of `train.start_from` that may change
@@ -115,6 +161,14 @@ class CompressConfig:
                 "compress: keep_mask or changed_blocks is set, and quantise.bits or sparsify.share "
                 "as well; a file that is changed a little keeps its own zeros and grids. Take one "
                 "of them out."
+            )
+        if self.second_order.bits > 0 and (
+            self.sparsify.share > 0 or self.quantise.bits > 0 or self.changed_blocks < 1
+        ):
+            raise ConfigError(
+                "compress: second_order.bits is set, and quantise.bits, sparsify.share or "
+                "changed_blocks as well; weights can be chosen and rounded by one method. Take one "
+                "of them out, or set it to 0."
             )
 
     @property

@@ -101,7 +101,7 @@ def export_transducer(
         if tensor.role != "vector" and tensor_name in grids:
             grid = grids[tensor_name]
             scale = grid.scale if tensor.arrange is None else tensor.arrange(grid.scale)
-            allowed = _TABLE_CODECS if tensor.role == "table" else _matrix_codecs(value)
+            allowed = _TABLE_CODECS if tensor.role == "table" else _matrix_codecs(value, grid)
             kept = codecs.get(tensor_name)
             allowed = allowed if kept is None else (kept,)
             packed[tensor_name] = _on_grid(value, Grid(grid.levels, scale), allowed)
@@ -169,10 +169,16 @@ def _packed(tensor: GraphTensor, codec: MatrixCodec) -> EncodedTensor:
     return encode_f32_r16(value) if tensor.role == "matrix" else encode_f32(value)
 
 
-def _matrix_codecs(value: npt.NDArray[np.float32]) -> tuple[Codec, ...]:
-    """The codecs that a matrix may be stored in: sparse ones if enough of it is zero."""
-    zeros = block_norms(torch.from_numpy(value), (ROW_BLOCK, 1)) == 0
-    sparse = float(zeros.float().mean()) >= _LEAST_ZEROS
+def _matrix_codecs(value: npt.NDArray[np.float32], grid: Grid) -> tuple[Codec, ...]:
+    """The codecs that a matrix may be stored in: sparse ones if enough of it is zero.
+
+    A codebook of 4 bits may have no zero, and is then too good to be lost to a few blocks of them.
+    """
+    zeros = float((block_norms(torch.from_numpy(value), (ROW_BLOCK, 1)) == 0).float().mean())
+    if len(grid.levels) <= LEVELS:
+        sparse = zeros > 0
+    else:
+        sparse = zeros >= _LEAST_ZEROS
     return tuple(c for c in _MATRIX_CODECS if sparse or "_b16" not in c)
 
 

@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from earshot.compress.config import QuantiseConfig
+from earshot.compress.config import QuantiseConfig, SecondOrderConfig
 from earshot.compress.grid import Grid, codebook_grid, uniform_grid
 from earshot.compress.training import BatchTensors, Compressible, gradient_size, ramp
 from earshot.compress.weights import Weight, is_named, list_weights
@@ -31,7 +31,7 @@ from earshot.models.transducer import Transducer
 __all__ = ["QuantisationAware", "fit_grids", "packed_grids", "unpacked_grids"]
 
 
-def fit_grids(model: Transducer, config: QuantiseConfig) -> dict[str, Grid]:
+def fit_grids(model: Transducer, config: QuantiseConfig | SecondOrderConfig) -> dict[str, Grid]:
     """Grids of all matrices and tables, fitted to their weights.
 
     Args:
@@ -51,7 +51,7 @@ def fit_grids(model: Transducer, config: QuantiseConfig) -> dict[str, Grid]:
     return grids
 
 
-def _bits_of(weight: Weight, config: QuantiseConfig) -> int:
+def _bits_of(weight: Weight, config: QuantiseConfig | SecondOrderConfig) -> int:
     if weight.role == "table":
         return 8
     named = [b for pattern, b in config.exceptions.items() if is_named(weight.name, (pattern,))]

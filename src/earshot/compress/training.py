@@ -16,7 +16,14 @@ from torch import Tensor
 
 from earshot.models.transducer import Transducer
 
-__all__ = ["BatchTensors", "Compressible", "ConstrainedAveraging", "gradient_size", "ramp"]
+__all__ = [
+    "BatchTensors",
+    "Compressible",
+    "ConstrainedAveraging",
+    "LabelledBatch",
+    "gradient_size",
+    "ramp",
+]
 
 
 class BatchTensors(Protocol):
@@ -36,6 +43,18 @@ class BatchTensors(Protocol):
 
     @property
     def label_lengths(self) -> Tensor:
+        """(B,)."""
+
+
+class LabelledBatch(BatchTensors, Protocol):
+    """What the whole loss of a network is computed from."""
+
+    @property
+    def phones(self) -> Tensor:
+        """(B, P)."""
+
+    @property
+    def phone_lengths(self) -> Tensor:
         """(B,)."""
 
 

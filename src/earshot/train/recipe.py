@@ -323,10 +323,17 @@ class Recipe:
                 f"{len(self.commands.files)} files and model.phones is {self.model.phones}; rivals "
                 "are commands, and told apart by phones. Set both, or commands.rivals to 0."
             )
-        if self.compress.needs_start and not self.train.start_from:
+        needs_start = self.compress.needs_start or self.compress.second_order.share > 0
+        if needs_start and not self.train.start_from:
             raise ConfigError(
-                "compress: keep_mask or changed_blocks is set and train.start_from is empty; what "
-                "is kept must come from a model file. Name one in train.start_from."
+                "compress: keep_mask, changed_blocks or second_order.share is set and "
+                "train.start_from is empty; what is kept must come from a model file. Name one in "
+                "train.start_from."
+            )
+        if self.train.trained == "bias" and self.compress.second_order.bits > 0:
+            raise ConfigError(
+                "compress.second_order.bits is set and train.trained is 'bias'; the recogniser "
+                "under an adapter stays as it is. Set one of them otherwise."
             )
         if self.train.trained == "bias" and (
             not self.train.start_from or self.model.bias.query == "none"

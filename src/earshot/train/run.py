@@ -6,19 +6,25 @@ command makes a model from nothing and the same command goes on after a kill.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from earshot import _native
-from earshot.compress.export import export_transducer
+from earshot.compress.export import export_transducer, read_transducer
 from earshot.compress.methods import export_grids
+from earshot.compress.second_order import Site, observe, prune, round_weights
+from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
 from earshot.decode import language_model
@@ -38,7 +44,7 @@ from earshot.train import (
     synthesis,
     text,
 )
-from earshot.train.batches import load_audio, read_sources
+from earshot.train.batches import Progress, load_audio, read_sources, training_loader
 from earshot.train.pieces import load_tokenizer, train_pieces
 from earshot.train.recipe import Recipe
 
@@ -54,11 +60,15 @@ STAGES = (
     "tokenizer",
     "statistics",
     "frozen",
+    "prune",
     "train",
     "export",
     "endpoint",
     "ngrams",
 )
+
+
+_PRUNED = "pruned.ear"
 
 
 def run(
@@ -104,8 +114,9 @@ def run(
     steps: dict[str, Callable[[], object]] = {
         "tokenizer": lambda: _prepare_tokenizer(recipe, folder),
         "statistics": lambda: _prepare_statistics(recipe, folder, material),
+        "prune": lambda: _prune(recipe, folder, material),
         "train": lambda: _train(
-            recipe,
+            _from_pruned(recipe, folder),
             folder,
             material,
             resume=resume,
@@ -202,18 +213,19 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
         {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
     )
     model.eval()
-    tokenizer_path = folder / "tokenizer.model"
-    tokenizer = load_tokenizer(tokenizer_path)
+    grids = export_grids(recipe.compress, state, model)
+    second_order = recipe.compress.second_order
+    if second_order.bits:
+        sites = _observed(recipe, folder, _material(recipe), model)
+        grids = round_weights(model, sites, second_order)
     path = folder / recipe.export.output
-    export_transducer(
+    _write(
+        recipe,
         model,
         path,
-        name=recipe.name,
-        pieces=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
-        tokenizer=tokenizer_path.read_bytes(),
         codec=recipe.export.codec,
-        grids=export_grids(recipe.compress, state, model),
-        codecs=state.get("codecs"),
+        grids=grids,
+        codecs=None if second_order.bits else state.get("codecs"),
         metadata={
             "licence": recipe.export.licence,
             "description": recipe.export.description,
@@ -227,6 +239,94 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
         language_model.embed(path, Path(start), path)
     logger.info("wrote %s, %d bytes", path, path.stat().st_size)
     return path
+
+
+def _write(recipe: Recipe, model: Transducer, path: Path, **settings: Any) -> None:
+    """Write a network with the recipe's name and word pieces; settings of `export_transducer`."""
+    tokenizer_path = Path(recipe.folder) / "tokenizer.model"
+    tokenizer = load_tokenizer(tokenizer_path)
+    export_transducer(
+        model,
+        path,
+        name=recipe.name,
+        pieces=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
+        tokenizer=tokenizer_path.read_bytes(),
+        **settings,
+    )
+
+
+def _observed(recipe: Recipe, folder: Path, material: Path, model: Transducer) -> list[Site]:
+    """What the matrices of a network multiply when it hears clips of training."""
+    train, config = recipe.train, recipe.compress.second_order
+    torch.set_num_threads(train.threads)
+    halfway = Progress()
+    halfway.set(0.5)
+    loader = training_loader(
+        replace(recipe, train=replace(train, workers=0, resident=False)),
+        material,
+        load_tokenizer(folder / "tokenizer.model"),
+        halfway,
+        seed=train.seed,
+        sources=read_sources(material / "cuts", recipe.sources),
+    )
+    return observe(model, islice(loader, config.batches), config, seed=train.seed)
+
+
+def _prune(recipe: Recipe, folder: Path, material: Path) -> None:
+    """Take weights away from the network that training is to start from.
+
+    Checkpoints of a network that lacked others are put aside: training starts anew.
+    """
+    config = recipe.compress.second_order
+    if config.share == 0:
+        return
+    path, origin = folder / _PRUNED, _pruning(recipe)
+    if _is_pruned(path, origin):
+        return
+    start = Path(recipe.train.start_from)
+    model = read_transducer(start, recipe.model).eval()
+    known = {tensor.name for tensor in ModelFile(start).tensors}
+    there = {weight.path for weight in list_weights(model) if weight.name in known}
+    sites = _observed(recipe, folder, material, model)
+    # A head that the start does not have is trained from nothing, and has nothing to spare yet.
+    prune(model, [site for site in sites if there.issuperset(site.paths)], config)
+    for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
+        logger.warning("%s: is of other zeros; put aside", checkpoint)
+        checkpoint.rename(checkpoint.with_suffix(".old"))
+    _write(recipe, model, path, codec="f32_r16", metadata={"pruned": origin})
+
+
+def _pruning(recipe: Recipe) -> str:
+    """What decides which weights go, as text."""
+    settings = asdict(recipe.compress.second_order)
+    del settings["bits"], settings["exceptions"]
+    start = Path(recipe.train.start_from)
+    digest = blake2b(start.read_bytes()).hexdigest() if start.is_file() else ""
+    return json.dumps([settings, asdict(recipe.model), digest])
+
+
+def _is_pruned(path: Path, origin: str) -> bool:
+    if not path.is_file():
+        return False
+    metadata = cast("Mapping[str, str]", ModelFile(path).header.get("metadata", {}))
+    return metadata.get("pruned") == origin
+
+
+def _from_pruned(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe that trains on from what pruning left, and keeps its zeros."""
+    if recipe.compress.second_order.share == 0:
+        return recipe
+    path = folder / _PRUNED
+    if not _is_pruned(path, _pruning(recipe)):
+        raise ConfigError(
+            f"compress.second_order.share is {recipe.compress.second_order.share} and {path} is "
+            "not there or was made otherwise. Run the stage `prune` first."
+        )
+    return replace(
+        recipe,
+        train=replace(recipe.train, start_from=str(path)),
+        compress=replace(recipe.compress, keep_mask=True),
+    )
 
 
 def _give_endpoint_head(
