@@ -148,10 +148,15 @@ def test_a_sparse_model_stays_sparse(templates: Path, tmp_path: Path) -> None:
     assert adaptation_recipe(asked).model.second_pass.layers == 1
 
 
-def test_what_is_to_ship_as_an_update_gets_no_second_pass(templates: Path, tmp_path: Path) -> None:
+def test_what_is_to_stay_small_or_ship_as_an_update_gets_no_second_pass(
+    templates: Path, tmp_path: Path
+) -> None:
     start = tmp_path / "small.ear"
     _small_model(start)
     asked = _request(templates, model=start, overrides=("compress.changed_blocks=0.1",))
+    assert adaptation_recipe(asked).model.second_pass.layers == 0
+    small = ("compress.second_order.share=0.5", "compress.second_order.bits=4")
+    asked = _request(templates, model=start, overrides=small)
     assert adaptation_recipe(asked).model.second_pass.layers == 0
 
 

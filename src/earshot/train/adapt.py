@@ -52,7 +52,7 @@ _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the prepara
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
 _PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "splicing", "tokenizer")
-_FINISHING = ("train", "export")
+_FINISHING = ("prune", "train", "export")
 
 Progress = Callable[[str, float, float], None]
 
@@ -127,7 +127,8 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         settings["compress.keep_mask"] = True
     own = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
-    if recipe.compress.needs_start and not _is_set(request, "model.second_pass"):
+    small = recipe.compress.needs_start or recipe.compress.second_order.share > 0
+    if small and not _is_set(request, "model.second_pass"):
         # A small model stays small, and what is to ship as an update brings nothing new with it.
         recipe = replace(recipe, model=replace(recipe.model, second_pass=config.second_pass))
     scale = min(1.0, request.minutes / DEFAULT_MINUTES)
