@@ -30,6 +30,7 @@ _STAGES = {
     "synthesis": "speech",
     "splicing": "voices of people",
     "tokenizer": "word pieces",
+    "prune": "zeros",
     "train": "training",
     "export": "export",
     "calibrate": "calibration",

@@ -307,6 +307,8 @@ def prune(model: Transducer, sites: Sequence[Site], config: SecondOrderConfig) -
             orders.append(order)
             costs.append(cost)
         logger.info("ordered the columns of %s", " and ".join(site.paths))
+    if not costs:
+        return {}
     every = torch.cat(costs).sort().values
     count = round(config.share * len(every))
     limit = float(every[count - 1]) if count else -math.inf

@@ -51,8 +51,9 @@ _RESERVED_MINUTES = 3.0  # for export, calibration and measuring, of the default
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
 _RECORDED = ("read", "digit_strings", "digit", "spelled", "wake")
-_PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "splicing", "tokenizer")
-_FINISHING = ("prune", "train", "export")
+_ROUNDING_MINUTES = 2.5  # where weights make up for each other's rounding
+_PREPARING = ("text", "noise", "rooms", "corpora", "synthesis", "splicing", "tokenizer", "prune")
+_FINISHING = ("train", "export")
 
 Progress = Callable[[str, float, float], None]
 
@@ -228,6 +229,8 @@ def training_minutes(request: Adaptation, recipe: Recipe, *, spent_s: float) -> 
     if _is_set(request, "train.max_minutes"):
         return wanted
     reserved = _RESERVED_MINUTES * min(1.0, request.minutes / DEFAULT_MINUTES)
+    if recipe.compress.second_order.bits:
+        reserved += _ROUNDING_MINUTES
     left = request.minutes - spent_s / 60 - reserved
     if request.minutes > DEFAULT_MINUTES:
         wanted += request.minutes - DEFAULT_MINUTES
@@ -464,6 +467,8 @@ def _prepare(recipe: Recipe, record: _Record, progress: Progress) -> None:
 
     for stage in _PREPARING:
         if stage == "corpora" and not recipe.data.recordings:
+            continue
+        if stage == "prune" and recipe.compress.second_order.share == 0:
             continue
         hear(stage, 0, 1)
         run.run(recipe, stages=[stage], progress=hear)

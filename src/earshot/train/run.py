@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from earshot import _native
-from earshot.compress.export import export_transducer, read_transducer
+from earshot.compress.export import export_transducer, read_transducer, transducer_config
 from earshot.compress.methods import export_grids
 from earshot.compress.second_order import Site, observe, prune, round_weights
-from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
 from earshot.decode import language_model
@@ -284,12 +283,17 @@ def _prune(recipe: Recipe, folder: Path, material: Path) -> None:
     if _is_pruned(path, origin):
         return
     start = Path(recipe.train.start_from)
-    model = read_transducer(start, recipe.model).eval()
-    known = {tensor.name for tensor in ModelFile(start).tensors}
-    there = {weight.path for weight in list_weights(model) if weight.name in known}
-    sites = _observed(recipe, folder, material, model)
-    # A head that the start does not have is trained from nothing, and has nothing to spare yet.
-    prune(model, [site for site in sites if there.issuperset(site.paths)], config)
+    own = transducer_config(ModelFile(start))
+    # A head that the start does not have is trained from nothing: it has nothing to spare, and what
+    # it minds says nothing.
+    there = replace(
+        recipe.model,
+        phones=recipe.model.phones and own.phones,
+        second_pass=recipe.model.second_pass if own.second_pass.layers else own.second_pass,
+        bias=recipe.model.bias if own.bias.query != "none" else own.bias,
+    )
+    model = read_transducer(start, there).eval()
+    prune(model, _observed(recipe, folder, material, model), config)
     for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
         logger.warning("%s: is of other zeros; put aside", checkpoint)
         checkpoint.rename(checkpoint.with_suffix(".old"))
@@ -298,9 +302,10 @@ def _prune(recipe: Recipe, folder: Path, material: Path) -> None:
 
 def _pruning(recipe: Recipe) -> str:
     """What decides which weights go, as text."""
-    settings = asdict(recipe.compress.second_order)
+    train, settings = recipe.train, asdict(recipe.compress.second_order)
     del settings["bits"], settings["exceptions"]
-    start = Path(recipe.train.start_from)
+    settings |= {"seed": train.seed, "batch_s": train.batch_s}
+    start = Path(train.start_from)
     digest = blake2b(start.read_bytes()).hexdigest() if start.is_file() else ""
     return json.dumps([settings, asdict(recipe.model), digest])
 
