@@ -67,6 +67,7 @@ def test_the_network_says_what_hassil_lists(sentences_of: Sentences, template: s
         "expansion_rules": RULES,
     }
     commands = commands_of(content)
+    assume(commands.count_sentences() < 50_000)  # a few templates have hundreds of millions
     said = sentences_of(commands.network)
     assert commands.count_sentences() == len(said)
     assume(len(said) < 5000)  # hassil's sampler takes seconds for more
