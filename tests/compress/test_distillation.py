@@ -12,6 +12,7 @@ pytest.importorskip("lightning")
 
 from earshot.compress.config import CompressConfig, DistilConfig
 from earshot.compress.distillation import Distiller, ctc_path
+from earshot.compress.training import batch_losses
 from earshot.core.errors import ConfigError
 from tests.compress import tiny_training
 from tests.compress.tiny_training import Run, batch, network, write
@@ -57,15 +58,7 @@ def gap(run: Run, *, with_transducer: bool = True) -> float:
     """What a distiller finds between the student and its teacher, in a batch of either kind."""
     (distiller,) = (m for m in run.methods if isinstance(m, Distiller))
     data = batch()
-    run.module.train().transducer(
-        data.features,
-        data.feature_lengths,
-        data.labels,
-        data.label_lengths,
-        phones=data.phones,
-        phone_lengths=data.phone_lengths,
-        with_transducer=with_transducer,
-    )
+    batch_losses(run.module.train().transducer, data, with_transducer=with_transducer)
     return float(distiller.loss(data).detach())
 
 

@@ -28,6 +28,7 @@ from earshot.compress.second_order import (
     rounded,
     without,
 )
+from earshot.compress.training import batch_losses
 from earshot.core.errors import ConfigError
 from earshot.modelfile.reader import ModelFile
 from earshot.models.second_pass import SecondPassConfig
@@ -121,11 +122,7 @@ def test_inputs_and_gradients_are_those_of_the_network() -> None:
     torch.manual_seed(3)
     model = Transducer(shape).eval()
     heard = with_phones()
-    losses = model(
-        heard.features, heard.feature_lengths, heard.labels, heard.label_lengths,
-        phones=heard.phones, phone_lengths=heard.phone_lengths,
-    )  # fmt: skip
-    losses.total.backward()
+    batch_losses(model, heard).total.backward()
     sites = observe(model, [heard], replace(ALL_FRAMES, batches=1))
     names = {path for site in sites for path in site.paths}
     assert {"encoder.lstms.1.weight_hh_l0", "second_pass.lstms.0.weight_ih_l0"} <= names
@@ -151,15 +148,7 @@ def test_fewer_frames_are_kept_on_demand() -> None:
 
 def loss_of(model: Transducer, batches: list[Batch]) -> float:
     with torch.no_grad():
-        return sum(
-            float(
-                model.eval()(
-                    b.features, b.feature_lengths, b.labels, b.label_lengths,
-                    phones=b.phones, phone_lengths=b.phone_lengths,
-                ).total
-            )
-            for b in batches
-        )  # fmt: skip
+        return sum(float(batch_losses(model.eval(), b).total) for b in batches)
 
 
 def columns_that_are_zero(model: Transducer, path: str) -> Tensor:
@@ -173,10 +162,7 @@ def trained_a_little() -> tuple[Transducer, list[Batch]]:
     for _ in range(40):
         for heard in batches:
             optimiser.zero_grad()
-            model(
-                heard.features, heard.feature_lengths, heard.labels, heard.label_lengths,
-                phones=heard.phones, phone_lengths=heard.phone_lengths,
-            ).total.backward()  # fmt: skip
+            batch_losses(model, heard).total.backward()
             optimiser.step()
     return model.eval(), batches
 

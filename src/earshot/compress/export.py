@@ -175,10 +175,7 @@ def _matrix_codecs(value: npt.NDArray[np.float32], grid: Grid) -> tuple[Codec, .
     A codebook of 4 bits may have no zero, and is then too good to be lost to a few blocks of them.
     """
     zeros = float((block_norms(torch.from_numpy(value), (ROW_BLOCK, 1)) == 0).float().mean())
-    if len(grid.levels) <= LEVELS:
-        sparse = zeros > 0
-    else:
-        sparse = zeros >= _LEAST_ZEROS
+    sparse = zeros >= _LEAST_ZEROS or (zeros > 0 and len(grid.levels) <= LEVELS)
     return tuple(c for c in _MATRIX_CODECS if sparse or "_b16" not in c)
 
 

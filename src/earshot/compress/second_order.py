@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from earshot.compress.config import SecondOrderConfig
 from earshot.compress.grid import Grid
 from earshot.compress.quantisation import fit_grids
-from earshot.compress.training import LabelledBatch
+from earshot.compress.training import LabelledBatch, batch_losses
 from earshot.compress.weights import list_weights
 from earshot.modelfile.codecs import ROW_BLOCK
 from earshot.models.transducer import Transducer
@@ -179,15 +179,7 @@ def observe(
     most = max(1, config.frames // config.batches)
     for batch in batches:
         heard.clear()
-        losses = model(
-            batch.features,
-            batch.feature_lengths,
-            batch.labels,
-            batch.label_lengths,
-            phones=batch.phones,
-            phone_lengths=batch.phone_lengths,
-        )
-        losses.total.backward()
+        batch_losses(model, batch).total.backward()
         heard |= {
             name: (watched.inputs, watched.gates)
             for name, watched in lstms.items()

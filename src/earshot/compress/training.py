@@ -14,13 +14,14 @@ import lightning
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
-from earshot.models.transducer import Transducer
+from earshot.models.transducer import Losses, Transducer
 
 __all__ = [
     "BatchTensors",
     "Compressible",
     "ConstrainedAveraging",
     "LabelledBatch",
+    "batch_losses",
     "gradient_size",
     "ramp",
 ]
@@ -63,6 +64,20 @@ class Compressible(Protocol):
 
     transducer: Transducer
     extra_losses: list[Callable[[BatchTensors], Tensor]]  # added to the loss of every step
+
+
+def batch_losses(model: Transducer, batch: LabelledBatch, **options: Any) -> Losses:
+    """The losses of a batch; options as of `Transducer.forward`."""
+    losses: Losses = model(
+        batch.features,
+        batch.feature_lengths,
+        batch.labels,
+        batch.label_lengths,
+        phones=batch.phones,
+        phone_lengths=batch.phone_lengths,
+        **options,
+    )
+    return losses
 
 
 def ramp(done: float, start: float, full: float) -> float:

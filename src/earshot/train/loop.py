@@ -32,6 +32,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from earshot.compress.export import read_transducer
 from earshot.compress.methods import compression_callbacks
+from earshot.compress.training import batch_losses
 from earshot.data.scoring import WordCounts, count_words
 from earshot.data.tokenizer import Tokenizer
 from earshot.models.biasing import PhraseBatch
@@ -114,13 +115,9 @@ class TrainingModule(lightning.LightningModule):
         rate = self.learning_rate()
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             group["lr"] = rate
-        losses = self.transducer(
-            batch.features,
-            batch.feature_lengths,
-            batch.labels,
-            batch.label_lengths,
-            phones=batch.phones,
-            phone_lengths=batch.phone_lengths,
+        losses = batch_losses(
+            self.transducer,
+            batch,
             with_transducer=index % self._train_config.transducer_every == 0,
             phrases=self._phrases_of(batch),
             rivals=batch.rivals,

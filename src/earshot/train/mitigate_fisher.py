@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from earshot.compress.training import batch_losses
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
 from earshot.models.transducer import BLANK_ID, Transducer
@@ -51,15 +52,7 @@ def utterance_loss(model: Transducer, batch: Batch) -> Tensor:
     Returns:
         Scalar: what fine-tuning minimises, times the number of pieces.
     """
-    losses = model(
-        batch.features,
-        batch.feature_lengths,
-        batch.labels,
-        batch.label_lengths,
-        phones=batch.phones,
-        phone_lengths=batch.phone_lengths,
-    )
-    return losses.total * batch.label_lengths.sum().clamp_min(1)
+    return batch_losses(model, batch).total * batch.label_lengths.sum().clamp_min(1)
 
 
 @torch.no_grad()

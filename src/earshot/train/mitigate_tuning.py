@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from earshot.compress.training import batch_losses
 from earshot.models.transducer import Transducer
 from earshot.train.batches import Batch
 from earshot.train.mitigate_config import Part
@@ -257,14 +258,7 @@ def tune(
             cohort_input.attached(model, cohorts) if cohort_input else contextlib.nullcontext()
         )
         with cast, attached:
-            losses = model(
-                batch.features,
-                batch.feature_lengths,
-                batch.labels,
-                batch.label_lengths,
-                phones=batch.phones,
-                phone_lengths=batch.phone_lengths,
-            )
+            losses = batch_losses(model, batch)
         optimizer.zero_grad()
         losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
