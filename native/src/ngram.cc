@@ -12,11 +12,14 @@ namespace {
 
 constexpr size_t kLevels = 256;
 
-uint16_t SymbolAt(const uint8_t* symbols, size_t i) {
-  uint16_t value;
-  std::memcpy(&value, symbols + 2 * i, 2);
+template <typename T>
+T At(const uint8_t* values, size_t i) {
+  T value;
+  std::memcpy(&value, values + sizeof(T) * i, sizeof(T));
   return value;
 }
+
+uint16_t SymbolAt(const uint8_t* symbols, size_t i) { return At<uint16_t>(symbols, i); }
 
 }  // namespace
 
@@ -26,6 +29,10 @@ std::shared_ptr<const Ngram> Ngram::Find(std::shared_ptr<const Model> model) {
   std::shared_ptr<Ngram> ngram(new Ngram(std::move(model)));
   ngram->Read(json);
   return ngram;
+}
+
+uint32_t Ngram::Order::FirstChild(size_t node) const {
+  return narrow ? At<uint16_t>(children, node) : At<uint32_t>(children, node);
 }
 
 void Ngram::Read(JsonValue json) {
@@ -102,8 +109,9 @@ void Ngram::Read(JsonValue json) {
       order.backoffs = backoffs.data;
       order.backoff_levels = levels.f32() + (orders_.size() + k) * kLevels;
       const Tensor& children = find("children" + name, Codec::kU8);
-      expect(children, 4 * (order.count + 1));
-      order.children = reinterpret_cast<const uint32_t*>(children.data);
+      order.narrow = children.bytes == 2 * (order.count + 1);
+      if (!order.narrow) expect(children, 4 * (order.count + 1));
+      order.children = children.data;
     }
   }
   if (vocabulary() < 2 || vocabulary() > 65536) file.Bad("tensor 'lm.log_probs.1' does not have 2..65536 bytes, one a symbol");
@@ -112,11 +120,11 @@ void Ngram::Read(JsonValue json) {
     const Order& order = orders_[k];
     const Order& longer = orders_[k + 1];
     const std::string name = "tensor 'lm.children." + std::to_string(k + 1) + "' ";
-    if (order.children[0] != 0 || order.children[order.count] != longer.count) {
+    if (order.FirstChild(0) != 0 || order.FirstChild(order.count) != longer.count) {
       file.Bad(name + "does not divide all n-grams of " + std::to_string(k + 2) + " symbols");
     }
     for (size_t node = 0; node < order.count; ++node) {
-      const uint32_t first = order.children[node], last = order.children[node + 1];
+      const uint32_t first = order.FirstChild(node), last = order.FirstChild(node + 1);
       if (first > last || last > longer.count) file.Bad(name + "is not ascending at " + std::to_string(node));
       for (uint32_t child = first; child < last; ++child) {
         const uint16_t symbol = SymbolAt(longer.symbols, child);
@@ -152,7 +160,7 @@ NgramState Ngram::Start() const {
 
 // `order` counts from 0: the child of a node of orders_[order] is one of orders_[order + 1].
 uint32_t Ngram::Child(size_t order, uint32_t node, int32_t symbol) const {
-  uint32_t low = orders_[order].children[node], high = orders_[order].children[node + 1];
+  uint32_t low = orders_[order].FirstChild(node), high = orders_[order].FirstChild(node + 1);
   const uint32_t end = high;
   const uint8_t* symbols = orders_[order + 1].symbols;
   while (low < high) {

@@ -60,9 +60,12 @@ class Ngram {
     const uint8_t* symbols = nullptr;     // u16 each; null for single symbols
     const uint8_t* log_probs = nullptr;   // codes
     const uint8_t* backoffs = nullptr;    // codes; null of the highest order
-    const uint32_t* children = nullptr;   // where each one's continuations begin; null likewise
+    const uint8_t* children = nullptr;    // where each one's continuations begin; null likewise
+    bool narrow = false;                  // `children` are u16 each, not u32
     const float* log_prob_levels = nullptr;
     const float* backoff_levels = nullptr;
+
+    uint32_t FirstChild(size_t node) const;  // also of `count`: where the last one's end
   };
   explicit Ngram(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
   void Read(JsonValue json);

@@ -317,7 +317,7 @@ def test_files_that_break_a_rule(tmp_path: Path) -> None:
 
     lm, tensors = parts(tmp_path)
     count = len(tensors["lm.log_probs.2"].data)  # type: ignore[attr-defined]
-    begins = np.frombuffer(tensors["lm.children.1"].data, "<u4").copy()  # type: ignore[attr-defined]
+    begins = np.frombuffer(tensors["lm.children.1"].data, "<u2").copy()  # type: ignore[attr-defined]
     follows = np.frombuffer(tensors["lm.symbols.2"].data, "<u2").copy()  # type: ignore[attr-defined]
     levels = np.zeros((5, 256), np.float32)
     refused("unit", unit="letter")
@@ -333,14 +333,44 @@ def test_files_that_break_a_rule(tmp_path: Path) -> None:
     refused("no log-probability", **{"lm.levels": encode_f32(levels + 1)})
     refused("must have", **{"lm.symbols.2": encode_u8(bytes(2 * count - 2))})
     refused("must have", **{"lm.backoffs.1": encode_u8(bytes(3))})
-    refused("does not divide", **{"lm.children.1": encode_u8(bytes(4 * 8))})
-    begins[3] = 2**31
-    refused("not ascending", **{"lm.children.1": encode_u8(begins.astype("<u4").tobytes())})
+    refused("must have 32", **{"lm.children.1": encode_u8(bytes(3 * 8))})
+    for width in (2, 4):
+        refused("does not divide", **{"lm.children.1": encode_u8(bytes(width * 8))})
+        begins[3] = 2**15
+        bent = begins.astype(f"<u{width}").tobytes()
+        refused("not ascending", **{"lm.children.1": encode_u8(bent)})
     for value in (7, 65535):
         follows[0] = value
         refused("out of range", **{"lm.symbols.2": encode_u8(follows.tobytes())})
     write_language_model(tmp_path / "good.ear", name="good", lm=lm, tensors=tensors)  # type: ignore[arg-type]
     assert open_language_model(tmp_path / "good.ear")[1].bonus == 0.5
+
+
+def test_children_may_be_numbered_in_four_bytes(tmp_path: Path) -> None:
+    lm, tensors = parts(tmp_path)
+    write_language_model(tmp_path / "narrow.ear", name="m", lm=lm, tensors=tensors)  # type: ignore[arg-type]
+    for k in (1, 2):
+        narrow = np.frombuffer(tensors[f"lm.children.{k}"].data, "<u2")  # type: ignore[attr-defined]
+        tensors[f"lm.children.{k}"] = encode_u8(narrow.astype("<u4").tobytes())
+    write_language_model(tmp_path / "wide.ear", name="m", lm=lm, tensors=tensors)  # type: ignore[arg-type]
+    narrow_one, wide_one = (
+        open_language_model(tmp_path / f"{name}.ear")[0] for name in ("narrow", "wide")
+    )
+    for text in TEXT:
+        symbols = np.array(text, np.int32)
+        assert narrow_one.scores(symbols) == wide_one.scores(symbols)
+
+
+def test_many_ngrams_need_four_bytes() -> None:
+    rng = np.random.default_rng(0)
+    rows = [list(row) for row in rng.integers(3, 2003, size=(35_000, 4))]
+    made = LanguageModel("piece", estimate(rows, vocabulary=2003, order=3), ())
+    _, tensors = compile_tensors(made)
+    for k in (1, 2):
+        nodes, longer = (len(tensors[f"lm.log_probs.{n}"].data) for n in (k, k + 1))
+        width = 2 if longer <= 0xFFFF else 4
+        assert len(tensors[f"lm.children.{k}"].data) == width * (nodes + 1)
+    assert len(tensors["lm.log_probs.3"].data) > 0xFFFF
 
 
 SAID = ["turn on the lights", "turn off the lights", "turn on the kitchen lights", "stop"] * 3

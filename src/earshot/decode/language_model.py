@@ -252,12 +252,17 @@ def compile_tensors(model: LanguageModel) -> tuple[dict[str, object], dict[str, 
             backoff_levels.append(book)
             tensors[f"lm.backoffs{name}"] = encode_u8(codes.tobytes())
             begins = np.searchsorted(ngrams.orders[k + 1].parent, np.arange(len(order) + 1))
-            tensors[f"lm.children{name}"] = encode_u8(begins.astype("<u4").tobytes())
+            tensors[f"lm.children{name}"] = encode_u8(_narrowed(begins))
     tensors["lm.levels"] = encode_f32(np.stack(levels + backoff_levels))
     if model.unit == "word":
         hashes = np.array([_hash(word) for word in words], "<u4")
         tensors["lm.words"] = encode_u8(hashes.tobytes())
     return {"unit": model.unit, "order": top}, tensors
+
+
+def _narrowed(begins: npt.NDArray[np.int64]) -> bytes:
+    """In two bytes each where the last and highest fits, else in four."""
+    return begins.astype("<u2" if begins[-1] <= 0xFFFF else "<u4").tobytes()
 
 
 def _quantised(
