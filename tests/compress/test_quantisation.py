@@ -161,6 +161,8 @@ def test_without_training_for_it_grids_are_fitted_when_the_file_is_written() -> 
     assert len(table.levels) == 255  # nothing is multiplied with it
     assert 16 < len(grids["joiner.logits.weight"].levels) <= 32
     assert export_grids(CompressConfig(), {}, model) == {}
+    own = QuantiseConfig(bits=5, aware=False, exceptions={"predictor.*.table": 4})
+    assert len(fit_grids(model, own)["predictor.embedding0.table"].levels) <= 16
     run = Run(config, steps=3)
     assert not any(isinstance(m, QuantisationAware) for m in run.methods)
 

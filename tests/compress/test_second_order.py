@@ -198,7 +198,7 @@ def test_rounding_costs_less_than_to_the_nearest_level(tmp_path: Path) -> None:
     prune(model, observe(model, batches, ALL_FRAMES), replace(ALL_FRAMES, share=0.3))
     plain.load_state_dict(model.state_dict())
     before = loss_of(model, batches)
-    config = replace(ALL_FRAMES, exceptions={"joiner.*": 8})
+    config = replace(ALL_FRAMES, exceptions={"joiner.*": 8, "predictor.*.table": 4})
     grids = round_weights(model, observe(model, batches, ALL_FRAMES), config)
     assert len(grids["joiner.logits.weight"].levels) > 16
     assert len(grids["encoder.lstm3.weight_x"].levels) <= 16
@@ -210,6 +210,7 @@ def test_rounding_costs_less_than_to_the_nearest_level(tmp_path: Path) -> None:
     codecs = {t.name: t.codec for t in ModelFile(tmp_path / "0.ear").tensors}
     assert codecs["encoder.lstm3.weight_h"] in ("i4_b16x1", "i4_b16x4", "i4_r16x4")
     assert any(codec == "i4_b16x1" for codec in codecs.values())
+    assert codecs["predictor.embedding0.table"] == "i4_r16x4"
 
 
 def test_a_block_that_loses_everything() -> None:

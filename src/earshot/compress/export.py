@@ -60,7 +60,7 @@ _LEAST_ZEROS = (
 )  # of the columns of blocks of 16 rows: below it, masks cost more than they save
 _MOST_STRAYS = 1 / 20  # of a matrix: more zeros outside of blocks were made by training
 _BIAS_GRAPHS = frozenset(("bias", "bias_audio", "bias_label"))
-_TABLE_CODECS: tuple[Codec, ...] = ("i8_r16x4",)
+_TABLE_CODECS: tuple[Codec, ...] = ("i8_r16x4", "i4_r16x4")
 
 
 def export_transducer(

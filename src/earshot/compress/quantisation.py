@@ -36,7 +36,8 @@ def fit_grids(model: Transducer, config: QuantiseConfig | SecondOrderConfig) -> 
 
     Args:
         model: The network.
-        config: Bits. Tables, which nothing is multiplied with, always get 8.
+        config: Bits. Tables, which nothing is multiplied with, get 8 unless an exception names
+            them.
 
     Returns:
         Tensor name to grid, rows in the parameter's order.
@@ -52,10 +53,10 @@ def fit_grids(model: Transducer, config: QuantiseConfig | SecondOrderConfig) -> 
 
 
 def _bits_of(weight: Weight, config: QuantiseConfig | SecondOrderConfig) -> int:
-    if weight.role == "table":
-        return 8
     named = [b for pattern, b in config.exceptions.items() if is_named(weight.name, (pattern,))]
-    return named[-1] if named else config.bits
+    if named:
+        return named[-1]
+    return 8 if weight.role == "table" else config.bits
 
 
 class QuantisationAware(Callback):
