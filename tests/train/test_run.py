@@ -140,7 +140,8 @@ def test_a_tiny_recipe_trains_exports_and_goes_on(repository: Path, tmp_path: Pa
         *prepared, f"train.start_from={tmp_path / 'assistant-en.ear'}", "endpoint.clips=0",
         "compress.quantise.bits=0",
         "compress.second_order.share=0.4", "compress.second_order.bits=4",
-        "compress.second_order.batches=2", "compress.second_order.frames=400",
+        "compress.second_order.rounds=2", "compress.second_order.batches=2",
+        "compress.second_order.frames=400",
     ]  # fmt: skip
     fourth = start(repository, small, pruned, EARSHOT_DATA=nowhere)
     output, _ = fourth.communicate(timeout=400)

@@ -93,6 +93,7 @@ class SecondOrderConfig:
     """Zeros before training and few bits after it, other weights making up for both."""
 
     share: float = 0.0  # of the weights of linear layers and LSTMs, in blocks of 16x1; they stay 0
+    rounds: int = 1  # in which they go: the same part of what is left each time, observed anew
     bits: int = 0  # 8, 6, 5 or 4, when the file is written; 0 leaves it to `export.codec`: dense
     exceptions: dict[str, int] = field(default_factory=dict)  # bits by tensor name, * and ? allowed
     batches: int = 20  # of training speech that the network is observed on
@@ -114,11 +115,16 @@ class SecondOrderConfig:
                 "and bits is 0; zeros are only left out of the file where it is rounded to bits. "
                 "Set bits to 8, 6, 5 or 4."
             )
-        if self.batches < 1 or self.frames < self.batches:
+        if self.batches < 1 or self.frames < self.batches or self.rounds < 1:
             raise ConfigError(
-                f"compress.second_order: batches is {self.batches} and frames {self.frames}; "
-                "there must be a batch, and a frame of each. Change one."
+                f"compress.second_order: batches is {self.batches}, frames {self.frames} and "
+                f"rounds {self.rounds}; there must be a round, a batch, and a frame of each batch. "
+                "Change one."
             )
+
+    def shares(self) -> tuple[float, ...]:
+        """Which share is zero after each round; the last is `share`."""
+        return tuple(1 - (1 - self.share) ** (n / self.rounds) for n in range(1, self.rounds + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -293,7 +293,10 @@ def _prune(recipe: Recipe, folder: Path, material: Path) -> None:
         bias=recipe.model.bias if own.bias.query != "none" else own.bias,
     )
     model = read_transducer(start, there).eval()
-    prune(model, _observed(recipe, folder, material, model), config)
+    for n, share in enumerate(config.shares()):
+        other_clips = replace(recipe, train=replace(recipe.train, seed=recipe.train.seed + n))
+        sites = _observed(other_clips, folder, material, model)
+        prune(model, sites, replace(config, share=share))
     for checkpoint in (folder / "checkpoints").glob("*.ckpt"):
         logger.warning("%s: is of other zeros; put aside", checkpoint)
         checkpoint.rename(checkpoint.with_suffix(".old"))
