@@ -202,6 +202,7 @@ class AdapterConfig:
 class ExportConfig:
     """The shipped file."""
 
+    name: str = ""  # of the model; empty: of the recipe
     codec: Literal["i8_r16x4", "f32_r16"] = "i8_r16x4"
     output: str = "model.ear"
     licence: str = "Apache-2.0"

@@ -247,7 +247,7 @@ def _write(recipe: Recipe, model: Transducer, path: Path, **settings: Any) -> No
     export_transducer(
         model,
         path,
-        name=recipe.name,
+        name=recipe.export.name or recipe.name,
         pieces=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
         tokenizer=tokenizer_path.read_bytes(),
         **settings,
