@@ -12,10 +12,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed ([train])")
 pytest.importorskip("lhotse", reason="lhotse is not installed ([train])")
 
+from earshot.compress.config import QuantiseConfig
+from earshot.compress.export import export_transducer, read_transducer, transducer_config
+from earshot.compress.quantisation import fit_grids
+from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError, ManifestError
 from earshot.data.scoring import WordCounts
+from earshot.decode import language_model
 from earshot.modelfile.patch import patch_model
 from earshot.modelfile.reader import ModelFile
+from earshot.runtime.session import open_model
 from earshot.train import mitigate as module
 from earshot.train.mitigate import Mitigation, mitigate
 from earshot.train.mitigate_curve import curve_page
@@ -30,7 +36,7 @@ from earshot.train.mitigate_figures import (
     on_front,
     rates,
 )
-from tests.train.island import Island, make_island, read_lines, write_model, write_rows
+from tests.train.island import TEXTS, Island, make_island, read_lines, write_model, write_rows
 
 pytestmark = pytest.mark.train
 
@@ -87,6 +93,54 @@ def test_every_model_is_there_and_is_a_model(swept: tuple[Mitigation, Any]) -> N
     assert hear(mended.output, clip) and mended.curve.is_file()
     assert json.loads(request.output.with_suffix(".json").read_text()) == mended.report
     assert ModelFile(mended.output).header["search"] == ModelFile(request.model).header["search"]  # type: ignore[arg-type]
+
+
+def test_a_small_model_keeps_its_zeros_and_what_lies_beside_its_network(
+    island: Island, tmp_path: Path
+) -> None:
+    dense, small = ModelFile(island.model), tmp_path / "small.ear"
+    model = read_transducer(dense.path, transducer_config(dense)).eval()
+    with torch.no_grad():
+        for weight in list_weights(model):
+            if weight.role == "matrix":
+                weight.of(model)[:, ::2] = 0
+    pieces = list(dense.header["pieces"])  # type: ignore[call-overload]
+    export_transducer(
+        model,
+        small,
+        name="tiny",
+        pieces=pieces,
+        tokenizer=dense.tensor_bytes("tokenizer"),
+        grids=fit_grids(model, QuantiseConfig(bits=4)),
+    )
+    words, _ = language_model.from_text(TEXTS, open_model(small))
+    config = language_model.LanguageModelConfig(weight=0.2)
+    language_model.save(words, tmp_path / "lm.ear", pieces=len(pieces), config=config)
+    language_model.embed(small, tmp_path / "lm.ear", small)
+
+    methods = 'mitigate.methods=["plain", "cohort"]'
+    request = request_of(island, tmp_path, model=small, overrides=(*SMALL, methods))
+    mended = mitigate(replace(request, other_model=True))
+    start = ModelFile(small)
+    plain = ModelFile(Path(mended.report["candidates"][1]["model"]))
+    assert mended.report["candidates"][1]["name"] == "plain 4"
+    assert plain.header["lm"] == start.header["lm"]
+    for tensor in start.tensors:
+        if tensor.name.startswith("lm."):
+            assert plain.tensor_bytes(tensor.name) == start.tensor_bytes(tensor.name)
+        elif tensor.codec.startswith("i4_b16"):
+            before, after = start.dequantise(tensor.name), plain.dequantise(tensor.name)
+            assert not after[:, ::2].any() and (before != after).any()
+    codecs = {tensor.name: tensor.codec for tensor in plain.tensors}
+    assert codecs["encoder.lstm3.weight_x"] == "i8_b16x1"
+    cohort = Path(mended.report["candidates"][-1]["model"])
+    own = ModelFile(cohort.with_name("cohort-0.ear"))
+    changed = [
+        tensor.name
+        for tensor in start.tensors
+        if own.tensor_bytes(tensor.name) != start.tensor_bytes(tensor.name)
+    ]
+    assert len(changed) == 1  # a vector of the cohort's; all else is the same bytes
 
 
 def test_an_endless_pull_gives_the_start_back(swept: tuple[Mitigation, Any]) -> None:

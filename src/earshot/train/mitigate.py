@@ -23,22 +23,26 @@ import torch
 from lhotse import CutSet
 from torch import Tensor
 
-from earshot.compress.config import CompressConfig
+from earshot.compress.config import CompressConfig, QuantiseConfig
 from earshot.compress.export import (
     export_transducer,
     file_grids,
     read_transducer,
     transducer_config,
 )
+from earshot.compress.quantisation import fit_grids
 from earshot.compress.updates import LimitedChange
+from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
 from earshot.core.utterance import Utterance
 from earshot.data.atomic import replaced_file
 from earshot.data.pronunciation import Lexicon
 from earshot.data.scoring import Estimate, WordCounts
 from earshot.data.text import normalise
+from earshot.modelfile.codecs import EncodedTensor, is_sparse
 from earshot.modelfile.diff import compare_models
 from earshot.modelfile.reader import ModelFile
+from earshot.modelfile.writer import write_with_metadata
 from earshot.models.transducer import Transducer
 from earshot.session.recognizer import embedded_model_path
 from earshot.train import mitigate_data as data
@@ -196,11 +200,11 @@ class _Start:
         self.model = read_transducer(path, self.config).eval()
         self.state = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.codecs = {tensor.name: tensor.codec for tensor in self.file.tensors}
-        packed = [c for c in self.codecs.values() if "_b16" in c or c.startswith("i4")]
-        # Blocks of zeros and codebooks were trained for; rounding anew would lose them.
-        self.keeps_grids = bool(packed) or compress.needs_start
-        self.compress = replace(compress, keep_mask=True) if packed else compress
-        self._grids = file_grids(self.file, self.model) if self.keeps_grids else {}
+        # Zeros stay, but few bits do not unless it is asked for: what a mend changes is mostly less
+        # than from one of sixteen levels to the next.
+        self.sparse = any(is_sparse(codec) for codec in self.codecs.values())
+        self.compress = replace(compress, keep_mask=compress.keep_mask or self.sparse)
+        self._grids = file_grids(self.file, self.model) if compress.needs_start else {}
         self._header = cast("dict[str, Any]", self.file.header)
         self.tokenizer = self.file.tensor_bytes("tokenizer")
 
@@ -212,7 +216,7 @@ class _Start:
 
     def limits(self, model: Transducer, steps: int) -> Callable[[int, Transducer], None]:
         """What keeps a network within what may change of the file."""
-        if not self.keeps_grids:
+        if not self.compress.needs_start:
             return lambda *_: None
         done = 0.0
         limited = LimitedChange(self.compress, lambda: done, codecs=self.codecs, grids=self._grids)
@@ -230,10 +234,9 @@ class _Start:
         return constrain
 
     def write(self, model: Transducer, path: Path, *, description: str) -> None:
-        """Write a network as a model file like that of the start."""
-        metadata = dict(self._header.get("metadata") or {})
-        metadata["description"] = description
-        is_float = all(c.startswith("f32") for n, c in self.codecs.items() if n != "tokenizer")
+        """Write a network into a file that has all else of the start: language model, heads."""
+        is_float = all(codec.startswith("f32") or codec == "u8" for codec in self.codecs.values())
+        grids = self._grids or (fit_grids(model, QuantiseConfig(bits=8)) if self.sparse else {})
         export_transducer(
             model,
             path,
@@ -241,10 +244,21 @@ class _Start:
             pieces=self._header["pieces"],
             tokenizer=self.tokenizer,
             codec="f32_r16" if is_float else "i8_r16x4",
-            grids=self._grids,
+            grids=grids,
             codecs={name: self.codecs[name] for name in self._grids},
-            metadata=metadata,
         )
+        made = ModelFile(path)
+        same = {
+            weight.name
+            for weight in list_weights(model)
+            if torch.equal(weight.of(model), self.state[weight.path])
+        }
+        tensors = {
+            tensor.name: EncodedTensor(tensor.codec, tensor.shape, made.tensor_bytes(tensor.name))
+            for tensor in made.tensors
+            if tensor.name not in same
+        }
+        write_with_metadata(self.file, path, {"description": description}, tensors=tensors)
 
 
 class _Sweep:
