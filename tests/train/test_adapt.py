@@ -130,22 +130,38 @@ def test_the_network_has_the_shape_of_the_model_started_from(
     read_transducer(embedded_model_path(), embedded.model)
 
 
-def test_a_sparse_model_stays_sparse(templates: Path, tmp_path: Path) -> None:
+def test_a_sparse_model_grows_unless_it_is_to_stay_small(templates: Path, tmp_path: Path) -> None:
     dense, sparse = tmp_path / "dense.ear", tmp_path / "sparse.ear"
     model = Transducer(_small_model(dense))
     for name, weights in model.named_parameters():
         if weights.dim() == 2 and "embedding" not in name:
             weights.data[:, ::2] = 0
     names = [f"p{i}" for i in range(60)]
-    config = QuantiseConfig(bits=8)
+    config = QuantiseConfig(bits=4, exceptions={"predictor.*.table": 4, "joiner.*": 8})
     grids = fit_grids(model, config)
     export_transducer(model, sparse, name="s", pieces=names, tokenizer=b"-", grids=grids)
-    assert not adaptation_recipe(_request(templates, model=dense)).compress.keep_mask
-    small = adaptation_recipe(_request(templates, model=sparse))
+
+    grown = adaptation_recipe(_request(templates, model=sparse))
+    assert not grown.compress.keep_mask
+    assert grown.model.second_pass.layers == 1
+    update = ("compress.changed_blocks=0.1",)
+    assert adaptation_recipe(_request(templates, model=sparse, overrides=update)).compress.keep_mask
+
+    small = adaptation_recipe(_request(templates, model=sparse, small=True))
     assert small.compress.keep_mask
     assert small.model.second_pass.layers == 0
-    asked = _request(templates, model=sparse, overrides=("model.second_pass.layers=1",))
+    assert small.compress.second_order.bits == 4
+    assert small.compress.second_order.exceptions == {
+        "joiner.logits.weight": 8,
+        "predictor.embedding0.table": 4,
+    }
+    asked = _request(
+        templates, model=sparse, small=True, overrides=("model.second_pass.layers=1",)
+    )
     assert adaptation_recipe(asked).model.second_pass.layers == 1
+
+    of_dense = adaptation_recipe(_request(templates, model=dense, small=True))
+    assert of_dense.compress.second_order.bits == 8 and of_dense.model.second_pass.layers == 0
 
 
 def test_what_is_to_stay_small_or_ship_as_an_update_gets_no_second_pass(

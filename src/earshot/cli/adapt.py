@@ -63,6 +63,12 @@ def adapt(
         float, typer.Option(min=0.1, help="For everything together, on two idle cores.")
     ] = 24.0,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 1,
+    small: Annotated[
+        bool,
+        typer.Option(
+            "--small", help="Stay as small as the model to start from; gains less (see the guide)."
+        ),
+    ] = False,
     work_dir: Annotated[
         Path | None,
         typer.Option("--work-dir", help="For clips and checkpoints; default: OUTPUT.work."),
@@ -102,6 +108,7 @@ def adapt(
             pronunciations=pronunciations,
             minutes=minutes,
             seed=seed,
+            small=small,
             overrides=tuple(overrides or ()),
         )
         _quieten_training()

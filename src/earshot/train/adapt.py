@@ -71,6 +71,7 @@ class Adaptation:
         pronunciations: File of the user's own pronunciations, see `Lexicon.extended`.
         minutes: For everything together.
         seed: Of all that is random.
+        small: Make it as small as the model it starts from, with the zeros and bits of that one.
         overrides: `section.key=value` of the recipe, as of `earshot train run --set`.
     """
 
@@ -82,6 +83,7 @@ class Adaptation:
     pronunciations: Path | None = None
     minutes: float = DEFAULT_MINUTES
     seed: int = 1
+    small: bool = False
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -95,8 +97,9 @@ class Adaptation:
 def adaptation_recipe(request: Adaptation) -> Recipe:
     """The recipe of an adaptation.
 
-    The network has the shape of the model that it starts from, and its zeros where it is sparse;
-    what is spoken shrinks with a budget smaller than the default one.
+    The network has the shape of the model that it starts from. Its zeros grow into weights again,
+    unless it is to stay small or to change little. What is spoken shrinks with a budget smaller
+    than the default one.
 
     Args:
         request: What is asked for.
@@ -124,10 +127,12 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         "export.description": "adapted to " + ", ".join(Path(c).name for c in request.commands),
         **_shape(config),
     }
-    if any(is_sparse(tensor.codec) for tensor in file.tensors):
-        settings["compress.keep_mask"] = True
-    own = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    if request.small:
+        settings |= _small(file)
+    own = [f"{key}={_toml(value)}" for key, value in settings.items()]
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
+    if recipe.compress.changed_blocks < 1 and _sparse(file):  # where nothing may move
+        recipe = replace(recipe, compress=replace(recipe.compress, keep_mask=True))
     small = recipe.compress.needs_start or recipe.compress.second_order.share > 0
     if small and not _is_set(request, "model.second_pass"):
         # A small model stays small, and what is to ship as an update brings nothing new with it.
@@ -141,6 +146,35 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
     if recipe.splicing.hours == 0:
         recipe = replace(recipe, sources=_without_spliced(recipe.sources))
     return recipe
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)
+
+
+def _sparse(file: ModelFile) -> bool:
+    return any(is_sparse(tensor.codec) for tensor in file.tensors)
+
+
+def _small(file: ModelFile) -> dict[str, object]:
+    """Settings that keep the zeros of a file, and give every matrix and table its bits again."""
+    bits = {
+        tensor.name: 4 if tensor.codec.startswith("i4") else 8
+        for tensor in file.tensors
+        if tensor.codec.startswith("i")
+    }
+    if not bits:
+        return {"compress.keep_mask": _sparse(file)}
+    most = max(set(bits.values()), key=list(bits.values()).count)
+    return {
+        "compress.keep_mask": True,
+        "compress.second_order.bits": most,
+        "compress.second_order.exceptions": {
+            name: own for name, own in bits.items() if own != most or name.endswith(".table")
+        },
+    }
 
 
 def _without_spliced(sources: Mapping[str, SourceConfig]) -> dict[str, SourceConfig]:
