@@ -252,6 +252,19 @@ def test_test_and_validation_never_share_a_sentence() -> None:
     assert test == {i.text for i in items if text.is_test(i.template)}
 
 
+def test_where_sentences_end_each_is_said_by_the_other_voice() -> None:
+    items = [text.TextItem(f"ha {n}", "command", f"ha:{n}") for n in range(40)]
+    voices = [synthesis.Voice(f"flite-{v}", "flite", v, 125.0) for v in ("awb", "rms")]
+    every = synthesis._test_clips(items, voices, 10**6, seed=1)
+    texts = {i.text for i in items if text.is_test(i.template)}
+    assert {(clip.text, clip.voice.id) for clip in every} == {
+        (said, voice.id) for said in texts for voice in voices
+    }
+    assert len(every) == 2 * len(texts)
+    half = len(texts)
+    assert every[: half + 3] == synthesis._test_clips(items, voices, half + 3, seed=1)
+
+
 def test_another_choice_of_sentences_replaces_the_test(spoken: Path, tmp_path: Path) -> None:
     if not {v.id for v in VOICES} >= set(synthesis.HELD_OUT_VOICES):
         pytest.skip("flite's voices awb and rms are not installed here")

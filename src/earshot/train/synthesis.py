@@ -914,6 +914,12 @@ def _test_clips(
         said[kind] += 1
         voice = voices[len(clips) % len(voices)]
         clips.append(_test_clip(item.text, kind, item.template, voice, rng))
+    sentences = len(clips)
+    for n in range(sentences, min(count, len(voices) * sentences)):
+        lap, place = divmod(n, sentences)
+        of = clips[place]
+        voice = voices[(place + lap) % len(voices)]
+        clips.append(_test_clip(of.text, of.kind, of.template, voice, rng))
     return clips
 
 
@@ -960,7 +966,8 @@ def make_heldout_test(
 
     Args:
         folder: Gets `manifest.jsonl`, `audio/*.wav` and `summary.json`.
-        count: Clips; fewer where there are not as many sentences.
+        count: Clips. Where there are not as many sentences they are said once more, each by
+            another voice; fewer where that is not enough.
         seed: Of the choice of sentences, and of the texts if they are made anew.
         texts: `heldout.jsonl` of the text stage; made anew in a temporary folder if not given.
         root: Folder of the corpora that the texts are made from; `data_root()` if not given.
@@ -1011,7 +1018,7 @@ def make_validation_speech(
 
     Args:
         folder: Gets `manifest.jsonl`, `audio/*.wav` and `summary.json`.
-        count: Clips; fewer where there are not as many sentences.
+        count: Clips, as of `make_heldout_test`.
         seed: Of the choice.
         texts: `heldout.jsonl` of the text stage.
         processes: Parallel speakers.
