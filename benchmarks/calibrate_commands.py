@@ -15,7 +15,8 @@ First the search settings: the share of commands whose best interpretation is ri
 changed at a time. Then two logistic regressions for the confidence, where commands weigh as much
 as all other speech and each kind of either the same, and the lowest threshold at which every kind
 of other speech is accepted at most as often as `--false-accepts` says. Prints the values of
-`understand.confidence.CommandConfig`; the last line is one JSON object.
+`understand.confidence.CommandConfig`, which `--output` puts into the model's file; the last line
+is one JSON object.
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ from wer import progress
 
 from earshot.core.understanding import Understanding
 from earshot.data.atomic import replaced_file
+from earshot.modelfile.reader import ModelFile
+from earshot.modelfile.writer import write_with_metadata
 from earshot.runtime.session import open_model
 from earshot.session.looks import hear
 from earshot.session.recognizer import Recognizer, embedded_model_path, lexicon_of, tokenizer_of
 from earshot.train.calibrate import FALSE_ACCEPTS
 from earshot.understand.calibration import (
+    METADATA_KEY,
     Heard,
     acceptance,
+    as_metadata,
     balanced_weights,
     calibrated,
     confidence_of,
@@ -403,6 +408,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=80, help="commands of each grammar")
     parser.add_argument("--false-accepts", type=float, default=FALSE_ACCEPTS, help="of every kind")
     parser.add_argument("--keep-search", action="store_true", help="only weights and threshold")
+    parser.add_argument("--output", type=Path, help="the model with the values in it; may be it")
     parser.add_argument("--json", type=Path, help="write everything here too")
     options = parser.parse_args()
     data = data_folder(options.data)
@@ -436,6 +442,8 @@ def main() -> None:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     for field in fields(config):
         print(f"{field.name}: {getattr(config, field.name)}")
+    if options.output:
+        write_with_metadata(ModelFile(model), options.output, {METADATA_KEY: as_metadata(config)})
     result = {
         "model": model.name,
         "config": asdict(config),
