@@ -21,6 +21,7 @@ from earshot.compress.export import read_transducer
 from earshot.compress.grid import Grid, codebook_grid
 from earshot.compress.quantisation import fit_grids
 from earshot.compress.second_order import (
+    Site,
     observe,
     prune,
     removal_order,
@@ -199,7 +200,14 @@ def test_rounding_costs_less_than_to_the_nearest_level(tmp_path: Path) -> None:
     plain.load_state_dict(model.state_dict())
     before = loss_of(model, batches)
     config = replace(ALL_FRAMES, exceptions={"joiner.*": 8, "predictor.*.table": 4})
-    grids = round_weights(model, observe(model, batches, ALL_FRAMES), config)
+    observed: list[Tensor] = []
+
+    def seen(rounded: Transducer) -> list[Site]:
+        observed.append(rounded.get_parameter("predictor.embedding.weight").clone())
+        return observe(rounded, batches, ALL_FRAMES)
+
+    grids = round_weights(model, seen, config)
+    assert torch.equal(grids["predictor.embedding0.table"].nearest(observed[0]), observed[0])
     assert len(grids["joiner.logits.weight"].levels) > 16
     assert len(grids["encoder.lstm3.weight_x"].levels) <= 16
     files = []
@@ -221,7 +229,7 @@ def test_a_block_that_loses_everything() -> None:
     ]
     prune(model, sites, ALL_FRAMES)
     assert not model.get_parameter(sites[0].paths[0]).any()  # which the loss does not mind at all
-    grids = round_weights(model, sites, ALL_FRAMES)
+    grids = round_weights(model, lambda _: sites, ALL_FRAMES)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert all(isinstance(grid, Grid) for grid in grids.values())
 

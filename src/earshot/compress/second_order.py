@@ -322,21 +322,30 @@ def prune(model: Transducer, sites: Sequence[Site], config: SecondOrderConfig) -
 
 
 def round_weights(
-    model: Transducer, sites: Sequence[Site], config: SecondOrderConfig
+    model: Transducer, seen: Callable[[Transducer], Sequence[Site]], config: SecondOrderConfig
 ) -> dict[str, Grid]:
     """Prepare all matrices and tables of a network for rounding, in place.
 
+    Tables are rounded to the nearest level first, so that the matrices which follow make up for it.
+
     Args:
-        model: The network that was observed.
-        sites: What was observed; matrices that were not are rounded to the nearest level.
+        model: The network.
+        seen: Observes it once its tables are rounded; matrices that it does not name are rounded to
+            the nearest level.
         config: Bits.
 
     Returns:
         Tensor name to grid, rows in the parameter's order.
     """
     grids = fit_grids(model, config)
-    of_path = {w.path: grids[w.name] for w in list_weights(model) if w.name in grids}
-    for site in sites:
+    of_path = {}
+    for weight in list_weights(model):
+        if weight.name in grids:
+            of_path[weight.path] = grids[weight.name]
+        if weight.role == "table":
+            values = weight.of(model).detach()
+            values.copy_(grids[weight.name].nearest(values))
+    for site in seen(model):
         weights = site.weights(model)
         parts = [(model.get_parameter(p).shape[1], of_path[p]) for p in site.paths]
         for row in range(0, len(weights), ROW_BLOCK):

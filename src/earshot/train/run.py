@@ -215,8 +215,8 @@ def export(recipe: Recipe, *, checkpoint: Path | None = None) -> Path:
     grids = export_grids(recipe.compress, state, model)
     second_order = recipe.compress.second_order
     if second_order.bits:
-        sites = _observed(recipe, folder, _material(recipe), model)
-        grids = round_weights(model, sites, second_order)
+        seen = partial(_observed, recipe, folder, _material(recipe))
+        grids = round_weights(model, seen, second_order)
     path = folder / recipe.export.output
     _write(
         recipe,
