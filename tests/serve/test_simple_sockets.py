@@ -69,10 +69,12 @@ def test_vosk_with_alternatives(server: RunningServer) -> None:
     with connect(f"{server.ws}/vosk", proxy=None) as socket:
         socket.send('{"config": {"sample_rate": 16000, "max_alternatives": 3, "words": false}}')
         socket.send(int16_of(LIGHTS).tobytes())
-        socket.recv(timeout=WAIT_S)
+        answers = [json.loads(socket.recv(timeout=WAIT_S))]
         socket.send('{"eof" : 1}')
-        last = json.loads(socket.recv(timeout=WAIT_S))
-    assert last["alternatives"][0]["text"] == LIGHTS_TEXT
+        answers.append(json.loads(socket.recv(timeout=WAIT_S)))
+    # The utterance ends before the clip does, or with it.
+    texts = [a["alternatives"][0]["text"] for a in answers if "alternatives" in a]
+    assert " ".join(filter(None, texts)) == LIGHTS_TEXT
 
 
 @pytest.mark.parametrize("path", ["/", "/wenet"])

@@ -435,10 +435,10 @@ def test_figures_of_the_embedded_model(templates: Path, tmp_path: Path) -> None:
     figures = measure.measure(
         embedded_model_path(), commands, clips, progress=lambda done, _: heard.append(done)
     )
-    assert heard[-1] == 2 * 4 + 2 * 1
+    assert heard[-1] == 2 * 4 + 2 * 2  # one general sentence, by both voices
     assert figures.commands.num_units == figures.commands_in_noise.num_units == 4
     assert 0 <= figures.commands_in_noise.value <= 1 and figures.general_wer.value >= 0
-    assert figures.mistaken.num_units == 1
+    assert figures.mistaken.num_units == 2
     assert json.loads(json.dumps(figures.as_dict()))["commands"]["unit"] == "clip"
 
 
