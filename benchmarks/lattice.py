@@ -417,7 +417,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--language-model", type=Path, help="rescore what was sent with it")
     parser.add_argument("--sets", default=",".join(SETS), help=f"any of {','.join(SETS)}")
     parser.add_argument("--limit", type=int, help="first utterances of each set, for trying out")
-    parser.add_argument("--lattice-paths", type=int, default=24)
+    parser.add_argument("--lattice-paths", type=int, default=32)
     parser.add_argument("--lattice-beam", type=float, default=16.0)
     parser.add_argument("--bytes-per-s", type=float, default=BYTES_PER_S)
     parser.add_argument("--part", type=_part, default=(1, 1), help="every N-th utterance: 1/N")

@@ -826,7 +826,7 @@ void bind_model(nb::module_& m) {
            "ctc_weight"_a = 0.5f, "grammar_blank_penalty"_a = 0.0f, "ctc_blank_penalty"_a = 0.0f, "language_weight"_a = 0.0f,
            "word_penalty"_a = 0.0f, "phone_paths"_a = 512, "phone_beam"_a = 16.0f, "phone_blank_penalty"_a = 0.0f,
            "transducer_weight"_a = 0.0f, "piece_ctc_weight"_a = 0.0f, "second_pass_share"_a = 0.5f,
-           "lattice_paths"_a = 24, "lattice_beam"_a = 16.0f,
+           "lattice_paths"_a = 32, "lattice_beam"_a = 16.0f,
            "lattice_arcs"_a = 20000, "lattice_context"_a = 0, "hotwords"_a.none() = nb::none(), "lm"_a.none() = nb::none(),
            "lm_weight"_a = 0.0f, "internal_lm_weight"_a = 0.0f, "lm_bonus"_a = 0.0f)
       .def("create_stream", &PyRecognizer::CreateStream, nb::kw_only(), "word_graph"_a.none() = nb::none(), "lattice"_a = false,

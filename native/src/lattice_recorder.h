@@ -25,7 +25,7 @@ namespace earshot {
 struct LatticeConfig {
   static constexpr size_t kMaxEntries = 32;      // of one hypothesis
   static constexpr size_t kStatefulContext = 4;  // pieces; see `context_size`
-  size_t max_active_paths = 24;  // of a search that records
+  size_t max_active_paths = 32;  // of a search that records
   // How many last pieces must agree before two hypotheses become one. 0: what the predictor sees, or
   // kStatefulContext if it sees everything, which then approximates.
   size_t context_size = 0;

@@ -398,7 +398,7 @@ class Recognizer:
         transducer_weight: float = 0.0,
         piece_ctc_weight: float = 0.0,
         second_pass_share: float = 0.5,
-        lattice_paths: int = 24,
+        lattice_paths: int = 32,
         lattice_beam: float = 16.0,
         lattice_arcs: int = 20000,
         lattice_context: int = 0,

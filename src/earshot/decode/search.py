@@ -35,7 +35,7 @@ class SearchConfig:
     max_active_paths: int = 4
     max_symbols_per_frame: int = 0
     blank_penalty: float = 0.0
-    lattice_paths: int = 24
+    lattice_paths: int = 32
     lattice_beam: float = 16.0
     lattice_arcs: int = 20_000
     lattice_context: int = 0

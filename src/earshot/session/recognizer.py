@@ -483,7 +483,7 @@ class Recognizer:
         max_active_paths: int | None = None,
         max_symbols_per_frame: int = 0,
         blank_penalty: float = 0.0,
-        lattice_paths: int = 24,
+        lattice_paths: int = 32,
         lattice_beam: float = 16.0,
         rescorer: str | Rescorer | None = None,
         rescorer_token: str | None = None,
