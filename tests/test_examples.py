@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 import earshot
 from earshot.cli.formats import text_line
 from earshot.data.audio import read_audio

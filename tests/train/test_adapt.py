@@ -155,9 +155,7 @@ def test_a_sparse_model_grows_unless_it_is_to_stay_small(templates: Path, tmp_pa
         "joiner.logits.weight": 8,
         "predictor.embedding0.table": 4,
     }
-    asked = _request(
-        templates, model=sparse, small=True, overrides=("model.second_pass.layers=1",)
-    )
+    asked = _request(templates, model=sparse, small=True, overrides=("model.second_pass.layers=1",))
     assert adaptation_recipe(asked).model.second_pass.layers == 1
 
     of_dense = adaptation_recipe(_request(templates, model=dense, small=True))
