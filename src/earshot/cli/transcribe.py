@@ -244,7 +244,7 @@ def transcribe(
     ] = None,
     lattice_paths: Annotated[
         int, typer.Option(min=1, max=64, help="Width of the beam with --nbest or --lattice.")
-    ] = 24,
+    ] = 32,
     rescorer: Annotated[
         str | None,
         typer.Option(
