@@ -22,7 +22,11 @@ from earshot.decode.arpa import Arpa
 from earshot.decode.ngram import BOUNDARY, UNKNOWN, Ngrams, Order, estimate, prune
 from earshot.modelfile.codecs import EncodedTensor, encode_f32, encode_u8
 from earshot.modelfile.reader import ModelFile, engine_errors
-from earshot.modelfile.writer import write_language_model, write_with_language_model
+from earshot.modelfile.writer import (
+    stored_tensors,
+    write_language_model,
+    write_with_language_model,
+)
 from earshot.runtime.session import open_model
 
 __all__ = [
@@ -375,9 +379,7 @@ def embed(source: Path, language_model: Path, output: Path) -> None:
             remedy="Make it for this recogniser with `earshot lm build --model`",
         )
     tensors = {
-        tensor.name: EncodedTensor(tensor.codec, tensor.shape, own.tensor_bytes(tensor.name))
-        for tensor in own.tensors
-        if tensor.name.startswith("lm.")
+        name: tensor for name, tensor in stored_tensors(own).items() if name.startswith("lm.")
     }
     write_with_language_model(recogniser, output, lm=header, tensors=tensors)
 

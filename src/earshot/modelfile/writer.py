@@ -137,6 +137,14 @@ def write_model(
     _write(path, header, tensors)
 
 
+def stored_tensors(file: ModelFile) -> dict[str, EncodedTensor]:
+    """All tensors of a file by name, as they are stored."""
+    return {
+        tensor.name: EncodedTensor(tensor.codec, tensor.shape, file.tensor_bytes(tensor.name))
+        for tensor in file.tensors
+    }
+
+
 def write_with_metadata(
     source: ModelFile,
     path: Path,
@@ -158,11 +166,7 @@ def write_with_metadata(
     """
     header = {key: value for key, value in source.header.items() if key != "tensors"}
     header["metadata"] = {**cast("dict[str, str]", header.get("metadata", {})), **metadata}
-    kept = {
-        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
-        for tensor in source.tensors
-    }
-    _write(path, header, {**kept, **(tensors or {})})
+    _write(path, header, {**stored_tensors(source), **(tensors or {})})
 
 
 def write_with_graph(
@@ -188,9 +192,9 @@ def write_with_graph(
     header = {key: value for key, value in source.header.items() if key != "tensors"}
     header["graphs"] = {**cast("dict[str, object]", header["graphs"]), name: graph}
     kept = {
-        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
-        for tensor in source.tensors
-        if not tensor.name.startswith(f"{name}.")
+        known: tensor
+        for known, tensor in stored_tensors(source).items()
+        if not known.startswith(f"{name}.")
     }
     _write(path, header, {**kept, **tensors})
 
@@ -226,9 +230,9 @@ def write_with_graphs(
         if name != "bias" and not name.startswith("bias_")
     }
     kept = {
-        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
-        for tensor in source.tensors
-        if tensor.name.split(".")[0] not in ("bias", "bias_audio", "bias_label")
+        name: tensor
+        for name, tensor in stored_tensors(source).items()
+        if name.split(".")[0] not in ("bias", "bias_audio", "bias_label")
     }
     header["graphs"] = {**kept_graphs, **graphs}
     header["bias"] = dict(bias)
@@ -285,9 +289,9 @@ def write_with_language_model(
     if lm is not None:
         header["lm"] = dict(lm)
     kept = {
-        tensor.name: EncodedTensor(tensor.codec, tensor.shape, source.tensor_bytes(tensor.name))
-        for tensor in source.tensors
-        if not tensor.name.startswith("lm.")
+        name: tensor
+        for name, tensor in stored_tensors(source).items()
+        if not name.startswith("lm.")
     }
     _write(path, header, {**kept, **tensors})
 

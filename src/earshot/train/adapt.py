@@ -166,7 +166,7 @@ def _small(file: ModelFile) -> dict[str, object]:
         if tensor.codec.startswith("i")
     }
     if not bits:
-        return {"compress.keep_mask": _sparse(file)}
+        return {}
     most = max(set(bits.values()), key=list(bits.values()).count)
     return {
         "compress.keep_mask": True,

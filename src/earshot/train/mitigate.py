@@ -39,10 +39,10 @@ from earshot.data.atomic import replaced_file
 from earshot.data.pronunciation import Lexicon
 from earshot.data.scoring import Estimate, WordCounts
 from earshot.data.text import normalise
-from earshot.modelfile.codecs import EncodedTensor, is_sparse
+from earshot.modelfile.codecs import is_sparse
 from earshot.modelfile.diff import compare_models
 from earshot.modelfile.reader import ModelFile
-from earshot.modelfile.writer import write_with_metadata
+from earshot.modelfile.writer import stored_tensors, write_with_metadata
 from earshot.models.transducer import Transducer
 from earshot.session.recognizer import embedded_model_path
 from earshot.train import mitigate_data as data
@@ -247,16 +247,15 @@ class _Start:
             grids=grids,
             codecs={name: self.codecs[name] for name in self._grids},
         )
-        made = ModelFile(path)
         same = {
             weight.name
             for weight in list_weights(model)
             if torch.equal(weight.of(model), self.state[weight.path])
         }
         tensors = {
-            tensor.name: EncodedTensor(tensor.codec, tensor.shape, made.tensor_bytes(tensor.name))
-            for tensor in made.tensors
-            if tensor.name not in same
+            name: tensor
+            for name, tensor in stored_tensors(ModelFile(path)).items()
+            if name not in same
         }
         write_with_metadata(self.file, path, {"description": description}, tensors=tensors)
 
