@@ -9,10 +9,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
-from earshot.compress.config import CompressConfig, QuantiseConfig
-from earshot.compress.export import read_transducer
+from earshot.compress.config import CompressConfig, QuantiseConfig, SecondOrderConfig
+from earshot.compress.export import file_grids, read_transducer
 from earshot.compress.methods import export_grids
+from earshot.compress.quantisation import fit_grids
 from earshot.compress.updates import stored_blocks
+from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError
 from earshot.modelfile.reader import ModelFile
 from tests.compress.tiny_training import SHAPE, Run, network, whole_and_resumed, write
@@ -101,6 +103,40 @@ def test_zero_blocks_stay_zero_and_codes_stay_on_the_grid(tmp_path: Path) -> Non
     found = np.array([~now[r : r + 16].any(axis=0) for r in range(0, 128, 16)])
     assert found[columns].all()
     assert (was != now).any()
+
+
+@pytest.mark.parametrize("rounded_anew", [False, True])
+def test_steps_compute_with_the_levels_of_the_file_and_train_what_lies_between(
+    tmp_path: Path, rounded_anew: bool
+) -> None:
+    model = network(3)
+    grids = fit_grids(model, QuantiseConfig(bits=4))
+    start = write(model, tmp_path / "start.ear", grids=grids)
+    begun = read_transducer(start, SHAPE)
+    computed, trained = [], []
+    name = next(w.name for w in list_weights(begun) if w.path == "joiner.weight")
+    grid = file_grids(ModelFile(start), begun)[name]
+
+    def distance(module: torch.nn.Module) -> float:
+        values = module.joiner.weight.detach()
+        return float((values - grid.nearest(values)).abs().max())
+
+    def see(module: Any, step: int) -> None:
+        trained.append(distance(module.transducer))
+
+    own = SecondOrderConfig(bits=4 if rounded_anew else 0)
+    config = CompressConfig(keep_mask=True, second_order=own)
+    run = Run(config, steps=4, start=begun, start_path=start, see=see)
+    run.module.transducer.register_forward_pre_hook(
+        lambda module, _: computed.append(distance(module))
+    )
+    run.until(4)
+    assert len(computed) == len(trained) == 4
+    assert min(trained) > 1e-4
+    if rounded_anew:  # the levels will be others
+        assert max(computed) > 1e-4
+    else:
+        assert max(computed) < 1e-6
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class SecondOrderConfig:
     bits: int = 0  # 8, 6, 5 or 4, when the file is written; 0 leaves it to `export.codec`: dense
     exceptions: dict[str, int] = field(default_factory=dict)  # bits by tensor name, * and ? allowed
     batches: int = 20  # of training speech that the network is observed on
+    batch_s: float = 60.0  # audio in each of them, whatever training takes
     frames: int = 30_000  # kept of them, for each matrix
     even: float = 0.2  # of the weight of frames: shared evenly, not by the loss's gradient
     damping: float = 0.01  # of the mean second derivative, added to all
@@ -115,11 +116,11 @@ class SecondOrderConfig:
                 "and bits is 0; zeros are only left out of the file where it is rounded to bits. "
                 "Set bits to 8, 6, 5 or 4."
             )
-        if self.batches < 1 or self.frames < self.batches or self.rounds < 1:
+        if self.batches < 1 or self.batch_s <= 0 or self.frames < self.batches or self.rounds < 1:
             raise ConfigError(
-                f"compress.second_order: batches is {self.batches}, frames {self.frames} and "
-                f"rounds {self.rounds}; there must be a round, a batch, and a frame of each batch. "
-                "Change one."
+                f"compress.second_order: batches is {self.batches}, batch_s {self.batch_s}, frames "
+                f"{self.frames} and rounds {self.rounds}; there must be a round, a batch with "
+                "audio in it, and a frame of each batch. Change one."
             )
 
     def shares(self) -> tuple[float, ...]:

@@ -7,9 +7,8 @@ Source:
     Nguyen et al., "Quantization aware training with absolute-cosine regularization for automatic
     speech recognition", Interspeech 2020; Zhen et al., "Sub-8-bit quantization aware training for
     8-bit neural network accelerator with on-device speech recognition", Interspeech 2022. Their
-    strengths, periods and bits by layer are not known to us: those here are our own. Bengio et
-    al., "Estimating or propagating gradients through stochastic neurons", 2013, for
-    `straight_through`.
+    strengths, periods and bits by layer are not known to us: those here are our own. For
+    `straight_through`, see `compress.training`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,13 @@ from torch import Tensor
 
 from earshot.compress.config import QuantiseConfig, SecondOrderConfig
 from earshot.compress.grid import Grid, codebook_grid, uniform_grid
-from earshot.compress.training import BatchTensors, Compressible, gradient_size, ramp
+from earshot.compress.training import (
+    BatchTensors,
+    Compressible,
+    StraightThrough,
+    gradient_size,
+    ramp,
+)
 from earshot.compress.weights import Weight, is_named, list_weights
 from earshot.models.transducer import Transducer
 
@@ -78,7 +83,7 @@ class QuantisationAware(Callback):
         self._done = done
         self._weights: list[Weight] = []
         self._sizes: dict[str, float] = {}  # of gradients, by tensor name
-        self._floats: list[Tensor] = []  # the weights, while a step computes with rounded ones
+        self._through = StraightThrough()
         self._model: Transducer | None = None
 
     def setup(
@@ -105,19 +110,14 @@ class QuantisationAware(Callback):
         if self._config.method == "pull":
             self._sizes = {w.name: gradient_size(trainer, w.of(model)) for w in self._weights}
         elif self.grids:
-            self._floats = [w.of(model).detach().clone() for w in self._weights]
+            self._through.keep(w.of(model) for w in self._weights)
             self.snap(model)
 
     def on_after_backward(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Put the weights back that were rounded for this step."""
-        if self._floats:
-            model = cast("Compressible", pl_module).transducer
-            with torch.no_grad():
-                for weight, values in zip(self._weights, self._floats, strict=True):
-                    weight.of(model).copy_(values)
-            self._floats = []
+        self._through.restore()
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

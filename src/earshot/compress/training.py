@@ -7,10 +7,11 @@ an average of values within bounds need not be within them. Knows nothing of any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
@@ -21,6 +22,7 @@ __all__ = [
     "Compressible",
     "ConstrainedAveraging",
     "LabelledBatch",
+    "StraightThrough",
     "batch_losses",
     "gradient_size",
     "ramp",
@@ -102,6 +104,31 @@ def gradient_size(trainer: lightning.Trainer, parameter: Tensor) -> float:
     """
     state = trainer.optimizers[0].state.get(parameter)
     return float(state["exp_avg_sq"].mean().sqrt()) if state else 0.0
+
+
+class StraightThrough:
+    """Weights that one step computes with on their grids, while those off them are kept.
+
+    The gradients found so are the floats': a small push adds up in them until a weight lies nearer
+    to another level, however few levels there are.
+
+    Source:
+        Bengio et al., "Estimating or propagating gradients through stochastic neurons", 2013.
+    """
+
+    def __init__(self) -> None:
+        self._floats: list[tuple[Tensor, Tensor]] = []
+
+    def keep(self, weights: Iterable[Tensor]) -> None:
+        """Before they are rounded."""
+        self._floats = [(weight, weight.detach().clone()) for weight in weights]
+
+    def restore(self) -> None:
+        """After the backward pass: what was kept is trained."""
+        with torch.no_grad():
+            for weight, values in self._floats:
+                weight.copy_(values)
+        self._floats = []
 
 
 class ConstrainedAveraging(EMAWeightAveraging):

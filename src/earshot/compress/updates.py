@@ -3,8 +3,10 @@
 A file is changed in blocks of 64 bytes. For a while training is free; then the blocks that have
 moved most are chosen, all others go back to what they were, and training goes on in the chosen ones
 alone. Zero blocks stay zero and scales and codebooks stay as they are, so that a weight that did
-not change is the same bytes. What still changes beside the chosen blocks are sums of rows, which
-the file holds for the engine. Knows nothing of how a difference is written.
+not change is the same bytes; every step computes with weights on these grids, so that training sees
+what the file will say and goes on until a weight lies nearer to another level. What still changes
+beside the chosen blocks are sums of rows, which the file holds for the engine. Knows nothing of how
+a difference is written.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from earshot.compress.blocks import block_norms, expanded
 from earshot.compress.config import CompressConfig
 from earshot.compress.grid import Grid
 from earshot.compress.quantisation import packed_grids
-from earshot.compress.training import Compressible
+from earshot.compress.training import Compressible, StraightThrough
 from earshot.compress.weights import list_weights
 from earshot.modelfile.codecs import ROW_BLOCK
 from earshot.models.transducer import Transducer
@@ -90,6 +92,7 @@ class LimitedChange(Callback):
         self._blocks: dict[str, Tensor] = {}  # by parameter, -1 where nothing may ever change
         self._masks: dict[str, Tensor] = {}  # by parameter, of blocks of 16 rows that are not zero
         self._ranges: dict[str, Grid] = {}  # by parameter
+        self._through = StraightThrough()
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -156,6 +159,30 @@ class LimitedChange(Callback):
             for path, free in self.free.items():
                 values = model.get_parameter(path)
                 values.copy_(torch.where(free, values, self._start[path]))
+
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Round for this step, where the file's grids are what weights will be rounded to."""
+        if self._config.second_order.bits:
+            return
+        model = cast("Compressible", pl_module).transducer
+        self._through.keep(model.get_parameter(path) for path in self._ranges)
+        with torch.no_grad():
+            for path, grid in self._ranges.items():
+                values = model.get_parameter(path)
+                values.copy_(grid.nearest(values))
+        self.constrain(model)
+
+    def on_after_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Put the weights back that were rounded for this step."""
+        self._through.restore()
 
     def on_train_batch_end(
         self,

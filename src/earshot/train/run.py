@@ -260,8 +260,9 @@ def _observed(recipe: Recipe, folder: Path, material: Path, model: Transducer) -
     torch.set_num_threads(train.threads)
     halfway = Progress()
     halfway.set(0.5)
+    train = replace(train, batch_s=config.batch_s, workers=0, resident=False)
     loader = training_loader(
-        replace(recipe, train=replace(train, workers=0, resident=False)),
+        replace(recipe, train=train),
         material,
         load_tokenizer(folder / "tokenizer.model"),
         halfway,
@@ -307,7 +308,7 @@ def _pruning(recipe: Recipe) -> str:
     """What decides which weights go, as text."""
     train, settings = recipe.train, asdict(recipe.compress.second_order)
     del settings["bits"], settings["exceptions"]
-    settings |= {"seed": train.seed, "batch_s": train.batch_s}
+    settings["seed"] = train.seed
     start = Path(train.start_from)
     digest = blake2b(start.read_bytes()).hexdigest() if start.is_file() else ""
     return json.dumps([settings, asdict(recipe.model), digest])
