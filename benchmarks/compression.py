@@ -1,16 +1,19 @@
-"""Ways to compress, trained from the same parent and compared: a grid of named cells.
+r"""Ways to compress, trained from the same parent and compared: a grid of named cells.
 
-    earshot train run recipes/compression-small.toml        # the dense parent, once
+    earshot train run recipes/assistant-en-small.toml --stage text --stage noise --stage rooms \
+        --stage corpora --stage synthesis --stage splicing  # what is trained on, once
     python benchmarks/compression.py                        # all cells that have no result yet
     python benchmarks/compression.py --cells qat-4-s1 ptq-4-s1
     python benchmarks/compression.py --report --plot docs/images/compression.svg
     python benchmarks/compression.py --sensitivity
 
-A cell is trained from the parent for some hundred steps, written as a model file, and heard over
-every utterance that was not trained on; its result goes to `<folder>/<cell>/result.json`, and a
-cell that has one is passed over. A cell that was killed in training goes on from its checkpoint.
-Cells run one after another. `dense` cells are trained on as long as the others without compression,
-and post-training cells are those, rounded. Prints a table, and as the last line one JSON object.
+A cell is trained from the parent, the dense embedded model, for some hundred steps, written as a
+model file, and heard over every utterance that was not trained on; its result goes to
+`<folder>/<cell>/result.json`, and a cell that has one is passed over. A cell that was killed in
+training goes on from its checkpoint. Cells run one after another; `--make` hears none of them, so
+that several processes, or another machine, may make some each. `dense` cells are trained on as long
+as the others without compression, and post-training cells are those, rounded. Prints a table, and
+as the last line one JSON object.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from pareto_plot import Point, pareto, svg
@@ -39,6 +42,7 @@ from earshot.modelfile.reader import ModelFile
 from earshot.runtime.session import open_model
 
 ROOT = Path(__file__).resolve().parents[1]
+Made: TypeAlias = dict[str, Any]  # a cell's `made.json`, and with what was heard `result.json`
 STEPS = 1000
 SEEDS = (1, 2, 3)
 TIMED_FRAMES = 1500
@@ -74,6 +78,14 @@ def _sparse(percent: int, block: str, method: str = "gradual", *extra: str) -> t
     )
 
 
+def _second_order(percent: int, bits: int) -> tuple[str, ...]:
+    return (
+        f"compress.second_order.share={percent / 100}",
+        "compress.second_order.rounds=5",
+        f"compress.second_order.bits={bits}",
+    )
+
+
 # Weights of sparse cells are rounded to 8 bits when the file is written: that costs little.
 _ROUND_8 = ("compress.quantise.bits=8", "compress.quantise.aware=false")
 _ONCE = ("compress.sparsify.start=0.0", "compress.sparsify.end=0.0")
@@ -99,6 +111,7 @@ def cells() -> list[Cell]:
             add(f"qat-{bits}", *_aware(bits), seeds=(seed,))
         pruned = _sparse(75, "16x1", "gradual", "compress.sparsify.end=0.5")
         add("qat-8+gmp-75-16x1", *pruned, *_aware(8, "compress.quantise.full=0.8"), seeds=(seed,))
+        add("so-75-16x1", *_second_order(75, 8), seeds=(seed,))
     add("gmp-75-16x1", *_sparse(75, "16x1"), *_ROUND_8)
     add("div-75-16x1", *_sparse(75, "16x1", "divergence"), *_ROUND_8)
     add("qat-6", *_aware(6))
@@ -114,12 +127,7 @@ def cells() -> list[Cell]:
     late = ("compress.quantise.start=0.5", "compress.quantise.full=0.8")
     pruned = _sparse(75, "16x1", "gradual", "compress.sparsify.end=0.5")
     add("qat-4+gmp-75-16x1", *pruned, *_aware(4, *late))
-    add(
-        "qat-8+gmp-75-16x1+teacher",
-        *pruned,
-        *_aware(8, "compress.quantise.full=0.8"),
-        distilled=True,
-    )
+    add("so-75-16x1+teacher", *_second_order(75, 8), distilled=True)
     return found
 
 
@@ -153,6 +161,11 @@ class Bench:
             "train.checkpoint_minutes=1.0",
             "augment.start=0.0",
             "augment.full=0.01",
+            "compress.second_order.share=0.0",
+            "compress.second_order.bits=0",
+            "compress.second_order.exceptions={}",
+            'compress.distil.teacher=""',
+            'export.codec="f32_r16"',
             'export.output="model.ear"',
             *cell.settings,
         ]
@@ -160,37 +173,50 @@ class Bench:
             settings.append(f'compress.distil.teacher="{options.teacher or options.parent}"')
         return load_recipe(options.recipe, [*settings, *options.overrides])
 
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Make a cell's model and measure it."""
+    def make(self, cell: Cell) -> Made:
+        """Train a cell's model and write it, unless that is done."""
+        folder = self.path(cell.name)
+        made = folder / "made.json"
+        if made.is_file():
+            found: Made = json.loads(made.read_text(encoding="utf-8"))
+            return found
         from earshot.train import run
 
+        print(f"cell {cell.name}", file=sys.stderr)
         recipe = self.recipe(cell)
-        folder = self.path(cell.name)
         folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter(), time.process_time()
-        if cell.rounded_from:
-            source = self.path(cell.rounded_from) / "checkpoints" / "last.ckpt"
-            if not source.is_file():
-                raise SystemExit(
-                    f"error: {cell.name}: {source} is not there; run the cell "
-                    f"{cell.rounded_from} first."
-                )
-            run.run(recipe, stages=["tokenizer"])
-            run.export(recipe, checkpoint=source)
-        else:
-            source = folder / "checkpoints" / "last.ckpt"
-            run.run(recipe, stages=["tokenizer", "train", "export"], training_bar=False)
+        source = self.path(cell.rounded_from or cell.name) / "checkpoints" / "last.ckpt"
+        if cell.rounded_from and not source.is_file():
+            raise SystemExit(
+                f"error: {cell.name}: {source} is not there; run the cell {cell.rounded_from} "
+                "first."
+            )
+        stages = ["tokenizer"] if cell.rounded_from else ["tokenizer", "prune", "train"]
+        run.run(recipe, stages=stages, training_bar=False)
+        run.export(recipe, checkpoint=source)
         trained = time.perf_counter() - began[0], time.process_time() - began[1]
-        result = {
+        found = {
             "cell": cell.name,
             "group": cell.group,
             "seed": cell.seed,
             "settings": list(cell.settings),
             "rounded_from": cell.rounded_from,
             "steps": self._options.steps,
+            "overrides": list(self._options.overrides),
             "wall_s": round(trained[0], 1),
             "cpu_s": round(trained[1], 1),
             **self._stored(recipe, source),
+        }
+        with replaced_file(made) as file:
+            file.write(json.dumps(found).encode())
+        return found
+
+    def run(self, cell: Cell) -> Made:
+        """Make a cell's model and measure it."""
+        folder = self.path(cell.name)
+        result = {
+            **self.make(cell),
             **self._heard(folder / "model.ear"),
             "us_per_frame": frame_us(folder / "model.ear"),
         }
@@ -200,6 +226,7 @@ class Bench:
 
     def _stored(self, recipe: Any, source: Path) -> dict[str, Any]:
         """What the weights take, and how far they were from their grids before rounding."""
+        from earshot.compress.export import file_grids
         from earshot.compress.methods import export_grids
         from earshot.compress.report import stored_tensors
         from earshot.models.transducer import Transducer
@@ -214,9 +241,13 @@ class Bench:
             if key.startswith(prefix)
         }
         model.load_state_dict(weights)
-        sparsify = recipe.compress.sparsify
-        block = sparsify.block if sparsify.share > 0 else None
-        tensors = stored_tensors(model, export_grids(recipe.compress, state, model), block=block)
+        compress = recipe.compress
+        block = compress.sparsify.block if compress.sparsify.share > 0 else None
+        grids = export_grids(compress, state, model)
+        if compress.second_order.bits:
+            block = "16x1"
+            grids = file_grids(ModelFile(Path(recipe.folder) / recipe.export.output), model)
+        tensors = stored_tensors(model, grids, block=block)
         count = sum(t.weights for t in tensors)
         distances = [t.distance for t in tensors if not math.isnan(t.distance)]
         return {
@@ -418,20 +449,25 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    exp = ROOT / "exp" / "compression"
+    exp = ROOT / "exp"
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="Only these; see --list.")
     parser.add_argument("--list", action="store_true", help="Print the names of the cells.")
+    parser.add_argument("--make", action="store_true", help="Train and write, hear nothing.")
     parser.add_argument("--report", action="store_true", help="Train nothing: table and plot.")
     parser.add_argument("--plot", type=Path, metavar="SVG")
     parser.add_argument("--sensitivity", action="store_true", help="Each matrix by itself.")
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/compression-small.toml")
-    parser.add_argument("--parent", type=Path, default=exp / "compression-small.ear")
-    parser.add_argument("--shared", type=Path, default=exp, help="Folder of the recipe.")
-    parser.add_argument("--folder", type=Path, default=exp / "cells")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/assistant-en-small.toml")
+    parser.add_argument(
+        "--parent", type=Path, default=ROOT / "recipes/starts/assistant-en-dense.ear"
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=exp / "assistant-en-small", help="With what is trained on."
+    )
+    parser.add_argument("--folder", type=Path, default=exp / "compression")
     parser.add_argument("--teacher", type=Path, help="Of the distilled cell; default: the parent.")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--data", type=Path, default=data_folder())
-    parser.add_argument("--synthetic", type=Path, default=ROOT / "exp/assistant-en/synthetic_test")
+    parser.add_argument("--synthetic", type=Path, default=exp / "assistant-en/synthetic_test")
     parser.add_argument("--clips", type=int, default=40, help="Of each kind, for --sensitivity.")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--json", type=Path, help="Also write the JSON object here.")
@@ -451,7 +487,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if not options.parent.is_file() and not options.report:
         print(
-            f"error: {options.parent} is not there. Make it: earshot train run {options.recipe}",
+            f"error: {options.parent} is not there; --parent names the dense model.",
             file=sys.stderr,
         )
         return 1
@@ -468,9 +504,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             done = bench.path(cell.name) / "result.json"
             if done.is_file():
                 results.append(json.loads(done.read_text(encoding="utf-8")))
+            elif options.make:
+                bench.make(cell)
             elif not options.report:
-                print(f"cell {cell.name}", file=sys.stderr)
                 results.append(bench.run(cell))
+        if options.make:
+            return 0
         if not results:
             print(f"error: no cell below {options.folder} has a result yet.", file=sys.stderr)
             return 1

@@ -8,8 +8,6 @@ pytest.importorskip("torch")
 
 from pareto_plot import Point, pareto, svg
 
-from earshot.train.recipe import load_recipe
-
 
 def result(group: str, seed: int, errors: list[int], bits: float = 8.0) -> dict[str, Any]:
     return {
@@ -30,19 +28,21 @@ def result(group: str, seed: int, errors: list[int], bits: float = 8.0) -> dict[
     }
 
 
-def test_every_cell_is_a_recipe_that_loads_and_has_its_base_before_it(repository: Any) -> None:
-    from compression import cells
+def test_every_cell_is_a_recipe_that_loads_and_has_its_base_before_it() -> None:
+    from compression import Bench, arguments, cells
 
-    grid = cells()
+    grid, bench = cells(), Bench(arguments([]))
     names = [cell.name for cell in grid]
     assert len(set(names)) == len(names) >= 10
     trained_before: set[str] = set()
     for cell in grid:
-        recipe = load_recipe(repository / "recipes/compression-small.toml", list(cell.settings))
-        assert bool(recipe.compress.quantise.bits) == (cell.group != "dense")
+        compress = bench.recipe(cell).compress
+        rounded = compress.quantise.bits or compress.second_order.bits
+        assert bool(rounded) == (cell.group != "dense")
+        assert bool(compress.distil.teacher) == cell.distilled
         assert not cell.rounded_from or cell.rounded_from in trained_before
         trained_before.add(cell.name)
-    for group in ("qat-5", "qat-4", "ptq-5", "ptq-4", "qat-8+gmp-75-16x1"):
+    for group in ("qat-5", "qat-4", "ptq-5", "ptq-4", "qat-8+gmp-75-16x1", "so-75-16x1"):
         assert sorted(c.seed for c in grid if c.group == group) == [1, 2, 3]
 
 
