@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from pareto_plot import Point, pareto, svg
-from speech_sets import data_folder, pooled_sets
+from speech_sets import SYNTHETIC_SENTENCES, data_folder, pooled_sets
 from systems import EarshotSystem
 from wer import circumstances, figure, measure, print_aligned
 
@@ -181,6 +181,7 @@ class Bench:
             found: Made = json.loads(made.read_text(encoding="utf-8"))
             return found
         from earshot.train import run
+        from earshot.train.loop import read_checkpoint
 
         print(f"cell {cell.name}", file=sys.stderr)
         recipe = self.recipe(cell)
@@ -193,6 +194,8 @@ class Bench:
                 "first."
             )
         stages = ["tokenizer"] if cell.rounded_from else ["tokenizer", "prune", "train"]
+        if source.is_file() and read_checkpoint(source)["global_step"] >= self._options.steps:
+            stages = ["tokenizer"]
         run.run(recipe, stages=stages, training_bar=False)
         run.export(recipe, checkpoint=source)
         trained = time.perf_counter() - began[0], time.process_time() - began[1]
@@ -261,7 +264,10 @@ class Bench:
     def _heard(self, model: Path) -> dict[str, Any]:
         """Errors on every utterance, greedy search."""
         if not self._sets:
-            self._sets = pooled_sets(data=self._options.data, synthetic=self._options.synthetic)
+            options = self._options
+            self._sets = pooled_sets(
+                data=options.data, synthetic=options.synthetic, sentences=options.sentences
+            )
         file = ModelFile(model)
         system = EarshotSystem(model)
         counts: list[WordCounts] = []
@@ -468,6 +474,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--data", type=Path, default=data_folder())
     parser.add_argument("--synthetic", type=Path, default=exp / "assistant-en/synthetic_test")
+    parser.add_argument(
+        "--sentences", type=int, default=SYNTHETIC_SENTENCES, help="Of the synthetic test."
+    )
     parser.add_argument("--clips", type=int, default=40, help="Of each kind, for --sensitivity.")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C")
     parser.add_argument("--json", type=Path, help="Also write the JSON object here.")
