@@ -163,7 +163,7 @@ class CompressConfig:
                 f"{self.chosen_at}; the first must lie above 0 and be at most 1, the second lie "
                 "between 0 and 1. Change one."
             )
-        if self.needs_start and (self.sparsify.share > 0 or self.quantise.bits > 0):
+        if self.limits_change and (self.sparsify.share > 0 or self.quantise.bits > 0):
             raise ConfigError(
                 "compress: keep_mask or changed_blocks is set, and quantise.bits or sparsify.share "
                 "as well; a file that is changed a little keeps its own zeros and grids. Take one "
@@ -179,6 +179,11 @@ class CompressConfig:
             )
 
     @property
-    def needs_start(self) -> bool:
+    def limits_change(self) -> bool:
         """Whether the file that training starts from says what may change."""
         return self.keep_mask or self.changed_blocks < 1
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether there must be a file that training starts from."""
+        return self.limits_change or self.second_order.share > 0

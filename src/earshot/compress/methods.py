@@ -55,7 +55,7 @@ def compression_callbacks(
         bounded.append(Sparsifier(config.sparsify, done))
     if config.quantise.bits and config.quantise.aware:
         bounded.append(QuantisationAware(config.quantise, done))
-    if config.needs_start:
+    if config.limits_change:
         bounded.append(_limited(config, done, start))
     callbacks: list[Callback] = list(bounded)
     if config.distil.teacher:

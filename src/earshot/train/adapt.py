@@ -133,7 +133,7 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
     if recipe.compress.changed_blocks < 1 and _sparse(file):  # where nothing may move
         recipe = replace(recipe, compress=replace(recipe.compress, keep_mask=True))
-    small = recipe.compress.needs_start or recipe.compress.second_order.share > 0
+    small = recipe.compress.needs_start
     if small and not _is_set(request, "model.second_pass"):
         # A small model stays small, and what is to ship as an update brings nothing new with it.
         recipe = replace(recipe, model=replace(recipe.model, second_pass=config.second_pass))

@@ -204,7 +204,7 @@ class _Start:
         # than from one of sixteen levels to the next.
         self.sparse = any(is_sparse(codec) for codec in self.codecs.values())
         self.compress = replace(compress, keep_mask=compress.keep_mask or self.sparse)
-        self._grids = file_grids(self.file, self.model) if compress.needs_start else {}
+        self._grids = file_grids(self.file, self.model) if compress.limits_change else {}
         self._header = cast("dict[str, Any]", self.file.header)
         self.tokenizer = self.file.tensor_bytes("tokenizer")
 
@@ -216,7 +216,7 @@ class _Start:
 
     def limits(self, model: Transducer, steps: int) -> Callable[[int, Transducer], None]:
         """What keeps a network within what may change of the file."""
-        if not self.compress.needs_start:
+        if not self.compress.limits_change:
             return lambda *_: None
         done = 0.0
         limited = LimitedChange(self.compress, lambda: done, codecs=self.codecs, grids=self._grids)

@@ -324,8 +324,7 @@ class Recipe:
                 f"{len(self.commands.files)} files and model.phones is {self.model.phones}; rivals "
                 "are commands, and told apart by phones. Set both, or commands.rivals to 0."
             )
-        needs_start = self.compress.needs_start or self.compress.second_order.share > 0
-        if needs_start and not self.train.start_from:
+        if self.compress.needs_start and not self.train.start_from:
             raise ConfigError(
                 "compress: keep_mask, changed_blocks or second_order.share is set and "
                 "train.start_from is empty; what is kept must come from a model file. Name one in "
