@@ -1,7 +1,7 @@
 r"""Ways to compress, trained from the same parent and compared: a grid of named cells.
 
     earshot train run recipes/assistant-en-small.toml --stage text --stage noise --stage rooms \
-        --stage corpora --stage synthesis --stage splicing  # what is trained on, once
+        --stage corpora --stage synthesis --stage splicing --stage tokenizer  # once
     python benchmarks/compression.py                        # all cells that have no result yet
     python benchmarks/compression.py --cells qat-4-s1 ptq-4-s1
     python benchmarks/compression.py --report --plot docs/images/compression.svg
@@ -11,7 +11,8 @@ A cell is trained from the parent, the dense embedded model, for some hundred st
 model file, and heard over every utterance that was not trained on; its result goes to
 `<folder>/<cell>/result.json`, and a cell that has one is passed over. A cell that was killed in
 training goes on from its checkpoint. Cells run one after another; `--make` hears none of them, so
-that several processes, or another machine, may make some each. `dense` cells are trained on as long
+that several processes, or another machine, may make some each (name them with `--cells`: two
+processes must not make the same). `dense` cells are trained on as long
 as the others without compression, and post-training cells are those, rounded. Prints a table, and
 as the last line one JSON object.
 """
@@ -173,12 +174,22 @@ class Bench:
             settings.append(f'compress.distil.teacher="{options.teacher or options.parent}"')
         return load_recipe(options.recipe, [*settings, *options.overrides])
 
+    def asked(self, cell: Cell) -> Made:
+        """What a result must have been made with."""
+        return {
+            "settings": list(cell.settings),
+            "steps": self._options.steps,
+            "overrides": list(self._options.overrides),
+        }
+
     def make(self, cell: Cell) -> Made:
         """Train a cell's model and write it, unless that is done."""
         folder = self.path(cell.name)
         made = folder / "made.json"
+        steps, asked = self._options.steps, self.asked(cell)
         if made.is_file():
             found: Made = json.loads(made.read_text(encoding="utf-8"))
+            _refuse_other(made, found, asked)
             return found
         from earshot.train import run
         from earshot.train.loop import read_checkpoint
@@ -188,14 +199,13 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter(), time.process_time()
         source = self.path(cell.rounded_from or cell.name) / "checkpoints" / "last.ckpt"
-        if cell.rounded_from and not source.is_file():
+        trained_steps = read_checkpoint(source)["global_step"] if source.is_file() else 0
+        if trained_steps > steps or (cell.rounded_from and trained_steps < steps):
             raise SystemExit(
-                f"error: {cell.name}: {source} is not there; run the cell {cell.rounded_from} "
-                "first."
+                f"error: {cell.name}: {source} has {trained_steps} of {steps} steps; run the cell "
+                f"{cell.rounded_from or cell.name} with as many first, or give another --folder."
             )
-        stages = ["tokenizer"] if cell.rounded_from else ["tokenizer", "prune", "train"]
-        if source.is_file() and read_checkpoint(source)["global_step"] >= self._options.steps:
-            stages = ["tokenizer"]
+        stages = ["tokenizer"] if trained_steps == steps else ["tokenizer", "prune", "train"]
         run.run(recipe, stages=stages, training_bar=False)
         run.export(recipe, checkpoint=source)
         trained = time.perf_counter() - began[0], time.process_time() - began[1]
@@ -203,10 +213,8 @@ class Bench:
             "cell": cell.name,
             "group": cell.group,
             "seed": cell.seed,
-            "settings": list(cell.settings),
             "rounded_from": cell.rounded_from,
-            "steps": self._options.steps,
-            "overrides": list(self._options.overrides),
+            **asked,
             "wall_s": round(trained[0], 1),
             "cpu_s": round(trained[1], 1),
             **self._stored(recipe, source),
@@ -221,6 +229,7 @@ class Bench:
         result = {
             **self.make(cell),
             **self._heard(folder / "model.ear"),
+            "sentences": self._options.sentences,
             "us_per_frame": frame_us(folder / "model.ear"),
         }
         with replaced_file(folder / "result.json") as file:
@@ -245,11 +254,12 @@ class Bench:
         }
         model.load_state_dict(weights)
         compress = recipe.compress
-        block = compress.sparsify.block if compress.sparsify.share > 0 else None
-        grids = export_grids(compress, state, model)
         if compress.second_order.bits:
             block = "16x1"
             grids = file_grids(ModelFile(Path(recipe.folder) / recipe.export.output), model)
+        else:
+            block = compress.sparsify.block if compress.sparsify.share > 0 else None
+            grids = export_grids(compress, state, model)
         tensors = stored_tensors(model, grids, block=block)
         count = sum(t.weights for t in tensors)
         distances = [t.distance for t in tensors if not math.isnan(t.distance)]
@@ -279,15 +289,25 @@ class Bench:
             counts += found
             speakers += measured.speakers
             by_set[speech.name] = sum(found, WordCounts()).wer
-        tokenizer = next(t.num_bytes for t in file.tensors if t.name == "tokenizer")
+        others = ("tokenizer", "lm.")  # that no cell changes
         return {
             "file_bytes": file.size_bytes,
-            "tensor_bytes": sum(t.num_bytes for t in file.tensors) - tokenizer,
+            "tensor_bytes": sum(t.num_bytes for t in file.tensors if not t.name.startswith(others)),
             "codecs": sorted({t.codec for t in file.tensors}),
             "wer_by_set": by_set,
             "counts": [[c.hits, c.substitutions, c.deletions, c.insertions] for c in counts],
             "speakers": speakers,
         }
+
+
+def _refuse_other(path: Path, found: Made, asked: Made) -> None:
+    """A cell that was made or heard otherwise is not passed over: rows must be comparable."""
+    for key, value in asked.items():
+        if found[key] != value:
+            raise SystemExit(
+                f"error: {path}: {key} is {found[key]!r} and {value!r} is asked for; ask for the "
+                "same, or give another --folder."
+            )
 
 
 def frame_us(model: Path) -> dict[str, float]:
@@ -458,10 +478,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     exp = ROOT / "exp"
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="Only these; see --list.")
     parser.add_argument("--list", action="store_true", help="Print the names of the cells.")
-    parser.add_argument("--make", action="store_true", help="Train and write, hear nothing.")
-    parser.add_argument("--report", action="store_true", help="Train nothing: table and plot.")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--make", action="store_true", help="Train and write, hear nothing.")
+    what.add_argument("--report", action="store_true", help="Train nothing: table and plot.")
+    what.add_argument("--sensitivity", action="store_true", help="Each matrix by itself.")
     parser.add_argument("--plot", type=Path, metavar="SVG")
-    parser.add_argument("--sensitivity", action="store_true", help="Each matrix by itself.")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes/assistant-en-small.toml")
     parser.add_argument(
         "--parent", type=Path, default=ROOT / "recipes/starts/assistant-en-dense.ear"
@@ -512,7 +533,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             done = bench.path(cell.name) / "result.json"
             if done.is_file():
-                results.append(json.loads(done.read_text(encoding="utf-8")))
+                found = json.loads(done.read_text(encoding="utf-8"))
+                if not options.report:
+                    _refuse_other(done, found, bench.asked(cell) | {"sentences": options.sentences})
+                results.append(found)
             elif options.make:
                 bench.make(cell)
             elif not options.report:

@@ -126,17 +126,62 @@ def test_steps_compute_with_the_levels_of_the_file_and_train_what_lies_between(
 
     own = SecondOrderConfig(bits=4 if rounded_anew else 0)
     config = CompressConfig(keep_mask=True, second_order=own)
-    run = Run(config, steps=4, start=begun, start_path=start, see=see)
+    run = Run(config, steps=4, start=begun, start_path=start, see=see, rate=5e-4)
     run.module.transducer.register_forward_pre_hook(
         lambda module, _: computed.append(distance(module))
     )
     run.until(4)
     assert len(computed) == len(trained) == 4
-    assert min(trained) > 1e-4
+    assert trained[-1] > 2 * trained[0] > 1e-4  # pushes add up
     if rounded_anew:  # the levels will be others
         assert max(computed) > 1e-4
     else:
         assert max(computed) < 1e-6
+
+
+def test_what_a_sparse_codec_leaves_out_stays_zero_in_every_step(tmp_path: Path) -> None:
+    model = network(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("encoder.lstms") and parameter.dim() == 2:
+                parameter[16:48, ::2] = 0
+    grids = fit_grids(model, QuantiseConfig(bits=4))
+    start = write(model, tmp_path / "start.ear", grids=grids)
+    begun = read_transducer(start, SHAPE)
+    path = "encoder.lstms.0.weight_ih_l0"
+    zeros = begun.get_parameter(path) == 0
+    assert zeros.float().mean() > 0.1
+    seen = []
+    config = CompressConfig(changed_blocks=0.5, chosen_at=0.9)
+    run = Run(config, steps=3, start=begun, start_path=start)
+    run.module.transducer.register_forward_pre_hook(
+        lambda module, _: seen.append(module.get_parameter(path).detach()[zeros].abs().max())
+    )
+    run.until(3)
+    assert len(seen) == 3
+    assert max(seen) == 0
+
+
+def test_a_run_that_is_stopped_within_a_step_loses_no_push(tmp_path: Path) -> None:
+    model = network(3)
+    start = write(model, tmp_path / "start.ear", grids=fit_grids(model, QuantiseConfig(bits=4)))
+    begun = read_transducer(start, SHAPE)
+    trained: list[torch.Tensor] = []
+
+    def see(module: Any, step: int) -> None:
+        trained.append(module.transducer.joiner.weight.detach().clone())
+
+    def stop(module: torch.nn.Module, _: Any) -> None:
+        if len(trained) == 2:
+            raise RuntimeError("stopped")
+
+    run = Run(CompressConfig(keep_mask=True), steps=4, start=begun, start_path=start, see=see)
+    run.module.transducer.register_forward_pre_hook(stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        run.until(4)
+    assert (trained[1] != trained[0]).any()
+    found = run.module.transducer.joiner.weight.detach()
+    torch.testing.assert_close(found, trained[1], rtol=0, atol=0)
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:

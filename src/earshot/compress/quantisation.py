@@ -119,6 +119,15 @@ class QuantisationAware(Callback):
         """Put the weights back that were rounded for this step."""
         self._through.restore()
 
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Put them back before the checkpoint of a run that was stopped within a step."""
+        self._through.restore()
+
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:

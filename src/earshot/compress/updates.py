@@ -3,8 +3,9 @@
 A file is changed in blocks of 64 bytes. For a while training is free; then the blocks that have
 moved most are chosen, all others go back to what they were, and training goes on in the chosen ones
 alone. Zero blocks stay zero and scales and codebooks stay as they are, so that a weight that did
-not change is the same bytes; every step computes with weights on these grids, so that training sees
-what the file will say and goes on until a weight lies nearer to another level. What still changes
+not change is the same bytes; every step of the training loop computes with weights on these grids,
+unless they are rounded anew in the end, so that training sees what the file will say and goes on
+until a weight lies nearer to another level. What still changes
 beside the chosen blocks are sums of rows, which the file holds for the engine. Knows nothing of how
 a difference is written.
 """
@@ -111,6 +112,8 @@ class LimitedChange(Callback):
                 column = (ROW_BLOCK, 1)
                 kept = block_norms(values, column) > 0
                 self._masks[weight.path] = expanded(kept, column, values.shape)
+            elif self._config.changed_blocks < 1:  # what a sparse codec leaves out has no bytes
+                self._masks[weight.path] = self._blocks[weight.path] >= 0
         for path, values in parameters.items():
             if path.endswith("bias_ih_l0"):  # the file holds the sum of both biases
                 self._remember(path, values, stored_blocks(values, "f32"))
@@ -182,6 +185,15 @@ class LimitedChange(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Put the weights back that were rounded for this step."""
+        self._through.restore()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Put them back before the checkpoint of a run that was stopped within a step."""
         self._through.restore()
 
     def on_train_batch_end(

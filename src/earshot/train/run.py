@@ -318,7 +318,7 @@ def _is_pruned(path: Path, origin: str) -> bool:
     if not path.is_file():
         return False
     metadata = cast("Mapping[str, str]", ModelFile(path).header.get("metadata", {}))
-    return metadata.get("pruned") == origin
+    return bool(json.loads(metadata.get("pruned", "null")) == json.loads(origin))
 
 
 def _from_pruned(recipe: Recipe, folder: Path) -> Recipe:
