@@ -108,7 +108,9 @@ class LimitedChange(Callback):
             self._remember(weight.path, values, stored_blocks(values, self._codecs[weight.name]))
             if weight.name in self._grids:
                 self._ranges[weight.path] = self._grids[weight.name]
-            if weight.role == "matrix" and self._config.keep_mask:
+            if weight.role != "matrix":
+                continue
+            if self._config.keep_mask:
                 column = (ROW_BLOCK, 1)
                 kept = block_norms(values, column) > 0
                 self._masks[weight.path] = expanded(kept, column, values.shape)

@@ -21,7 +21,6 @@ from earshot.compress.export import read_transducer, transducer_config
 from earshot.core.errors import ConfigError, ModelFileError
 from earshot.data.atomic import replaced_file
 from earshot.data.pronunciation import Lexicon
-from earshot.modelfile.codecs import is_sparse
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import TransducerConfig
 from earshot.session.recognizer import Recognizer, embedded_model_path
@@ -131,8 +130,6 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         settings |= _small(file)
     own = [f"{key}={_toml(value)}" for key, value in settings.items()]
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
-    if recipe.compress.changed_blocks < 1 and _sparse(file):  # where nothing may move
-        recipe = replace(recipe, compress=replace(recipe.compress, keep_mask=True))
     small = recipe.compress.needs_start
     if small and not _is_set(request, "model.second_pass"):
         # A small model stays small, and what is to ship as an update brings nothing new with it.
@@ -152,10 +149,6 @@ def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return json.dumps(value)
-
-
-def _sparse(file: ModelFile) -> bool:
-    return any(is_sparse(tensor.codec) for tensor in file.tensors)
 
 
 def _small(file: ModelFile) -> dict[str, object]:
