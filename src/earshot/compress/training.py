@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 from earshot.models.transducer import Losses, Transducer
@@ -26,6 +26,7 @@ __all__ = [
     "batch_losses",
     "gradient_size",
     "ramp",
+    "warmed_decay",
 ]
 
 
@@ -131,16 +132,30 @@ class StraightThrough:
         self._floats = []
 
 
-class ConstrainedAveraging(EMAWeightAveraging):
+def warmed_decay(decay: float, count: int | Tensor) -> float | Tensor:
+    """The decay of a moving average that is `count` steps old.
+
+    Of the weights before, at most a tenth of the run so far counts: with a constant decay of .998
+    the average of 300 steps would still be mostly where they began.
+    """
+    warm = (1 + count) / (10 + count)
+    return warm.clamp_max(decay) if isinstance(warm, Tensor) else min(decay, warm)
+
+
+class ConstrainedAveraging(WeightAveraging):
     """An exponential moving average of the weights that keeps to the same bounds.
 
     Args:
-        decay: Share of the old average in the new one.
+        decay: Share of the old average in the new one, once there have been many steps.
         constraints: Called with the averaged network after every step.
     """
 
     def __init__(self, decay: float, constraints: Sequence[Callable[[Transducer], None]]) -> None:
-        super().__init__(decay=decay)
+        def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+            kept = warmed_decay(decay, count)
+            return kept * averaged + (1 - kept) * current
+
+        super().__init__(avg_fn=average)
         self._constraints = tuple(constraints)
 
     def on_train_batch_end(

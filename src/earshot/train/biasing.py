@@ -27,6 +27,7 @@ from torch import Tensor
 
 from earshot import _native
 from earshot.compress.export import pack_graphs, read_transducer
+from earshot.compress.training import warmed_decay
 from earshot.core.errors import ConfigError
 from earshot.data.atomic import replaced_file
 from earshot.data.pronunciation import Lexicon
@@ -400,7 +401,7 @@ def train(
         else:
             logger.warning("step %d: gradients are not finite; dropped", step)
         step += 1
-        decay = min(config.ema_decay, (1 + step) / (10 + step))
+        decay = warmed_decay(config.ema_decay, step)
         for name, value in bias.state_dict().items():
             average[name].lerp_(value, 1 - decay)
         for name, value in (("loss", loss), ("guide", guide)):

@@ -145,7 +145,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     transducer_every: int = 1  # batches; the CTC heads train on those between, too
     clip_norm: float = 5.0
-    ema_decay: float = 0.998
+    ema_decay: float = 0.998  # of the averaged weights; at first they span a tenth of the run
     precision: Precision = "auto"  # bf16-mixed where that is faster, else 32-true
     threads: int = 1
     workers: int = 1
