@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from earshot.compress.config import QuantiseConfig, SecondOrderConfig
@@ -64,7 +63,7 @@ def _bits_of(weight: Weight, config: QuantiseConfig | SecondOrderConfig) -> int:
     return 8 if weight.role == "table" else config.bits
 
 
-class QuantisationAware(Callback):
+class QuantisationAware(StraightThrough):
     """Pulls weights to their grids, keeps them in range, and snaps them there now and then.
 
     Grids are fitted once, at `start`; with them the range of every row stands. With the method
@@ -78,12 +77,12 @@ class QuantisationAware(Callback):
     """
 
     def __init__(self, config: QuantiseConfig, done: Callable[[], float]) -> None:
+        super().__init__()
         self.grids: dict[str, Grid] = {}
         self._config = config
         self._done = done
         self._weights: list[Weight] = []
         self._sizes: dict[str, float] = {}  # of gradients, by tensor name
-        self._through = StraightThrough()
         self._model: Transducer | None = None
 
     def setup(
@@ -110,23 +109,8 @@ class QuantisationAware(Callback):
         if self._config.method == "pull":
             self._sizes = {w.name: gradient_size(trainer, w.of(model)) for w in self._weights}
         elif self.grids:
-            self._through.keep(w.of(model) for w in self._weights)
+            self.keep(w.of(model) for w in self._weights)
             self.snap(model)
-
-    def on_after_backward(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Put the weights back that were rounded for this step."""
-        self._through.restore()
-
-    def on_exception(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        exception: BaseException,
-    ) -> None:
-        """Put them back before the checkpoint of a run that was stopped within a step."""
-        self._through.restore()
 
     def on_fit_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

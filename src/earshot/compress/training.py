@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 from earshot.models.transducer import Losses, Transducer
@@ -107,11 +107,12 @@ def gradient_size(trainer: lightning.Trainer, parameter: Tensor) -> float:
     return float(state["exp_avg_sq"].mean().sqrt()) if state else 0.0
 
 
-class StraightThrough:
+class StraightThrough(Callback):
     """Weights that one step computes with on their grids, while those off them are kept.
 
     The gradients found so are the floats': a small push adds up in them until a weight lies nearer
-    to another level, however few levels there are.
+    to another level, however few levels there are. A method that is one of these calls `keep` at
+    the start of a step and rounds.
 
     Source:
         Bengio et al., "Estimating or propagating gradients through stochastic neurons", 2013.
@@ -124,8 +125,22 @@ class StraightThrough:
         """Before they are rounded."""
         self._floats = [(weight, weight.detach().clone()) for weight in weights]
 
-    def restore(self) -> None:
-        """After the backward pass: what was kept is trained."""
+    def on_after_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Put back what was kept: that is what is trained."""
+        self._restore()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Put it back before the checkpoint of a run that was stopped within a step."""
+        self._restore()
+
+    def _restore(self) -> None:
         with torch.no_grad():
             for weight, values in self._floats:
                 weight.copy_(values)

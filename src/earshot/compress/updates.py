@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from earshot.compress.blocks import block_norms, expanded
@@ -66,7 +65,7 @@ def stored_blocks(weights: Tensor, codec: str) -> Tensor:
     return expanded(ids, (ROW_BLOCK, columns), weights.shape)
 
 
-class LimitedChange(Callback):
+class LimitedChange(StraightThrough):
     """Keeps all but some blocks of the model that training started from.
 
     Args:
@@ -84,6 +83,7 @@ class LimitedChange(Callback):
         codecs: Mapping[str, str],
         grids: Mapping[str, Grid],
     ) -> None:
+        super().__init__()
         self.free: dict[str, Tensor] = {}  # by parameter: True where it may differ from the start
         self._config = config
         self._done = done
@@ -93,7 +93,6 @@ class LimitedChange(Callback):
         self._blocks: dict[str, Tensor] = {}  # by parameter, -1 where nothing may ever change
         self._masks: dict[str, Tensor] = {}  # by parameter, of blocks of 16 rows that are not zero
         self._ranges: dict[str, Grid] = {}  # by parameter
-        self._through = StraightThrough()
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -176,27 +175,12 @@ class LimitedChange(Callback):
         if self._config.second_order.bits:
             return
         model = cast("Compressible", pl_module).transducer
-        self._through.keep(model.get_parameter(path) for path in self._ranges)
+        self.keep(model.get_parameter(path) for path in self._ranges)
         with torch.no_grad():
             for path, grid in self._ranges.items():
                 values = model.get_parameter(path)
                 values.copy_(grid.nearest(values))
         self.constrain(model)
-
-    def on_after_backward(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Put the weights back that were rounded for this step."""
-        self._through.restore()
-
-    def on_exception(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        exception: BaseException,
-    ) -> None:
-        """Put them back before the checkpoint of a run that was stopped within a step."""
-        self._through.restore()
 
     def on_train_batch_end(
         self,
