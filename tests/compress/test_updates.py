@@ -30,6 +30,17 @@ def start_file(folder: Path, *, zeros: bool = False) -> Path:
     return write(model, folder / "start.ear")
 
 
+def sparse_start(folder: Path) -> Path:
+    """Four bits, and LSTMs that lack three quarters of the columns of most of their rows."""
+    model = network(3)
+    model.encoder.set_statistics(torch.linspace(-8, 3, 80), torch.linspace(1, 4, 80))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("encoder.lstms") and parameter.dim() == 2:
+                parameter[16:, torch.arange(parameter.shape[1]) % 4 > 0] = 0
+    return write(model, folder / "start.ear", grids=fit_grids(model, QuantiseConfig(bits=4)))
+
+
 def fine_tuned(config: CompressConfig, start: Path, folder: Path, steps: int = 20) -> Path:
     network = read_transducer(start, SHAPE)
     run = Run(config, steps=steps, start=network, start_path=start).until(steps)
@@ -71,6 +82,36 @@ def test_no_more_blocks_change_than_are_allowed(tmp_path: Path, share: float) ->
         total += len(differs)
     assert 0.3 * share * total < changed <= share * total
     assert sums > 0  # of rows, which the docstring owns up to
+
+
+def test_blocks_of_a_sparse_file_are_counted_without_those_that_it_leaves_out(
+    tmp_path: Path,
+) -> None:
+    start = sparse_start(tmp_path)
+    begun = read_transducer(start, SHAPE)
+    run = Run(CompressConfig(changed_blocks=0.2), steps=20, start=begun, start_path=start)
+    free = run.until(20).save(tmp_path / "c.ckpt")["free"]
+    codecs = {tensor.name: tensor.codec for tensor in ModelFile(start).tensors}
+    every = 4 * SHAPE.encoder.hidden // 16 * SHAPE.encoder.layers  # of the LSTMs' biases
+    chosen = sum(
+        len(stored_blocks(mask, "f32")[mask].unique())
+        for path, mask in free.items()
+        if path.endswith("bias_ih_l0")
+    )
+    for weight in list_weights(begun):
+        ids = stored_blocks(weight.of(begun).detach(), codecs[weight.name])
+        every += len(ids[ids >= 0].unique())
+        chosen += len(ids[free[weight.path]].unique())
+    assert chosen == int(0.2 * every)
+
+
+def test_what_nothing_trains_stays_the_same_bytes(tmp_path: Path) -> None:
+    start = sparse_start(tmp_path)
+    made = fine_tuned(CompressConfig(changed_blocks=0.6), start, tmp_path)
+    before, after = blocks(start), blocks(made)
+    assert any((before[name] != after[name]).any() for name in before)
+    for name in ("encoder.normalize0.mean", "encoder.normalize0.inv_std"):
+        np.testing.assert_array_equal(before[name], after[name])
 
 
 def test_the_blocks_that_moved_most_are_the_ones_that_change(tmp_path: Path) -> None:
@@ -140,13 +181,7 @@ def test_steps_compute_with_the_levels_of_the_file_and_train_what_lies_between(
 
 
 def test_what_a_sparse_codec_leaves_out_stays_zero_in_every_step(tmp_path: Path) -> None:
-    model = network(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith("encoder.lstms") and parameter.dim() == 2:
-                parameter[16:48, ::2] = 0
-    grids = fit_grids(model, QuantiseConfig(bits=4))
-    start = write(model, tmp_path / "start.ear", grids=grids)
+    start = sparse_start(tmp_path)
     begun = read_transducer(start, SHAPE)
     path = "encoder.lstms.0.weight_ih_l0"
     zeros = begun.get_parameter(path) == 0

@@ -167,8 +167,8 @@ class ConstrainedAveraging(WeightAveraging):
 
     def __init__(self, decay: float, constraints: Sequence[Callable[[Transducer], None]]) -> None:
         def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
-            kept = warmed_decay(decay, count)
-            return kept * averaged + (1 - kept) * current
+            # So written, what training leaves alone stays the same to the bit.
+            return averaged + (1 - warmed_decay(decay, count)) * (current - averaged)
 
         super().__init__(avg_fn=average)
         self._constraints = tuple(constraints)

@@ -135,17 +135,18 @@ class LimitedChange(StraightThrough):
 
     def choose(self, model: Transducer) -> None:
         """Choose the blocks that may differ: those that have moved most, of the whole file."""
-        moved = []
+        moved, number = [], 0
         for path, start in self._start.items():
             change = (model.get_parameter(path).detach() - start).square().flatten().cpu()
             blocks = self._blocks[path].flatten()
             stored = blocks >= 0
+            number += len(blocks[stored].unique())  # ids of a sparse codec have gaps
             sums = torch.zeros(int(blocks.max()) + 1)
             moved.append(sums.index_add_(0, blocks[stored], change[stored]))
         every = torch.cat(moved)
         chosen = torch.zeros(len(every), dtype=torch.bool)
-        number = int(self._config.changed_blocks * len(every))
-        chosen[every.argsort(descending=True, stable=True)[:number]] = True
+        most = int(self._config.changed_blocks * number)
+        chosen[every.argsort(descending=True, stable=True)[:most]] = True
         parts = chosen.split([len(sums) for sums in moved])
         for path, part in zip(self._start, parts, strict=True):
             blocks = self._blocks[path]
