@@ -152,8 +152,10 @@ def test_a_tiny_recipe_trains_exports_and_goes_on(repository: Path, tmp_path: Pa
     for info in made.tensors:
         if info.name.startswith("encoder.lstm") and "weight" in info.name:
             before, after = start_weights.dequantise(info.name), made.dequantise(info.name)
-            assert not after[before == 0].any()  # what was taken away stays away
-            zeros += int((before == 0).sum())
+            for row in range(0, len(before), 16):  # what was taken away stays away
+                gone = ~before[row : row + 16].any(axis=0)
+                assert not after[row : row + 16, gone].any()
+                zeros += int(gone.sum())
             codecs.add(info.codec)
     assert zeros and any(codec.startswith("i4_b16") for codec in codecs), codecs
     assert isinstance(transcribe(small / "assistant-en.ear"), str)
