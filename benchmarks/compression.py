@@ -12,9 +12,9 @@ model file, and heard over every utterance that was not trained on; its result g
 `<folder>/<cell>/result.json`, and a cell that has one is passed over. A cell that was killed in
 training goes on from its checkpoint. Cells run one after another; `--make` hears none of them, so
 that several processes, or another machine, may make some each (name them with `--cells`: two
-processes must not make the same). `dense` cells are trained on as long
-as the others without compression, and post-training cells are those, rounded. Prints a table, and
-as the last line one JSON object.
+processes must not make the same). `dense` cells are trained on as long as the others without
+compression, and post-training cells are those, rounded. Prints a table, and as the last line one
+JSON object.
 """
 
 from __future__ import annotations
@@ -303,10 +303,10 @@ class Bench:
 def _refuse_other(path: Path, found: Made, asked: Made) -> None:
     """A cell that was made or heard otherwise is not passed over: rows must be comparable."""
     for key, value in asked.items():
-        if found[key] != value:
+        if found.get(key) != value:
             raise SystemExit(
-                f"error: {path}: {key} is {found[key]!r} and {value!r} is asked for; ask for the "
-                "same, or give another --folder."
+                f"error: {path}: {key} is {found.get(key)!r} and {value!r} is asked for; ask for "
+                "the same, or give another --folder."
             )
 
 

@@ -5,9 +5,8 @@ moved most are chosen, all others go back to what they were, and training goes o
 alone. Zero blocks stay zero and scales and codebooks stay as they are, so that a weight that did
 not change is the same bytes; every step of the training loop computes with weights on these grids,
 unless they are rounded anew in the end, so that training sees what the file will say and goes on
-until a weight lies nearer to another level. What still changes
-beside the chosen blocks are sums of rows, which the file holds for the engine. Knows nothing of how
-a difference is written.
+until a weight lies nearer to another level. What still changes beside the chosen blocks are sums of
+rows, which the file holds for the engine. Knows nothing of how a difference is written.
 """
 
 from __future__ import annotations
