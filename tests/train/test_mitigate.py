@@ -13,7 +13,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed ([train])")
 pytest.importorskip("lhotse", reason="lhotse is not installed ([train])")
 
 from earshot.compress.config import QuantiseConfig
-from earshot.compress.export import export_transducer, read_transducer, transducer_config
+from earshot.compress.export import (
+    export_transducer,
+    file_grids,
+    read_transducer,
+    transducer_config,
+)
 from earshot.compress.quantisation import fit_grids
 from earshot.compress.weights import list_weights
 from earshot.core.errors import ConfigError, ManifestError
@@ -268,6 +273,33 @@ def test_a_limited_change_is_limited_and_patches(island: Island, tmp_path: Path)
     assert 0 < changed < 0.2 * blocks
     patch_model(island.model, tmp_path / "u.eard", output=tmp_path / "patched.ear")
     assert (tmp_path / "patched.ear").read_bytes() == mended.output.read_bytes()
+
+
+@pytest.mark.parametrize("limit", ["compress.keep_mask=true", "compress.changed_blocks=0.5"])
+def test_a_mend_within_the_levels_of_the_file_computes_with_them(
+    island: Island, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    start = read_transducer(island.model, transducer_config(ModelFile(island.model)))
+    grids = file_grids(ModelFile(island.model), start)
+    off: list[float] = []
+    ordinary = module.tune
+
+    def far(model: Any) -> float:
+        values = {w.name: w.of(model).detach() for w in list_weights(model) if w.name in grids}
+        return max(float((v - grids[name].nearest(v)).abs().max()) for name, v in values.items())
+
+    def watched(model: Any, *arguments: Any, **options: Any) -> int:
+        handle = model.register_forward_pre_hook(lambda m, _: off.append(far(m)))
+        steps = ordinary(model, *arguments, **options)
+        handle.remove()
+        off.append(far(model))
+        return steps
+
+    monkeypatch.setattr(module, "tune", watched)
+    overrides = (*SMALL, 'mitigate.methods=["plain"]', limit)
+    mitigate(request_of(island, tmp_path, overrides=overrides))
+    *steps, end = off
+    assert len(steps) == 4 and max(steps) < 1e-5 < 1e-4 < end
 
 
 def test_evaluation_speakers_are_in_no_training_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator
 
@@ -134,6 +135,34 @@ def test_a_look_may_end_a_run() -> None:
     config = TuningConfig(steps=9, bf16=False)
     assert tune(network(), batches(), config, look=look) == 3
     assert seen == [1, 2, 3]
+
+
+def test_steps_compute_inside_and_train_what_is_outside() -> None:
+    """Pushes that are too small for the levels of a file add up."""
+    start = network()
+    computed, looked = [], []
+
+    @contextlib.contextmanager
+    def rounded(model: Transducer) -> Iterator[None]:
+        weight, kept = model.joiner.weight, model.joiner.weight.detach().clone()
+        with torch.no_grad():
+            weight.copy_((weight * 4).round() / 4)
+        yield
+        with torch.no_grad():
+            weight.copy_(kept)
+
+    def look(_: int, model: Transducer) -> bool:
+        looked.append(distance(model.joiner, start.joiner))
+        return False
+
+    model = copy.deepcopy(start)
+    model.register_forward_pre_hook(
+        lambda m, _: computed.append(float((m.joiner.weight.detach() * 4 % 1).max()))
+    )
+    config = TuningConfig(steps=3, peak_lr=1e-3, warmup_steps=1, bf16=False)
+    tune(model, batches(), config, rounded=rounded, look=look)
+    assert computed == [0.0, 0.0, 0.0]
+    assert 0 < looked[0] < looked[1] < looked[2]
 
 
 def test_a_cohort_has_a_vector_and_nobody_else_is_touched() -> None:

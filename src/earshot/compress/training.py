@@ -129,7 +129,7 @@ class StraightThrough(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Put back what was kept: that is what is trained."""
-        self._restore()
+        self.restore()
 
     def on_exception(
         self,
@@ -138,9 +138,10 @@ class StraightThrough(Callback):
         exception: BaseException,
     ) -> None:
         """Put it back before the checkpoint of a run that was stopped within a step."""
-        self._restore()
+        self.restore()
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Put back what was kept, if anything is."""
         with torch.no_grad():
             for weight, values in self._floats:
                 weight.copy_(values)

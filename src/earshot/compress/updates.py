@@ -11,7 +11,8 @@ rows, which the file holds for the engine. Knows nothing of how a difference is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import lightning
@@ -172,9 +173,19 @@ class LimitedChange(StraightThrough):
         batch_idx: int,
     ) -> None:
         """Round for this step, where the file's grids are what weights will be rounded to."""
-        if self._config.second_order.bits:
-            return
-        model = cast("Compressible", pl_module).transducer
+        if not self._config.second_order.bits:
+            self._round(cast("Compressible", pl_module).transducer)
+
+    @contextlib.contextmanager
+    def rounded(self, model: Transducer) -> Iterator[None]:
+        """Inside, a network computes with what the file will say; for loops without a trainer."""
+        self._round(model)
+        try:
+            yield
+        finally:
+            self.restore()
+
+    def _round(self, model: Transducer) -> None:
         self.keep(model.get_parameter(path) for path in self._ranges)
         with torch.no_grad():
             for path, grid in self._ranges.items():

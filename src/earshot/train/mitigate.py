@@ -12,10 +12,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import safetensors.torch
 import sentencepiece
@@ -190,6 +191,13 @@ def mitigate(
     return _Sweep(request, progress, tell).run()
 
 
+class _Limits(TypedDict, total=False):
+    """Of what `tune` takes; nothing where all may change."""
+
+    constrain: Callable[[int, Transducer], None]
+    rounded: Callable[[Transducer], AbstractContextManager[None]]
+
+
 class _Start:
     """The model that is mended, and how a changed one is written as a file of its kind."""
 
@@ -214,10 +222,10 @@ class _Start:
         model.load_state_dict(self.state)
         return model
 
-    def limits(self, model: Transducer, steps: int) -> Callable[[int, Transducer], None]:
+    def limits(self, model: Transducer, steps: int) -> _Limits:
         """What keeps a network within what may change of the file."""
         if not self.compress.limits_change:
-            return lambda *_: None
+            return {}
         done = 0.0
         limited = LimitedChange(self.compress, lambda: done, codecs=self.codecs, grids=self._grids)
         holder = cast("Any", SimpleNamespace(transducer=model))
@@ -231,7 +239,7 @@ class _Start:
                 limited.choose(model)
             limited.constrain(model)
 
-        return constrain
+        return {"constrain": constrain, "rounded": limited.rounded}
 
     def write(self, model: Transducer, path: Path, *, description: str) -> None:
         """Write a network into a file that has all else of the start: language model, heads."""
@@ -545,8 +553,8 @@ class _Sweep:
             prepared.batches(weights),
             self._tuning(steps),
             anchor=anchor,
-            constrain=self._start.limits(model, steps),
             look=look,
+            **self._start.limits(model, steps),
         )
         trial.unlink(missing_ok=True)
         assert best is not None  # the last step always looks
@@ -576,8 +584,8 @@ class _Sweep:
             prepared.batches(prepared.target_weights()),
             tuning,
             cohort_input=vectors,
-            constrain=self._start.limits(model, wanted[-1]) if vectors is None else lambda *_: None,
             look=look,
+            **(self._start.limits(model, wanted[-1]) if vectors is None else {}),
         )
 
     def _keep_plain_weights(self, network: Transducer) -> None:

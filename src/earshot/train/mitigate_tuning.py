@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -222,6 +223,7 @@ def tune(
     anchor: Anchor | None = None,
     cohort_input: CohortInput | None = None,
     constrain: Callable[[int, Transducer], None] = lambda *_: None,
+    rounded: Callable[[Transducer], AbstractContextManager[None]] = lambda _: nullcontext(),
     look: Callable[[int, Transducer], bool] = lambda *_: False,
 ) -> int:
     """Train a network further, in place.
@@ -233,6 +235,8 @@ def tune(
         anchor: Pulls weights back; None is plain fine-tuning.
         cohort_input: Trained instead of the network's own weights.
         constrain: Called after every step to put weights back within bounds.
+        rounded: Inside, the network computes with weights as a file will hold them; gradients
+            are found there and what they move is the weights outside (straight through).
         look: Called with the step and the network after every step; True ends the run.
 
     Returns:
@@ -254,13 +258,12 @@ def tune(
         batch, cohorts = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = config.peak_lr * min(1.0, step / config.warmup_steps)
-        attached = (
-            cohort_input.attached(model, cohorts) if cohort_input else contextlib.nullcontext()
-        )
-        with cast, attached:
-            losses = batch_losses(model, batch)
+        attached = cohort_input.attached(model, cohorts) if cohort_input else nullcontext()
         optimizer.zero_grad()
-        losses.total.backward()
+        with rounded(model):
+            with cast, attached:
+                losses = batch_losses(model, batch)
+            losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
         if bool(torch.isfinite(norm)):
             optimizer.step()
