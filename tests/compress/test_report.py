@@ -31,7 +31,7 @@ def test_bits_are_those_of_values_and_mask() -> None:
     )
 
 
-def test_each_matrix_is_compressed_alone_and_put_back() -> None:
+def test_each_matrix_and_table_is_compressed_alone_and_put_back() -> None:
     model = network()
     original = {k: v.clone() for k, v in model.state_dict().items()}
     reference = [original[w.path] for w in list_weights(model)]
@@ -45,9 +45,13 @@ def test_each_matrix_is_compressed_alone_and_put_back() -> None:
         return sum(gaps)
 
     found = list(sensitivities(model, measure, bits=(8, 4), shares=(0.75,)))
-    matrices = [w for w in list_weights(model) if w.role == "matrix"]
+    matrices = [w.name for w in list_weights(model) if w.role == "matrix"]
+    tables = [w.name for w in list_weights(model) if w.role == "table"]
+    assert [f.change for f in found if f.name in tables] == len(tables) * ["8 bits", "4 bits"]
+    assert tables
+    found = [f for f in found if f.name not in tables]
     assert [f.change for f in found[:3]] == ["8 bits", "4 bits", "75% 16x1"]
-    assert len(found) == 3 * len(matrices)
+    assert [f.name for f in found[::3]] == matrices and len(found) == 3 * len(matrices)
     assert seen[0] == []
     assert all(len(changed) == 1 for changed in seen[1:])
     for eight, four, pruned in zip(found[::3], found[1::3], found[2::3], strict=True):

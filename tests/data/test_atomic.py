@@ -63,3 +63,43 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     assert living.returncode == 0
     assert path.read_bytes() == b"half and half"
     assert sorted(os.listdir(tmp_path)) == [".a.backup.tmp", ".a.txt.1.00000000.tmp", "a"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "folder", "folder/.."])
+def test_a_folder_is_no_file_to_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError) as caught, replaced_file(Path(name)):
+        pass
+    assert caught.value.filename == str(Path(name))
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/null")):
+        with pytest.raises(OSError, match="Not a regular file"), replaced_file(path):
+            pass
+    assert pipe.is_fifo() and Path("/dev/null").is_char_device()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_leads_to_the_file_that_is_written(tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "target", tmp_path / "link"
+    link.symlink_to(target)
+    if exists:
+        target.write_bytes(b"old")
+    with replaced_file(link) as file:
+        file.write(b"new")
+    assert link.is_symlink() and target.read_bytes() == b"new"
+
+
+def test_an_error_names_the_folder_and_not_the_temporary_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, replaced_file(tmp_path / "none" / "a"):
+        pass
+    assert caught.value.filename == str(tmp_path / "none")

@@ -1,6 +1,7 @@
 """Writer and reader of `.ear` files: what is written is what the engine finds."""
 
 import json
+import os
 import struct
 import zlib
 
@@ -91,7 +92,9 @@ def test_unknown_tensors_are_named(tmp_path):
 
 
 def test_paths_that_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which would keep who opens it waiting
     for path, message in (
+        (tmp_path / "pipe", "this is not a regular file. Name a `.ear` file."),
         (tmp_path / "no.ear", "there is no such file. Check the path."),
         (tmp_path, "this is a folder. Name a `.ear` file inside it."),
     ):

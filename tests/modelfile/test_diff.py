@@ -479,13 +479,17 @@ def test_pipes_and_folders_are_no_files(small: tuple[Path, Path, bytes], tmp_pat
             patch_model(small[0], path, output=tmp_path / "out.ear")
 
 
-def test_links_and_permissions_stay(small: tuple[Path, Path, bytes], tmp_path: Path) -> None:
+def test_links_permissions_and_owners_stay(small: tuple[Path, Path, bytes], tmp_path: Path) -> None:
     base, result, data = small
     (tmp_path / "u.eard").write_bytes(data)
     link = tmp_path / "current.ear"
     link.symlink_to(base)
     base.chmod(0o640)
+    if os.geteuid() == 0:  # who else may give files away
+        os.chown(base, 4321, 1234)
+    owner = base.stat().st_uid, base.stat().st_gid
     patch_model(link, tmp_path / "u.eard", output=link)
+    assert (base.stat().st_uid, base.stat().st_gid) == owner
     assert link.is_symlink()
     assert base.read_bytes() == result.read_bytes()
     assert base.stat().st_mode & 0o777 == 0o640

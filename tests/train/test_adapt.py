@@ -148,6 +148,8 @@ def test_a_sparse_model_grows_unless_it_is_to_stay_small(templates: Path, tmp_pa
     sent = adaptation_recipe(_request(templates, model=sparse, overrides=update))
     assert sent.model.second_pass.layers == 0  # nothing new in it
 
+    with pytest.raises(ConfigError, match="Leave out --small"):
+        adaptation_recipe(_request(templates, model=sparse, small=True, overrides=update))
     small = adaptation_recipe(_request(templates, model=sparse, small=True))
     assert small.compress.keep_mask
     assert small.model.second_pass.layers == 0

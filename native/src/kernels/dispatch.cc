@@ -78,8 +78,10 @@ const std::vector<Kernels>& Available() {
     const CpuFeatures cpu = ReadCpu();
     if (cpu.avx512vbmi2) {
       found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx512vbmi2, avx512vnni, avx2, avx2));
-    } else if (cpu.avx512vnni) {  // Cascade Lake: bytes cannot be compressed in a register
-      found.push_back(EARSHOT_TABLE("avx512vnni", avx512vnni, avx2, avx512vnni, avx2, avx2));
+    }
+    // Cascade and Cooper Lake cannot compress bytes in a register: sparse and 4-bit products are AVX2's there.
+    if (cpu.avx512vnni) {
+      found.push_back(EARSHOT_TABLE("avx512vnni_avx2", avx512vnni, avx2, avx512vnni, avx2, avx2));
     }
     if (cpu.avxvnni) found.push_back(EARSHOT_TABLE("avxvnni", avxvnni, avxvnni, avx2, avx2, avx2));
     if (cpu.avx2) found.push_back(EARSHOT_TABLE("avx2", avx2, avx2, avx2, avx2, avx2));

@@ -82,7 +82,7 @@ def stored_tensors(
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What it costs to compress one matrix and no other, without training.
+    """What it costs to compress one matrix or table and no other, without training.
 
     Args:
         name: In the file.
@@ -101,32 +101,33 @@ def sensitivities(
     model: Transducer,
     measure: Callable[[Transducer], float],
     *,
-    bits: Sequence[int] = (8, 5, 4),
-    shares: Sequence[float] = (0.5, 0.75),
+    bits: Sequence[int] = (8, 6, 5, 4),
+    shares: Sequence[float] = (0.5, 0.75, 0.9),
     block: str = "16x1",
 ) -> Iterator[Sensitivity]:
-    """Compress one matrix after the other, each in every way, and measure.
+    """Compress one matrix or table after the other, each in every way, and measure.
 
     Args:
         model: The network; it is not changed.
         measure: Lower is better, such as the loss on held-out clips.
         bits: Widths to round to.
-        shares: Shares of blocks to zero.
+        shares: Shares of blocks to zero, of matrices: the rows of a table do not add up.
         block: Rows and columns of a block.
 
     Yields:
-        One entry a matrix and way, as soon as it is measured.
+        One entry for each of them and way, as soon as it is measured.
     """
     tried = copy.deepcopy(model)
     before = measure(tried)
     rows, columns = (int(side) for side in block.split("x"))
-    ways: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+    rounding: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
+    zeroing: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
     for width in bits:
-        ways[f"{width} bits"] = lambda values, width=width: (  # type: ignore[misc]
+        rounding[f"{width} bits"] = lambda values, width=width: (  # type: ignore[misc]
             uniform_grid(values) if width == 8 else codebook_grid(values, width)
         ).nearest(values)
     for share in shares:
-        ways[f"{share:.0%} {block}"] = lambda values, share=share: (  # type: ignore[misc]
+        zeroing[f"{share:.0%} {block}"] = lambda values, share=share: (  # type: ignore[misc]
             values
             * ~expanded(
                 lowest_blocks(block_norms(values, (rows, columns)), share),
@@ -135,11 +136,11 @@ def sensitivities(
             )
         )
     for weight in list_weights(tried):
-        if weight.role != "matrix":
+        if weight.role == "vector":
             continue
         values = weight.of(tried)
         kept = values.detach().clone()
-        for change, way in ways.items():
+        for change, way in (rounding | (zeroing if weight.role == "matrix" else {})).items():
             with torch.no_grad():
                 values.copy_(way(kept))
                 cost = measure(tried) - before

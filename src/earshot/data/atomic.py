@@ -1,6 +1,7 @@
 """Files that appear complete or not at all. Knows nothing of what is written."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -19,28 +20,44 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     sees the old file or the new one, and an error or a power cut leaves the old one.
 
     Args:
-        path: The file to make; its folder must exist.
+        path: The file to make; its folder must exist. Of a link it is the file that it leads to.
 
     Yields:
         A binary file open for writing and reading; its `.name` is the temporary file.
 
     Raises:
-        OSError: The folder is absent, full or not writable.
+        OSError: The folder is absent, full or not writable, or the path is that of a folder, a
+            device, a pipe or a socket.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    target = _target(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "x+b") as file:
+        opened = open(temporary, "x+b")  # noqa: SIM115
+    except OSError as err:  # of a name that nobody gave
+        err.filename = str(target.parent)
+        raise
+    try:
+        with opened as file:
             # The lock says that somebody is still writing: see `remove_leftovers`.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync_folder(target.parent)
+
+
+def _target(path: Path) -> Path:
+    """Where a file of this name is, or is to be: a rename would take the place of a device."""
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return Path(os.path.realpath(path))
 
 
 def remove_leftovers(path: Path) -> int:
@@ -58,9 +75,10 @@ def remove_leftovers(path: Path) -> int:
     Raises:
         OSError: The folder is absent or not readable.
     """
-    leftover = re.compile(re.escape(f".{path.name}.") + r"\d+\.[0-9a-f]{8}\.tmp")
+    target = Path(os.path.realpath(path))
+    leftover = re.compile(re.escape(f".{target.name}.") + r"\d+\.[0-9a-f]{8}\.tmp")
     removed = 0
-    with os.scandir(path.parent) as entries:
+    with os.scandir(target.parent) as entries:
         found = [entry for entry in entries if leftover.fullmatch(entry.name)]
     for entry in found:
         if not entry.is_file(follow_symlinks=False):

@@ -8,6 +8,7 @@ bounds. Knows no paths but those it was called with.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -186,7 +187,7 @@ def _require_base(
         raise ModelUpdateError(
             update,
             f"{base} already is the model that this update leads to",
-            remedy="There is nothing to do",
+            remedy="There is nothing to do; copy the file where it is wanted elsewhere",
         )
     raise ModelUpdateError(
         update,
@@ -205,13 +206,17 @@ def _write(
     free = disk.f_bavail * disk.f_frsize
     if size > free:
         raise ModelUpdateError(
-            update,
+            output,
             f"the new model has {size} bytes, and {output.parent} has {free} free beside the old",
             remedy="Make space, or name another place",
         )
     with replaced_file(output) as out:
         if output.exists():
-            os.fchmod(out.fileno(), stat.S_IMODE(output.stat().st_mode))
+            old = output.stat()
+            with contextlib.suppress(PermissionError):  # who is not root may give nothing away
+                os.fchown(out.fileno(), -1, old.st_gid)
+                os.fchown(out.fileno(), old.st_uid, -1)
+            os.fchmod(out.fileno(), stat.S_IMODE(old.st_mode))
         digest = hashlib.sha256()
         with _unpacking(update):
             for chunk in result_chunks(base, update_file, header=header):

@@ -7,6 +7,8 @@ only turns its findings into Python values. Does not know what a network is.
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,12 +64,15 @@ def check_readable(path: Path) -> None:
         path: The file to be opened.
 
     Raises:
-        ModelFileError: The path is absent, a folder, or not readable.
+        ModelFileError: The path is absent, a folder, a device or a pipe, or not readable.
     """
     try:
-        with open(path, "rb"):
-            str(path).encode()  # the engine takes names in UTF-8
-            return
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # others may keep who opens them waiting
+            with open(path, "rb"):
+                str(path).encode()  # the engine takes names in UTF-8
+                return
+        problem, remedy = "this is not a regular file", "Name a `.ear` file"
     except UnicodeEncodeError:
         problem, remedy = "the file's name is not UTF-8", "Rename the file"
     except FileNotFoundError:

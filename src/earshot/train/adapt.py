@@ -127,6 +127,11 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         **_shape(config),
     }
     if request.small:
+        if _is_set(request, "compress.changed_blocks"):
+            raise ConfigError(
+                "adapt: the model is to stay small and compress.changed_blocks is set; a model of "
+                "which few blocks change stays as small as it was. Leave out --small."
+            )
         settings |= _small(file)
     own = [f"{key}={_toml(value)}" for key, value in settings.items()]
     recipe = load_recipe(SETTINGS, [*own, *request.overrides])
