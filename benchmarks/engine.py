@@ -528,7 +528,7 @@ def speedups(steppers: Sequence[Stepper], forms: Sequence[Form]) -> dict[str, An
                 s for s in of(steppers, encoder, "earshot", form.name) if s.form == form.name
             ]
             ratio = smallest / ours.file_bytes
-            found[f"{prefix}file_ratio_{form.key}"] = round(ratio, 3)
+            found[f"{prefix}file_ratio_{form.key}"] = round(ratio, 2)
     return found
 
 
@@ -564,16 +564,16 @@ def missed(report: Mapping[str, Any]) -> list[str]:
     return low + [f"{k} is {report[k]}, aim {v}" for k, v in LARGEST.items() if report[k] > v]
 
 
-def peers(*, seconds: float, repeats: int) -> dict[str, Any]:
+def peers(*, quick: bool) -> dict[str, Any]:
     """Whole recognisers, ours against sherpa-onnx with our export; says what is missing."""
     from races import test_audio
     from sherpa_race import race_sherpa
     from speech_sets import data_folder
 
     ratios = ("sherpa_cpu_ratio", "sherpa_rss_ratio", "sherpa_cold_ratio")
-    clips, _ = test_audio(data_folder(), seconds=seconds)
+    clips, _ = test_audio(data_folder(), seconds=10.0 if quick else 60.0)
     try:
-        found = race_sherpa(default_model(), clips, repeats=repeats)
+        found = race_sherpa(default_model(), clips, repeats=1 if quick else 9, python=not quick)
     except SystemExit as err:
         print(f"sherpa-onnx did not run: {err}")
         return dict.fromkeys(ratios) | {"sherpa": str(err)}
@@ -585,7 +585,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer forms and rounds, under 40 s")
     parser.add_argument(
-        "--peers", action="store_true", help="also race sherpa-onnx (with --quick one short run)"
+        "--peers",
+        action="store_true",
+        help="also race sherpa-onnx (with --quick one short run); builds the C library first",
     )
     parser.add_argument("--seconds", type=float, help="of warm steps (default 40, quick 8)")
     parser.add_argument("--core", type=int, help="pin to this core (default: the last allowed)")
@@ -629,14 +631,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dense = lstm[Form(8)].stat().st_size
         for form in forms:
             ratio = dense / lstm[form].stat().st_size
-            report[f"file_ratio_{form.key}_to_dense_ear"] = round(ratio, 3)
+            report[f"file_ratio_{form.key}_to_dense_ear"] = round(ratio, 2)
         report["open_ms"] = round(open_ms(lstm[HEADLINE], repeats=21), 2)
         report["open_ms_dense"] = round(open_ms(lstm[Form(8)], repeats=21), 2)
         report["rss_over_file"] = round(rss_over_file(lstm[HEADLINE], lstm[QUICK[3]], x), 3)
     if options.peers:
-        report |= (
-            peers(seconds=10.0, repeats=1) if options.quick else peers(seconds=60.0, repeats=9)
-        )
+        report |= peers(quick=options.quick)
     report["rows"] = [stepper.row() for stepper in steppers]
     for line in missed(report):
         print(f"missed: {line}")

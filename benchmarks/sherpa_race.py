@@ -189,6 +189,7 @@ def race_sherpa(
     *,
     repeats: int = 9,
     chunk_frames: int = 32,
+    python: bool = True,
 ) -> dict[str, Any]:
     """Measure both engines in turns.
 
@@ -197,6 +198,7 @@ def race_sherpa(
         clips: 16 kHz samples in [-1, 1], for CPU time and memory.
         repeats: Processes of every entrant and kind.
         chunk_frames: Frames of 10 ms that both engines get at a time, a multiple of 4.
+        python: Race the Python interfaces, too; else only where nothing could be compiled.
 
     Returns:
         `sherpa_cpu_ratio, sherpa_rss_ratio, sherpa_cold_ratio` (theirs over ours, greedy search, by
@@ -214,7 +216,7 @@ def race_sherpa(
         audio_s = write_clips(long, clips, chunk_frames=chunk_frames)
         write_clips(short, [read_clip(COMMAND)], chunk_frames=chunk_frames)
         hosts, reason = compiled_hosts(folder)
-        entrants = _entrants(model, files, hosts)
+        entrants = _entrants(model, files, hosts, python=python or not hosts)
         samples = chunk_frames * SAMPLES_PER_FRAME
         for number in range(repeats + 1):
             for turn in range(len(entrants)):
@@ -241,13 +243,15 @@ def race_sherpa(
     }
 
 
-def _entrants(model: Path, files: dict[str, Path], hosts: dict[str, list[str]]) -> list[Entrant]:
-    python = [sys.executable, str(Path(__file__).with_name("stream_race.py"))]
-    programs: list[tuple[str, str, dict[str, list[str]]]] = [
-        ("Python", GREEDY, {"earshot": python, "sherpa-onnx": python})
-    ]
+def _entrants(
+    model: Path, files: dict[str, Path], hosts: dict[str, list[str]], *, python: bool
+) -> list[Entrant]:
+    programs: list[tuple[str, str, dict[str, list[str]]]] = []
     if hosts:
-        programs = [("C", GREEDY, hosts), ("C", BEAM, hosts), *programs]
+        programs += [("C", GREEDY, hosts), ("C", BEAM, hosts)]
+    if python:
+        command = [sys.executable, str(Path(__file__).with_name("stream_race.py"))]
+        programs.append(("Python", GREEDY, {"earshot": command, "sherpa-onnx": command}))
     entrants = []
     for host, method, commands in programs:
         entrants.append(Entrant("earshot", host, method, commands["earshot"], [str(model)]))
