@@ -44,6 +44,34 @@ def test_check_warns_of_what_may_go_wrong(earshot: Earshot, commands: Path) -> N
     assert "'turn on the desk lamp' of intent 'Play' is also said by 'TurnOn'" in warnings
 
 
+def test_check_warns_of_what_says_nothing_or_two_things(earshot: Earshot, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "intents:\n"
+        "  Go: {data: [{sentences: ['go {a}']}]}\n"
+        "  Bad: {data: [{sentences: ['see {b}'], requires_context: {domain: lihgt}}]}\n"
+        "lists:\n"
+        "  a:\n"
+        "    values:\n"
+        "      - {in: red, out: 1}\n"
+        "      - {in: 'Red!', out: 2}\n"
+        "  b: {values: [{in: lamp, out: l, context: {domain: light}}]}\n"
+    )
+    warnings = earshot("understand", "check", path).stderr
+    assert f"{path}:3: intent 'Bad' has no sentence that can be said" in warnings
+    assert f"{path}:8: 'red' stands twice in list 'a'" in warnings
+
+
+def test_more_sentences_than_anybody_reads_are_counted_in_digits(
+    earshot: Earshot, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.yaml"
+    words = " ".join("(a|b)" for _ in range(120))
+    path.write_text(f"intents: {{Go: {{data: [{{sentences: ['{words}']}}]}}}}\n")
+    result = earshot("understand", "check", path, "--samples", "0")
+    assert "Go  over 10^35 sentences" in result.stdout, result.stderr
+
+
 def test_check_says_every_problem_and_exits_2(earshot: Earshot, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(COMMANDS.replace("[the]", "[the").replace("[living room]", "[]"))

@@ -109,6 +109,8 @@ def test_all_bad_rows_are_named_and_nothing_is_written(earshot: Earshot, tmp_pat
 def test_mistakes_are_said_before_any_work(earshot: Earshot, rows: Path, tmp_path: Path) -> None:
     result = earshot("understand", "train", rows, "-o", tmp_path / "none" / "x.ear")
     assert result.exit_code == 2 and "no such folder" in result.stderr
+    folder = earshot("understand", "train", rows, "-o", tmp_path)
+    assert folder.exit_code == 2 and "this is a folder" in folder.stderr
     small = earshot("understand", "train", rows, "-o", tmp_path / "x.ear", "--max-bytes", "900")
     assert small.exit_code == 1 and "max_bytes" in small.stderr
 

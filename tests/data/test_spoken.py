@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earshot.data.spoken import number_value, number_words, spoken_form
+from earshot.data.spoken import number_value, number_words, spoken_form, spoken_readings
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,9 @@ from earshot.data.spoken import number_value, number_words, spoken_form
         ("dim to 20%", "dim to twenty percent"),
         ("heat to 22°", "heat to twenty two degrees"),
         ("it is -3 outside", "it is minus three outside"),
+        ("it is -2.5 or \u221221.5", "it is minus two point five or minus twenty one point five"),
+        ("1/2 cup, \u00bd cup, \u00be cup", "half cup half cup three quarters cup"),
+        ("2 1/2 or 2\u00bd hours", "two and a half or two and a half hours"),
         ("What's the 13th president?", "what's the thirteenth president"),
         ("the 21st of May", "the twenty first of may"),
         ("songs from 1963", "songs from nineteen sixty three"),
@@ -77,6 +80,15 @@ def test_number_words_refuses_what_it_cannot_say() -> None:
 @given(st.integers(-(10**12) + 1, 10**12 - 1), st.booleans())
 def test_number_value_reads_what_number_words_writes(value: int, with_and: bool) -> None:
     assert number_value(number_words(value, with_and=with_and).split()) == value
+
+
+def test_numerals_that_may_be_years_have_two_readings() -> None:
+    assert spoken_readings("1,500 minutes at 7:30") == (
+        "fifteen hundred minutes at seven thirty",
+        "one thousand five hundred minutes at seven thirty",
+    )
+    assert spoken_readings("book for 6/14/2035") == (spoken_form("book for 6/14/2035"),)
+    assert spoken_readings("150 minutes") == ("one hundred fifty minutes",)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,17 @@ def test_what_is_to_stay_small_or_ship_as_an_update_gets_no_second_pass(
     assert adaptation_recipe(asked).model.second_pass.layers == 0
 
 
+def test_templates_that_cannot_be_heard_are_refused_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "wild.yaml"
+    path.write_text(
+        "intents: {Play: {data: [{sentences: ['play {song}']}]}}\nlists: {song: {wildcard: true}}"
+    )
+    request = _request(path)
+    with pytest.raises(CommandsError):
+        adapt(request)
+    assert not request.work_dir.exists()
+
+
 def test_a_file_that_is_no_transducer_is_refused(templates: Path, tmp_path: Path) -> None:
     start = tmp_path / "no.ear"
     start.write_bytes(b"no model")

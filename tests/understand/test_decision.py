@@ -144,6 +144,15 @@ def test_a_command_is_accepted_with_its_words() -> None:
     assert [word["word"] for word in decision.words] == ["light", "on"]
 
 
+@pytest.mark.parametrize("heard", ["don't light on", "please do not light on"])
+def test_the_opposite_of_a_command_is_none(heard: str) -> None:
+    decision = decide(found(path("light on", -4.0)), free(heard), BOOK, config=MARGIN_ONLY)
+    assert decision.understanding == Understanding(None, {}, 0.0)
+    said = Book({"don't light on": light("off")})
+    own = found(path("don't light on", -4.0))
+    assert decide(own, free(heard), said, config=MARGIN_ONLY).understanding.intent == "light"
+
+
 def test_a_doubtful_command_is_rejected_but_its_confidence_is_told() -> None:
     paths = (path("light on", -4.0), path("light off", -4.5))
     decision = decide(found(*paths), free("bright song"), BOOK, config=MARGIN_ONLY)

@@ -133,6 +133,83 @@ def test_words_without_end_are_near_to_nothing(home: CommandGraph, letters: int)
     assert home.nearest("turn on the lights in the kitche" + "n" * letters) is None
 
 
+@pytest.mark.parametrize(
+    "heard",
+    [
+        "don't turn on the lights in the kitchen",
+        "do not turn on the lights in the kitchen",
+        "never turn on the kitchen lights",
+        "dim the desk lamp to one hundred fifty percent",
+        "dim the desk lamp to 2.5 percent",
+        "dim the desk lamp to one twenty percent",
+        "dim the desk lamp to too percent",
+        "make it seventy two degrees",
+        "make it to hundred degrees",
+        "make it degrees",
+        "turn it up by half",
+    ],
+)
+def test_another_number_and_the_opposite_are_near_to_nothing(
+    home: CommandGraph, heard: str
+) -> None:
+    matcher = Matcher(home.commands.network)
+    assert matcher.closest(heard) is None
+
+
+def test_one_may_be_another_word_where_it_is_no_number(home: CommandGraph) -> None:
+    found = home.nearest("turn one the lights in the kitchen")
+    assert found is not None and found.intent == "TurnOn"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("timer for 1500 minutes", 1500), ("timer for 1,999 minutes", 1999),
+     ("timer for 2000 minutes", 2000), ("timer for nineteen ninety nine minutes", None)],
+)  # fmt: skip
+def test_numerals_are_counts_where_years_cannot_be_said(
+    load: Load, text: str, value: int | None
+) -> None:
+    commands = load(
+        "intents: {T: {data: [{sentences: ['timer for {y} minutes']}]}}\n"
+        "lists: {y: {range: {from: 1, to: 2100}}}"
+    )
+    found = Matcher(commands.network).closest(text)
+    assert (None if found is None else found.slots["y"].value) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("minus zero point five", -0.5), ("-0.5", -0.5), ("minus one", -1), ("0.5", 0.5),
+     ("one and a half", 1.5), ("minus zero", None)],
+)  # fmt: skip
+def test_a_fraction_may_lie_between_zero_and_minus_one(
+    load: Load, text: str, value: float | None
+) -> None:
+    commands = load(
+        "intents: {H: {data: [{sentences: ['offset {h}']}]}}\n"
+        "lists: {h: {range: {from: -1, to: 1, fractions: halves}}}"
+    )
+    found = Matcher(commands.network).closest(f"offset {text}")
+    assert (None if found is None else found.slots["h"].value) == value
+
+
+def test_the_first_of_equal_values_is_taken_and_letters_beside_one_are_no_part_of_it(
+    load: Load,
+) -> None:
+    commands = load(
+        "intents: {C: {data: [{sentences: ['go {a}', 'un{v}ed it']}]}}\n"
+        "lists:\n"
+        "  a: {values: [{in: red, out: 1}, {in: red, out: 2}, {in: 'Red!', out: 3}]}\n"
+        "  v: {values: ['(pack|load)', lock]}"
+    )
+    matcher = Matcher(commands.network)
+    for text, slot, value in (
+        ("go red", "a", 1), ("unpacked it", "v", "pack"), ("unlocked it", "v", "lock")
+    ):  # fmt: skip
+        found = matcher.exact(text.split())
+        assert found is not None and found.slots[slot].value == value
+
+
 def test_a_command_is_nearest_to_itself_whatever_is_asked(home: CommandGraph) -> None:
     found = home.nearest("make it twelve degrees", min_confidence=0.99)
     assert found is not None

@@ -93,6 +93,8 @@ def test_a_broken_sentence_is_said_with_its_line(
         ("- sentences:", "- sentenses:", 4, "there is no field 'sentenses'"),
         ("intents:", "intents: {Stop: {data: []}}\n    intents:", 2, "'intents' is in the file"),
         ("lists:", "language: de\n    lists:", 6, "the language is 'de'"),
+        ("lists:", "language: [en]\n    lists:", 6, "the language is a list"),
+        ("values: [kitchen, hall]", "values: [{in: a, context: light}]", 8, "has no names"),
         ("lists:", "expansion_rules: {a: 'x <b>', b: '<a>'}\n    lists:", 6, "uses itself"),
         ("  TurnOn:", "  TurnOn: {}\n      TurnOff:", 2, "intent 'TurnOn' has no sentences"),
         ("intents:", "intents: [", 3, "this is not YAML"),
@@ -195,7 +197,12 @@ def test_a_list_twice_in_a_file_is_said_once(write: Write) -> None:
 
 def test_a_file_that_is_named_twice_is_read_once(write: Write, tmp_path: Path) -> None:
     path = write(SOUND, "one.yaml")
-    assert load_commands([path, tmp_path]).count_sentences() == 4
+    (tmp_path / "._one.yaml").write_bytes(b"\x00\x05\xa3")  # what macOS leaves beside it
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash" / "old.yaml").write_text(path.read_text())
+    folder = tmp_path / "other" / ".."
+    (tmp_path / "other").mkdir()
+    assert load_commands([path, tmp_path, folder]).count_sentences() == 4
 
 
 def test_words_that_yaml_takes_for_truth_values_stay_words(load: Load) -> None:

@@ -203,14 +203,13 @@ def _served(recognizer: Any, model: Path | None, commands: list[str] | None) -> 
     recognize = None
     if commands:
         from earshot.core.understanding import Understanding
-        from earshot.data.spoken import spoken_form
         from earshot.understand.matching import Matcher
         from earshot.understand.templates import load_commands
 
         matcher = Matcher(load_commands(commands).network)
 
         def recognize(text: str) -> Understanding:
-            return matcher.closest(spoken_form(text)) or Understanding(None, {}, 0.0)
+            return matcher.closest(text) or Understanding(None, {}, 0.0)
 
     return served_model(
         embedded_model_path() if model is None else model,

@@ -111,11 +111,11 @@ def _report(review: Review) -> dict[str, object]:
 def _print(review: Review, *, shown: int) -> None:
     width = max(map(len, review.by_intent))
     for intent, count in review.by_intent.items():
-        say(f"{intent:<{width}}  {count:,} {_counted(count, 'sentence')}")
+        say(f"{intent:<{width}}  {_figure(count)} {_counted(count, 'sentence')}")
     total = review.num_sentences
     say(
         f"{len(review.by_intent)} {_counted(len(review.by_intent), 'intent')}, "
-        f"{total:,} {_counted(total, 'sentence')}, "
+        f"{_figure(total)} {_counted(total, 'sentence')}, "
         f"{review.num_words:,} different {_counted(review.num_words, 'word')}"
     )
     if review.samples:
@@ -128,6 +128,12 @@ def _print(review: Review, *, shown: int) -> None:
     left = len(review.warnings) - shown
     if left > 0:
         note(f"and {left} more {_counted(left, 'warning')}; `--all` shows them.")
+
+
+def _figure(count: int) -> str:
+    """A count, or only its size where nobody would read its digits."""
+    digits = int(count.bit_length() * 0.30103)
+    return f"{count:,}" if digits < 30 else f"over 10^{digits - 1}"
 
 
 def _counted(count: int, noun: str) -> str:
@@ -151,13 +157,17 @@ def text(
     """Say what a sentence wants, exactly or nearly. Exits 0 if it is a command, 1 if not."""
     with reported():
         from earshot.core.understanding import Understanding
-        from earshot.data.spoken import spoken_form
+        from earshot.data.spoken import spoken_form, spoken_readings
         from earshot.understand.matching import Matcher
         from earshot.understand.templates import load_commands
 
         matcher = Matcher(load_commands(commands).network)
         said = spoken_form(sentence)
-        found = matcher.exact(said.split()) if exact else matcher.closest(said)
+        found = (
+            next(filter(None, (matcher.exact(r.split()) for r in spoken_readings(sentence))), None)
+            if exact
+            else matcher.closest(sentence)
+        )
     result = found or Understanding(None, {}, 0.0)
     if as_json:
         say(json.dumps({"text": said, **result.as_dict()}, ensure_ascii=False))

@@ -59,6 +59,8 @@ def train(
     """
     if not output.absolute().parent.is_dir():
         raise usage_error(f"{output}: there is no such folder. Make it first.")
+    if output.is_dir():
+        raise usage_error(f"{output}: this is a folder. Name the file to make.")
     with reported():
         from earshot.understand.evaluation import evaluate as outcomes_of
         from earshot.understand.evaluation import summary

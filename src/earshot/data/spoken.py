@@ -13,12 +13,15 @@ from collections.abc import Callable, Sequence
 __all__ = [
     "DIGIT_WORDS",
     "MONTHS",
+    "NEGATIONS",
+    "NUMBER_WORDS",
     "clock_words",
     "digit_words",
     "number_value",
     "number_words",
     "ordinal_words",
     "spoken_form",
+    "spoken_readings",
     "year_words",
 ]
 
@@ -124,6 +127,13 @@ _SMALL = {word: value for value, word in enumerate(_ONES)} | {
     word: 10 * tens for tens, word in enumerate(_TENS) if tens > 1
 }
 _SIZES = {name: size for size, name in _SCALES}
+NUMBER_WORDS = frozenset(_SMALL) | frozenset(_SIZES) | {"half", "quarter"}
+NEGATIONS = frozenset(
+    _words(
+        "not no never without don't dont doesn't doesnt didn't didnt can't cant cannot won't wont "
+        "isn't isnt shouldn't shouldnt mustn't mustnt"
+    )
+)
 
 
 def number_value(words: Sequence[str]) -> int | float | None:
@@ -218,6 +228,7 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
             else f" {_plain_number(m[1])} {_plain_number(m[2])} {_plain_number(m[3])} "
         ),
     ),
+    (re.compile(r"\b(\d+)\s+1/2\b"), lambda m: f"{m[1]} and a half "),
     (re.compile(r"\b1/2\b"), lambda m: " half "),
     (
         re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)(?::[0-5]\d)?(?!\d)"),
@@ -236,12 +247,12 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\b(\d{2,4})'?s\b"), lambda m: f" {_plural(_plain_number(m[1]))} "),
     (re.compile(r"\b(\d{1,12})(?:st|nd|rd|th)\b"), lambda m: f" {ordinal_words(int(m[1]))} "),
     (
-        re.compile(r"(?<![\w.])-(\d+)"),
-        lambda m: f" minus {_plain_number(m[1])} ",
+        re.compile(r"((?<![\w.])-)?(\d+)\.(\d+)"),
+        lambda m: f" {'minus ' if m[1] else ''}{_counted(m[2])} point {digit_words(m[3])} ",
     ),
     (
-        re.compile(r"(\d+)\.(\d+)"),
-        lambda m: f" {_counted(m[1])} point {digit_words(m[2])} ",
+        re.compile(r"(?<![\w.])-(\d+)"),
+        lambda m: f" minus {_plain_number(m[1])} ",
     ),
     (re.compile(r"%"), lambda m: " percent "),
     (re.compile(r"°\s?f\b"), lambda m: " degrees fahrenheit "),
@@ -253,6 +264,11 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\bdr\.(?=\s)"), lambda m: "doctor "),
     (re.compile(r"\d+"), lambda m: f" {_plain_number(m[0])} "),
 )
+
+
+_FRACTIONS = {"½": "a half", "¼": "a quarter", "¾": "three quarters"}
+# A numeral that `_plain_number` reads as a year.
+_LIKE_A_YEAR = re.compile(r"(?<![\w./:,-])(?:1[1-9]|20)\d\d(?![\w/:]|\.\d)")
 
 
 # Most words of command lists are: no rule has anything to do with them.
@@ -274,7 +290,11 @@ def spoken_form(text: str) -> str:
     """
     if _PLAIN.fullmatch(text):
         return text
-    text = text.replace("’", "'").replace("‘", "'").replace("°", "\u00b0")
+    text = text.replace("’", "'").replace("‘", "'").replace("°", "\u00b0").replace("\u2212", "-")
+    for sign, said in _FRACTIONS.items():
+        if sign in text:
+            text = re.sub(rf"(\d)\s*{sign}", rf"\1 and {said} ", text)
+            text = text.replace(sign, f" {said.removeprefix('a ')} ")
     kept = "".join(c if c in "£€°" else unicodedata.normalize("NFKD", c) for c in text.lower())
     text = "".join(c for c in kept if not unicodedata.combining(c))
     for pattern, words in _RULES:
@@ -283,3 +303,17 @@ def spoken_form(text: str) -> str:
     # An apostrophe belongs to a word only if it touches a letter and is not a quotation mark.
     text = re.sub(r"(?<![a-z])'(?!(?:s|m|re|ll|ve|d|til|cause|em|bout)\b)|'(?![a-z])", " ", text)
     return " ".join(text.split())
+
+
+def spoken_readings(text: str) -> tuple[str, ...]:
+    """All ways to read the numerals of a sentence: 1500 is "fifteen hundred", and a count.
+
+    Args:
+        text: As of `spoken_form`.
+
+    Returns:
+        At least one form; what `spoken_form` says comes first.
+    """
+    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
+    counted = _LIKE_A_YEAR.sub(lambda m: number_words(int(m[0])), plain)
+    return tuple(dict.fromkeys((spoken_form(text), spoken_form(counted))))

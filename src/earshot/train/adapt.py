@@ -23,7 +23,12 @@ from earshot.data.atomic import replaced_file
 from earshot.data.pronunciation import Lexicon
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import TransducerConfig
-from earshot.session.recognizer import Recognizer, embedded_model_path
+from earshot.session.recognizer import (
+    Recognizer,
+    embedded_model_path,
+    lexicon_of,
+    tokenizer_of,
+)
 from earshot.train import run
 from earshot.train.calibrate import calibrate_model
 from earshot.train.cuts import read_cuts, write_json
@@ -31,6 +36,7 @@ from earshot.train.measure import Figures, make_clips, measure
 from earshot.train.recipe import Recipe, SourceConfig, load_recipe
 from earshot.train.synthesis import HELD_OUT_VOICES, installed_voices, require_voices
 from earshot.understand.calibration import stored_config
+from earshot.understand.graph import compile_commands
 from earshot.understand.templates import Commands, load_commands
 
 __all__ = [
@@ -46,6 +52,7 @@ __all__ = [
 DEFAULT_MINUTES = 24.0
 SETTINGS = Path(__file__).parent / "adapt.toml"
 
+_MOST_MINUTES = 10_000
 _RESERVED_MINUTES = 3.0  # for export, calibration and measuring, of the default budget
 _LEAST_SHARE = 0.4  # of the budget that training gets, however slow the preparation was
 _OTHER_BYTES = 600_000_000  # checkpoints, and recordings at 16 kHz
@@ -86,10 +93,10 @@ class Adaptation:
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.minutes < 10_000:
+        if not 0 < self.minutes < _MOST_MINUTES:
             raise ConfigError(
-                f"adapt: minutes is {self.minutes}; it must be above 0. The default is "
-                f"{DEFAULT_MINUTES:.0f}."
+                f"adapt: minutes is {self.minutes}; it must be above 0 and below "
+                f"{_MOST_MINUTES:,}. The default is {DEFAULT_MINUTES:.0f}."
             )
 
 
@@ -374,7 +381,10 @@ def adapt(
     own = recipe.data.own_pronunciations
     if own is not None:
         Lexicon.load().extended(own)  # fails now rather than later
-    read_transducer(Path(recipe.train.start_from), recipe.model)  # fails now rather than later
+    start = Path(recipe.train.start_from)
+    read_transducer(start, recipe.model)  # fails now rather than later
+    # So does what is too large or too deep to be heard.
+    compile_commands(commands, tokenizer_of(start), lexicon=lexicon_of(start, pronunciations=own))
     require_voices(recipe.synthesis.engine_weights)
     folder = request.work_dir
     _require_space(recipe)

@@ -16,6 +16,7 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from earshot.core.understanding import Understanding
+from earshot.data.spoken import NEGATIONS
 from earshot.understand.confidence import (
     MAX_MARGIN,
     CommandConfig,
@@ -37,6 +38,11 @@ __all__ = [
     "read_nearest",
     "read_paths",
 ]
+
+
+# Of a whole sentence; "no" and "without" may be about a part of it.
+_NEGATED = NEGATIONS - {"no", "without"}
+_NEGATED_WITHIN = 4  # words: "please do not"; later ones are misheard more often than meant
 
 
 class Interpreter(Protocol):
@@ -130,16 +136,22 @@ def _look(
     words: tuple[WordResult, ...] | None = None
     confidence = 0.0
     reading = read_paths(result, free, commands)
-    if reading is not None:
+    heard = [word["word"] for word in free["words"]]
+    if reading is not None and not _is_negated(heard, reading.words):
         best, words = reading.understanding, reading.words
         confidence = command_confidence(reading.evidence, config)
-    heard = [word["word"] for word in free["words"]]
     if nearest and (words is None or [word["word"] for word in words] != heard):
         near = read_nearest(free, commands)
         if near is not None and near_confidence(near[1], config) > confidence:
             best, words = near[0], None
             confidence = near_confidence(near[1], config)
     return best, words, confidence
+
+
+def _is_negated(heard: Sequence[str], words: Sequence[WordResult]) -> bool:
+    """Whether free speech begins with a negation, and the command has none."""
+    begins = _NEGATED.intersection(heard[:_NEGATED_WITHIN])
+    return bool(begins) and NEGATIONS.isdisjoint(word["word"] for word in words)
 
 
 def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter) -> Reading | None:

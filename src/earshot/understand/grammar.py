@@ -64,11 +64,13 @@ class Meaning:
         intent: Name of the intent; None for a value.
         slots: Fixed slots of the intent.
         value: What the list's value gives; None where its words are the value.
+        beside: Letters before and after those words that belong to the sentence.
     """
 
     intent: str | None = None
     slots: Mapping[str, object] = field(default_factory=lambda: NOTHING)
     value: object = None
+    beside: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,7 +560,7 @@ class _Builder:
         for value in found.values:
             if not fits_context(value, carried, scope.block):
                 continue
-            tag = self._tag(Meaning(value=value.out))
+            tag = self._tag(Meaning(value=value.out, beside=(prefix, suffix)))
             if value.expression is not None:
                 first, last = self.node(), self.node()
                 self._spell(value.expression, scope, first, last, prefix, suffix)
@@ -580,20 +582,22 @@ class _Builder:
 
     def _range(self, found: RangeList) -> int:
         start, end = self.node(), self.node(final=True)
-        whole = end
+        whole = fraction = end
         if found.fractions:
-            whole = self.node()
+            whole, fraction, point = self.node(), self.node(), self.node()
             self._arc(whole, EPSILON, 0, end)
-            point = self.node()
-            self._arc(whole, WORD, self._word("point"), point)
+            self._arc(whole, EPSILON, 0, fraction)
+            self._arc(fraction, WORD, self._word("point"), point)
             for tenth in found.fractions:
                 self._arc(point, WORD, self._word(DIGIT_WORDS[tenth]), end)
             if 5 in found.fractions:
-                self.say(whole, ("and", "a", "half"), end)
+                self.say(fraction, ("and", "a", "half"), end)
         if found.start < 0:
             minus = self.node()
             for word in ("minus", "negative"):
                 self._arc(start, WORD, self._word(word), minus)
+            if found.fractions and found.stop >= 0:  # minus a half lies between
+                self._arc(minus, WORD, self._word("zero"), fraction)
             low = max(1, -found.stop)
             self._numbers(minus, whole, low, -found.start, found.step, -found.start % found.step)
         if found.stop >= 0:

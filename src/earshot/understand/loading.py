@@ -83,6 +83,7 @@ class Loader:
         self._shipped: set[int] = set()  # ids of lists and rules that a user's may replace
         self._skip_words: dict[str, None] = {}
         self.sources: list[str] = []
+        self._read: set[Path] = set()
 
     # -- reading
 
@@ -94,13 +95,18 @@ class Loader:
         files = [Path(path)]
         if files[0].is_dir():
             files = sorted(
-                f for f in Path(path).rglob("*") if f.suffix in _SUFFIXES and f.is_file()
+                f
+                for f in Path(path).rglob("*")
+                if f.suffix in _SUFFIXES
+                and f.is_file()
+                and not any(part.startswith(".") for part in f.relative_to(path).parts)
             )
             if not files:
                 self._complain(path, "the folder has no .yaml file", "name another one")
         for file in files:
-            if str(file) in self.sources:
+            if file.resolve() in self._read:
                 continue  # named twice, or by itself and in its folder
+            self._read.add(file.resolve())
             if not file.is_file():
                 self._complain(str(file), "there is no such file", "check the path")
                 continue
@@ -150,8 +156,8 @@ class Loader:
         for strange in document.known(fields, _FILE_FIELDS):
             self._warn(document, fields[strange][0], f"the field '{strange}' is ignored")
         if "language" in fields:
-            language = str(fields["language"][1].value)
-            if not language.lower().startswith("en"):
+            language = document.text(fields["language"][1], "the language")
+            if language is not None and not language.lower().startswith("en"):
                 document.problem(
                     fields["language"][1],
                     f"the language is '{language}'",
@@ -335,7 +341,14 @@ class Loader:
                 out = document.value(fields["out"][1])
             if "context" in fields:
                 found = document.value(fields["context"][1])
-                context = found if isinstance(found, dict) else NOTHING
+                if not isinstance(found, dict):
+                    document.problem(
+                        fields["context"][1],
+                        f"the context of {what} has no names",
+                        "write `context:` and below it lines such as `domain: light`",
+                    )
+                    return None
+                context = found
         text = document.text(text_node, what)
         if text is None:
             return None

@@ -3,7 +3,9 @@
 Both are one search over spans of the text: positions by nodes, each graph that is called solved
 once for each position. Nearly means that a span of the text may stand for a word that looks and
 sounds like it, that joined and split words are the same, and that words may be lost or added at a
-price in letters. Knows nothing of audio or of how the network was built.
+price in letters. Numbers and negations stand for nothing but themselves and are never lost or
+added: another number is another command, and so is the opposite of one. Knows nothing of audio or
+of how the network was built.
 
 Of several exact ways the one whose slots cover most of the words wins, then the one with fewest
 slots, then the template that comes first in the files.
@@ -12,6 +14,7 @@ slots, then the template that comes first in the files.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from earshot.core.understanding import SlotValue, Understanding
-from earshot.data.spoken import number_value, spoken_form
+from earshot.data.spoken import (
+    NEGATIONS,
+    NUMBER_WORDS,
+    number_value,
+    spoken_form,
+    spoken_readings,
+)
 from earshot.understand.grammar import CALL, TAG, WORD
 from earshot.understand.sounds import sound_key
 
@@ -40,6 +49,8 @@ SMALL_WORDS = {"a", "an", "the", "my", "our", "your", "please", "some", "of", "t
 SMALL_WORDS |= {"at", "for", "and", "is", "it", "uh", "um"}
 SMALL_WORD_PRICE = 0.35  # of its letters
 MAX_SKIPPABLE_ARCS = 16  # words of a longer choice are not passed over
+EXACT_WORDS = NUMBER_WORDS | NEGATIONS
+NUMBER_LINKS = {"point", "minus", "negative"}  # beside a number they are part of it
 MIN_LIKENESS = 0.65  # share of a text's letters that agree with the nearest command
 MAX_WORDS = 40  # a longer text is no command
 MAX_LETTERS = 1000  # likewise; distances of words are counted in 16 bits
@@ -124,7 +135,8 @@ class Matcher:
 
     def price(self, ident: int) -> float:
         """What it costs to pass over a word of the network."""
-        return _price_of(self._network.words[ident])
+        word = self._network.words[ident]
+        return math.inf if word in EXACT_WORDS else _price_of(word)
 
     # -- asking
 
@@ -139,8 +151,18 @@ class Matcher:
         return self._best(spans, letters=1)
 
     def closest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
-        """What a text exactly means, else the command most like it; None if none is like enough."""
-        return self.exact(text.split()) or self.nearest(text, min_confidence=min_confidence)
+        """What a text exactly means, else the command most like it; None if none is like enough.
+
+        Args:
+            text: In any writing; numerals are read in every way they can be.
+            min_confidence: Of the likeness.
+        """
+        readings = spoken_readings(text)
+        for reading in readings:
+            if (found := self.exact(reading.split())) is not None:
+                return found
+        near = [self.nearest(reading, min_confidence=min_confidence) for reading in readings]
+        return max(filter(None, near), key=lambda found: found.confidence, default=None)
 
     def nearest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
         """The command most like a text; None if none is like enough."""
@@ -182,6 +204,7 @@ class Matcher:
             at, tags = stack.pop()
             if self._network.final[at] and step.final is None:
                 step.final = tags
+            silent = []
             for kind, label, dest, slot in self._network.arcs(at):
                 if kind == WORD:
                     step.words.setdefault(label, []).append((dest, tags))
@@ -191,7 +214,8 @@ class Matcher:
                     after = (dest, (*tags, label) if kind == TAG else tags)
                     if after not in seen:
                         seen.add(after)
-                        stack.append(after)
+                        silent.append(after)
+            stack += reversed(silent)  # what comes first in the files is looked at first
         return step
 
     def firsts(self, start: int) -> frozenset[int] | None:
@@ -234,6 +258,7 @@ class Matcher:
                     splits.append((index, cut))
         positions.append((len(words), 0))
         number = {position: at for at, position in enumerate(positions)}
+        exact = _exact_words(words)
         edges: list[dict[int, list[tuple[int, float]]]] = [{} for _ in positions]
 
         def add(first: tuple[int, int], last: tuple[int, int], ident: int, price: float) -> None:
@@ -247,17 +272,21 @@ class Matcher:
             for first in range(len(words))
             for last in range(first + 1, min(first + MAX_SPAN, len(words)) + 1)
         ]
-        for (first, last), found in zip(
-            bounds, self._candidates(["".join(words[a:b]) for a, b in bounds]), strict=True
-        ):
+        texts = ["".join(words[a:b]) for a, b in bounds]
+        for (first, last), text, found in zip(bounds, texts, self._candidates(texts), strict=True):
+            is_exact = any(exact[first:last])
             for ident, price in found:
+                word = self._network.words[ident]
+                if word != text and (is_exact or word in EXACT_WORDS):
+                    continue
                 joined = REGROUPED * (last - first - 1)
                 add((first, 0), (last, 0), ident, price + joined)
         dropped: list[tuple[int, float] | None] = [
-            (number[index + 1, 0], _price_of(words[index])) if cut == 0 and index < len(words)
+            (number[index + 1, 0], _price_of(words[index]))
+            if cut == 0 and index < len(words) and not exact[index]
             else None
             for index, cut in positions
-        ]  # fmt: skip
+        ]
         return _Spans(words, [index for index, _ in positions], edges, dropped)
 
     def _candidates(self, texts: Sequence[str]) -> list[list[tuple[int, float]]]:
@@ -319,13 +348,15 @@ class Matcher:
         """Take the slots of a called graph; returns the words that were matched in it."""
         words: list[str] = []
         value: object = None
+        before = after = ""
         for link in _from_the_start(call.inner):
             if link.kind == WORD:
                 words.append(self._network.words[link.label])
             elif link.kind == CALL:
                 words += self._fill(link, spans, slots)
             else:
-                value = self._network.meanings[link.label].value
+                meaning = self._network.meanings[link.label]
+                value, (before, after) = meaning.value, meaning.beside
         if call.label >= 0:
             slot = self._network.slots[call.label]
             if slot.numbers is not None:
@@ -333,7 +364,7 @@ class Matcher:
                 times = slot.numbers.multiplier
                 value = number if number is None or times is None else number * times
             elif value is None:
-                value = " ".join(words)
+                value = " ".join(words).removeprefix(before).removesuffix(after)
             slots[slot.name] = SlotValue(value, spans.heard(call.start, call.end))
         return words
 
@@ -451,6 +482,21 @@ def _tagged(link: _Link | None, tags: tuple[int, ...]) -> _Link | None:
     for tag in tags:
         link = _Link(link, TAG, tag)
     return link
+
+
+def _exact_words(words: Sequence[str]) -> list[bool]:
+    """Which words of a text stand for themselves only. "one" by itself may be any word."""
+    numbers = [word in NUMBER_WORDS for word in words]
+    beside = [
+        (at > 0 and numbers[at - 1]) or (at + 1 < len(words) and numbers[at + 1])
+        for at in range(len(words))
+    ]
+    return [
+        word in NEGATIONS
+        or (is_number and (word != "one" or near))
+        or (word in NUMBER_LINKS and near)
+        for word, is_number, near in zip(words, numbers, beside, strict=True)
+    ]
 
 
 def _price_of(word: str) -> float:

@@ -1,12 +1,14 @@
 """What may go wrong with commands that are correct: the doubts of `earshot understand check`.
 
 Words whose sounds are guessed or that the recogniser must spell letter by letter, values of one
-list that sound alike, and sentences that another intent says too. Knows no audio: what it says is
+list that sound alike or are the same, intents that say nothing, and sentences that another intent
+says too. Knows no audio: what it says is
 a suspicion.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +78,7 @@ def review_commands(
             *commands.warnings,
             *_guessed_words(commands, lexicon),
             *_spelled_words(commands, tokenizer),
+            *_silent_intents(commands, counts),
             *_alike_values(commands),
             *_shared_sentences(graph),
         ],
@@ -114,6 +117,23 @@ def _spelled_words(commands: Commands, tokenizer: Tokenizer) -> list[CommandsPro
     return doubts
 
 
+def _silent_intents(commands: Commands, counts: Mapping[str, int]) -> list[CommandsProblem]:
+    """Intents without a sentence: a list is empty, or no value has the context that is required."""
+    return [
+        CommandsProblem(
+            next(
+                (b.templates[0].where for b in commands.blocks
+                 if b.intent == intent and b.templates),
+                commands.sources[0],
+            ),
+            f"intent '{intent}' has no sentence that can be said",
+            "look whether its lists have values, and those the context that it requires",
+        )
+        for intent in commands.intents
+        if not counts.get(intent)
+    ]  # fmt: skip
+
+
 def _alike_values(commands: Commands) -> list[CommandsProblem]:
     """Values of one list with different meanings whose words sound alike."""
     doubts = []
@@ -126,7 +146,16 @@ def _alike_values(commands: Commands) -> list[CommandsProblem]:
             said: dict[str, ListValue] = {}
             for value in found.values:
                 for phrase in sample_phrases(value, block):
-                    said.setdefault(phrase, value)
+                    before = said.setdefault(phrase, value)
+                    if before is not value and before.out != value.out:
+                        doubts.append(
+                            CommandsProblem(
+                                value.where,
+                                f"'{phrase}' stands twice in list '{found.name}', with other "
+                                "values; the first is taken",
+                                "take one of them out",
+                            )
+                        )
             for first, second in alike_pairs(list(said)):
                 one, other = said[first], said[second]
                 if one is other or (one.out == other.out and one.out is not None):
