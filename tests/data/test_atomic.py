@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == [".a.backup.tmp", ".a.txt.1.00000000.tmp", "a"]
 
 
-@pytest.mark.parametrize("name", ["", ".", "/", "folder", "folder/.."])
+@pytest.mark.parametrize("name", ["", ".", "/", "folder", "folder/..", "none/.."])
 def test_a_folder_is_no_file_to_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -77,14 +78,17 @@ def test_a_folder_is_no_file_to_be_made(
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
+def test_a_pipe_or_a_socket_is_not_replaced(tmp_path: Path) -> None:
+    pipe, bound, link = tmp_path / "pipe", tmp_path / "socket", tmp_path / "link"
     os.mkfifo(pipe)
-    for path in (pipe, Path("/dev/null")):
-        with pytest.raises(OSError, match="Not a regular file"), replaced_file(path):
-            pass
-    assert pipe.is_fifo() and Path("/dev/null").is_char_device()
-    assert os.listdir(tmp_path) == ["pipe"]
+    link.symlink_to(pipe)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(bound))
+        for path in (pipe, bound, link):
+            with pytest.raises(OSError, match="Not a regular file"), replaced_file(path):
+                pass
+    assert pipe.is_fifo() and bound.is_socket() and link.is_symlink()
+    assert len(os.listdir(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -23,6 +23,7 @@ from earshot.data.spoken import number_value, number_words, spoken_form, spoken_
         ("it is -2.5 or \u221221.5", "it is minus two point five or minus twenty one point five"),
         ("1/2 cup, \u00bd cup, \u00be cup", "half cup half cup three quarters cup"),
         ("2 1/2 or 2\u00bd hours", "two and a half or two and a half hours"),
+        ("1.5-2 or 5 1/2-6", "one point five two or five and a half six"),
         ("What's the 13th president?", "what's the thirteenth president"),
         ("the 21st of May", "the twenty first of may"),
         ("songs from 1963", "songs from nineteen sixty three"),
@@ -86,6 +87,10 @@ def test_numerals_that_may_be_years_have_two_readings() -> None:
     assert spoken_readings("1,500 minutes at 7:30") == (
         "fifteen hundred minutes at seven thirty",
         "one thousand five hundred minutes at seven thirty",
+    )
+    assert spoken_readings("from \u22121500 to 1600") == (
+        "from minus fifteen hundred to sixteen hundred",
+        "from minus one thousand five hundred to one thousand six hundred",
     )
     assert spoken_readings("book for 6/14/2035") == (spoken_form("book for 6/14/2035"),)
     assert spoken_readings("150 minutes") == ("one hundred fifty minutes",)

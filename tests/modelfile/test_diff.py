@@ -6,6 +6,7 @@ with the package.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -485,7 +486,7 @@ def test_links_permissions_and_owners_stay(small: tuple[Path, Path, bytes], tmp_
     link = tmp_path / "current.ear"
     link.symlink_to(base)
     base.chmod(0o640)
-    if os.geteuid() == 0:  # who else may give files away
+    with contextlib.suppress(OSError):  # only some may give files away
         os.chown(base, 4321, 1234)
     owner = base.stat().st_uid, base.stat().st_gid
     patch_model(link, tmp_path / "u.eard", output=link)

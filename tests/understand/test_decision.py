@@ -146,11 +146,23 @@ def test_a_command_is_accepted_with_its_words() -> None:
 
 @pytest.mark.parametrize("heard", ["don't light on", "please do not light on"])
 def test_the_opposite_of_a_command_is_none(heard: str) -> None:
-    decision = decide(found(path("light on", -4.0)), free(heard), BOOK, config=MARGIN_ONLY)
+    positive = found(path("light on", -4.0))
+    decision = decide(positive, free(heard), BOOK, config=MARGIN_ONLY)
     assert decision.understanding == Understanding(None, {}, 0.0)
+    # Nor where a further look mishears the negation.
+    near = Book(BOOK.meanings, replace(light("on"), confidence=0.8))
+    again = [(positive, free("down light on"))]
+    decision = decide(positive, free(heard), near, config=MARGIN_ONLY, again=lambda: again)
+    assert decision.understanding.intent is None
     said = Book({"don't light on": light("off")})
     own = found(path("don't light on", -4.0))
     assert decide(own, free(heard), said, config=MARGIN_ONLY).understanding.intent == "light"
+
+
+def test_a_polite_question_is_no_negation() -> None:
+    heard = free("won't you light on")
+    decision = decide(found(path("light on", -4.0)), heard, BOOK, config=MARGIN_ONLY)
+    assert decision.understanding.intent == "light"
 
 
 def test_a_doubtful_command_is_rejected_but_its_confidence_is_told() -> None:

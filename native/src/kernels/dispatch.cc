@@ -130,7 +130,8 @@ const Kernels* kernels_for(const char* isa) {
   for (const Kernels& table : Available()) {
     if (std::strcmp(table.isa, isa) == 0) return &table;
   }
-  return nullptr;
+  // What Cascade Lake has went by this name, too.
+  return std::strcmp(isa, "avx512vnni") == 0 ? kernels_for("avx512vnni_avx2") : nullptr;
 }
 
 const char* const* available_isas() {

@@ -157,17 +157,13 @@ def text(
     """Say what a sentence wants, exactly or nearly. Exits 0 if it is a command, 1 if not."""
     with reported():
         from earshot.core.understanding import Understanding
-        from earshot.data.spoken import spoken_form, spoken_readings
+        from earshot.data.spoken import spoken_form
         from earshot.understand.matching import Matcher
         from earshot.understand.templates import load_commands
 
         matcher = Matcher(load_commands(commands).network)
         said = spoken_form(sentence)
-        found = (
-            next(filter(None, (matcher.exact(r.split()) for r in spoken_readings(sentence))), None)
-            if exact
-            else matcher.closest(sentence)
-        )
+        found = matcher.exact_text(sentence) if exact else matcher.closest(sentence)
     result = found or Understanding(None, {}, 0.0)
     if as_json:
         say(json.dumps({"text": said, **result.as_dict()}, ensure_ascii=False))

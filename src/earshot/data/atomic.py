@@ -33,7 +33,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         opened = open(temporary, "x+b")  # noqa: SIM115
-    except OSError as err:  # of a name that nobody gave
+    except (FileNotFoundError, PermissionError) as err:  # of a name that nobody gave
         err.filename = str(target.parent)
         raise
     try:
@@ -53,11 +53,14 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
 
 def _target(path: Path) -> Path:
     """Where a file of this name is, or is to be: a rename would take the place of a device."""
-    if not path.name or path.is_dir():
+    target = Path(os.path.realpath(path))
+    if not path.name or target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if path.exists() and not path.is_file():
+    if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "Not a regular file", str(path))
-    return Path(os.path.realpath(path))
+    if target.is_symlink():  # one that leads to itself
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def remove_leftovers(path: Path) -> int:

@@ -9,11 +9,11 @@ writings comparable for scoring and spells nothing out.
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 __all__ = [
     "DIGIT_WORDS",
     "MONTHS",
-    "NEGATIONS",
     "NUMBER_WORDS",
     "clock_words",
     "digit_words",
@@ -128,12 +128,6 @@ _SMALL = {word: value for value, word in enumerate(_ONES)} | {
 }
 _SIZES = {name: size for size, name in _SCALES}
 NUMBER_WORDS = frozenset(_SMALL) | frozenset(_SIZES) | {"half", "quarter"}
-NEGATIONS = frozenset(
-    _words(
-        "not no never without don't dont doesn't doesnt didn't didnt can't cant cannot won't wont "
-        "isn't isnt shouldn't shouldnt mustn't mustnt"
-    )
-)
 
 
 def number_value(words: Sequence[str]) -> int | float | None:
@@ -219,63 +213,73 @@ def _plain_number(digits: str) -> str:
 
 
 _CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}
-_RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
-    (
-        re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4})\b"),
-        lambda m: (
-            f" {MONTHS[int(m[1]) - 1]} {ordinal_words(int(m[2]))} {year_words(int(m[3]))} "
-            if 1 <= int(m[1]) <= 12 and 1 <= int(m[2]) <= 31
-            else f" {_plain_number(m[1])} {_plain_number(m[2])} {_plain_number(m[3])} "
-        ),
-    ),
-    (re.compile(r"\b(\d+)\s+1/2\b"), lambda m: f"{m[1]} and a half "),
-    (re.compile(r"\b1/2\b"), lambda m: " half "),
-    (
-        re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)(?::[0-5]\d)?(?!\d)"),
-        lambda m: f" {clock_words(int(m[1]), int(m[2]))} ",
-    ),
-    (re.compile(r"\b([ap])\.\s?m\b\.?"), lambda m: f" {m[1]}m "),
-    (re.compile(r"(\d)\s?([ap]m)\b"), lambda m: f"{m[1]} {m[2]} "),
-    (re.compile(r"(?<=\d),(?=\d{3}\b)"), lambda m: ""),
-    (
-        re.compile(r"([$£€])\s?(\d+)(?:\.(\d\d))?(?!\d)"),
-        lambda m: (
-            f" {_counted(m[2])} {_CURRENCIES[m[1]]} "
-            + (f"and {number_words(int(m[3]))} cents " if m[3] and int(m[3]) else "")
-        ),
-    ),
-    (re.compile(r"\b(\d{2,4})'?s\b"), lambda m: f" {_plural(_plain_number(m[1]))} "),
-    (re.compile(r"\b(\d{1,12})(?:st|nd|rd|th)\b"), lambda m: f" {ordinal_words(int(m[1]))} "),
-    (
-        re.compile(r"((?<![\w.])-)?(\d+)\.(\d+)"),
-        lambda m: f" {'minus ' if m[1] else ''}{_counted(m[2])} point {digit_words(m[3])} ",
-    ),
-    (
-        re.compile(r"(?<![\w.])-(\d+)"),
-        lambda m: f" minus {_plain_number(m[1])} ",
-    ),
-    (re.compile(r"%"), lambda m: " percent "),
-    (re.compile(r"°\s?f\b"), lambda m: " degrees fahrenheit "),
-    (re.compile(r"°\s?c\b"), lambda m: " degrees celsius "),
-    (re.compile(r"°"), lambda m: " degrees "),
-    (re.compile(r"&"), lambda m: " and "),
-    (re.compile(r"\bmr\b\.?"), lambda m: "mister "),
-    (re.compile(r"\bmrs\b\.?"), lambda m: "missus "),
-    (re.compile(r"\bdr\.(?=\s)"), lambda m: "doctor "),
-    (re.compile(r"\d+"), lambda m: f" {_plain_number(m[0])} "),
-)
+_Rules: TypeAlias = tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]
 
 
+def _rules(plain: Callable[[str], str]) -> _Rules:
+    """What becomes of signs and numerals, one rule after the other; `plain` says a numeral."""
+    return (
+        (re.compile(r"(?<=\d)-(?=[$£€]?\d)"), lambda m: " "),  # 5-10 is no subtraction
+        (
+            re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4})\b"),
+            lambda m: (
+                f" {MONTHS[int(m[1]) - 1]} {ordinal_words(int(m[2]))} {year_words(int(m[3]))} "
+                if 1 <= int(m[1]) <= 12 and 1 <= int(m[2]) <= 31
+                else f" {plain(m[1])} {plain(m[2])} {plain(m[3])} "
+            ),
+        ),
+        (re.compile(r"\b(\d+)\s+1/2\b"), lambda m: f"{m[1]} and a half "),
+        (re.compile(r"\b1/2\b"), lambda m: " half "),
+        (
+            re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)(?::[0-5]\d)?(?!\d)"),
+            lambda m: f" {clock_words(int(m[1]), int(m[2]))} ",
+        ),
+        (re.compile(r"\b([ap])\.\s?m\b\.?"), lambda m: f" {m[1]}m "),
+        (re.compile(r"(\d)\s?([ap]m)\b"), lambda m: f"{m[1]} {m[2]} "),
+        (re.compile(r"(?<=\d),(?=\d{3}\b)"), lambda m: ""),
+        (
+            re.compile(r"([$£€])\s?(\d+)(?:\.(\d\d))?(?!\d)"),
+            lambda m: (
+                f" {_counted(m[2])} {_CURRENCIES[m[1]]} "
+                + (f"and {number_words(int(m[3]))} cents " if m[3] and int(m[3]) else "")
+            ),
+        ),
+        (re.compile(r"\b(\d{2,4})'?s\b"), lambda m: f" {_plural(_plain_number(m[1]))} "),
+        (re.compile(r"\b(\d{1,12})(?:st|nd|rd|th)\b"), lambda m: f" {ordinal_words(int(m[1]))} "),
+        (
+            re.compile(r"((?<![\w.])-)?(\d+)(?:\.(\d+))?"),
+            lambda m: (
+                f" {'minus ' if m[1] else ''}"
+                + (f"{_counted(m[2])} point {digit_words(m[3])} " if m[3] else f"{plain(m[2])} ")
+            ),
+        ),
+        (re.compile(r"%"), lambda m: " percent "),
+        (re.compile(r"°\s?f\b"), lambda m: " degrees fahrenheit "),
+        (re.compile(r"°\s?c\b"), lambda m: " degrees celsius "),
+        (re.compile(r"°"), lambda m: " degrees "),
+        (re.compile(r"&"), lambda m: " and "),
+        (re.compile(r"\bmr\b\.?"), lambda m: "mister "),
+        (re.compile(r"\bmrs\b\.?"), lambda m: "missus "),
+        (re.compile(r"\bdr\.(?=\s)"), lambda m: "doctor "),
+    )
+
+
+def _plain_count(digits: str) -> str:
+    """As `_plain_number`, but never a year."""
+    may_be_a_year = len(digits) == 4 and digits[0] != "0"
+    return number_words(int(digits)) if may_be_a_year else _plain_number(digits)
+
+
+_RULES = _rules(_plain_number)
+_COUNTING_RULES = _rules(_plain_count)
 _FRACTIONS = {"½": "a half", "¼": "a quarter", "¾": "three quarters"}
-# A numeral that `_plain_number` reads as a year.
-_LIKE_A_YEAR = re.compile(r"(?<![\w./:,-])(?:1[1-9]|20)\d\d(?![\w/:]|\.\d)")
 
 
 # Most words of command lists are: no rule has anything to do with them.
 _PLAIN = re.compile(r"(?:(?!mrs?\b)[a-z]+)(?: (?!mrs?\b)[a-z]+)*")
 
 
-def spoken_form(text: str) -> str:
+def spoken_form(text: str, *, years: bool = True) -> str:
     """The recogniser's spelling of a sentence: a-z, apostrophe and single blanks.
 
     Numerals, clock times, dates, percentages, degrees and money become words; accents are
@@ -283,6 +287,7 @@ def spoken_form(text: str) -> str:
 
     Args:
         text: Any English text.
+        years: Whether 1963 is "nineteen sixty three"; else it is a count like all others.
 
     Returns:
         Possibly empty. Runs of five or six digits are read as a number, longer ones and those with
@@ -294,10 +299,11 @@ def spoken_form(text: str) -> str:
     for sign, said in _FRACTIONS.items():
         if sign in text:
             text = re.sub(rf"(\d)\s*{sign}", rf"\1 and {said} ", text)
+            text = re.sub(rf"(?<![\w.])-\s*{sign}", f" minus {said} ", text)
             text = text.replace(sign, f" {said.removeprefix('a ')} ")
     kept = "".join(c if c in "£€°" else unicodedata.normalize("NFKD", c) for c in text.lower())
     text = "".join(c for c in kept if not unicodedata.combining(c))
-    for pattern, words in _RULES:
+    for pattern, words in _RULES if years else _COUNTING_RULES:
         text = pattern.sub(words, text)
     text = re.sub(r"[^a-z' ]+", " ", text)
     # An apostrophe belongs to a word only if it touches a letter and is not a quotation mark.
@@ -306,14 +312,12 @@ def spoken_form(text: str) -> str:
 
 
 def spoken_readings(text: str) -> tuple[str, ...]:
-    """All ways to read the numerals of a sentence: 1500 is "fifteen hundred", and a count.
+    """The ways to read the numerals of a sentence: all that can be as years, or all as counts.
 
     Args:
         text: As of `spoken_form`.
 
     Returns:
-        At least one form; what `spoken_form` says comes first.
+        One form or two; what `spoken_form` says comes first.
     """
-    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-    counted = _LIKE_A_YEAR.sub(lambda m: number_words(int(m[0])), plain)
-    return tuple(dict.fromkeys((spoken_form(text), spoken_form(counted))))
+    return tuple(dict.fromkeys((spoken_form(text), spoken_form(text, years=False))))

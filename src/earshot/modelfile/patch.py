@@ -187,7 +187,7 @@ def _require_base(
         raise ModelUpdateError(
             update,
             f"{base} already is the model that this update leads to",
-            remedy="There is nothing to do; copy the file where it is wanted elsewhere",
+            remedy="There is nothing to do; to have it under another name, copy the file",
         )
     raise ModelUpdateError(
         update,
@@ -213,9 +213,9 @@ def _write(
     with replaced_file(output) as out:
         if output.exists():
             old = output.stat()
-            with contextlib.suppress(PermissionError):  # who is not root may give nothing away
-                os.fchown(out.fileno(), -1, old.st_gid)
-                os.fchown(out.fileno(), old.st_uid, -1)
+            for owner in ((-1, old.st_gid), (old.st_uid, -1)):
+                with contextlib.suppress(OSError):  # who is not root may give nothing away
+                    os.fchown(out.fileno(), *owner)
             os.fchmod(out.fileno(), stat.S_IMODE(old.st_mode))
         digest = hashlib.sha256()
         with _unpacking(update):

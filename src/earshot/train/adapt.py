@@ -18,15 +18,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from earshot.compress.export import read_transducer, transducer_config
-from earshot.core.errors import ConfigError, ModelFileError
+from earshot.core.errors import CommandsError, CommandsProblem, ConfigError, ModelFileError
 from earshot.data.atomic import replaced_file
+from earshot.data.phones import PHONES
 from earshot.data.pronunciation import Lexicon
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import TransducerConfig
 from earshot.session.recognizer import (
     Recognizer,
     embedded_model_path,
-    lexicon_of,
     tokenizer_of,
 )
 from earshot.train import run
@@ -378,13 +378,10 @@ def adapt(
     """
     recipe = adaptation_recipe(request)
     commands = load_commands(request.commands)
-    own = recipe.data.own_pronunciations
-    if own is not None:
-        Lexicon.load().extended(own)  # fails now rather than later
     start = Path(recipe.train.start_from)
     read_transducer(start, recipe.model)  # fails now rather than later
-    # So does what is too large or too deep to be heard.
-    compile_commands(commands, tokenizer_of(start), lexicon=lexicon_of(start, pronunciations=own))
+    own = recipe.data.own_pronunciations
+    _require_hearable(commands, start, recipe)
     require_voices(recipe.synthesis.engine_weights)
     folder = request.work_dir
     _require_space(recipe)
@@ -475,6 +472,28 @@ def _calibrate(
         )
     except ConfigError as err:
         tell(f"the confidence stays as it is for the embedded model: {err}")
+
+
+def _require_hearable(commands: Commands, start: Path, recipe: Recipe) -> None:
+    """Compile the commands as the model to be made will: what is too deep or too large fails now.
+
+    Raises:
+        CommandsError: They cannot be compiled.
+        PronunciationsError: The user's own pronunciations cannot be used.
+    """
+    lexicon = Lexicon.load()
+    own = recipe.data.own_pronunciations
+    if own is not None:
+        lexicon = lexicon.extended(own)
+    tokenizer = tokenizer_of(start)
+    graph = compile_commands(commands, tokenizer, lexicon=lexicon if recipe.model.phones else None)
+    phones = len(PHONES) if recipe.model.phones else 0
+    try:
+        graph.word_graph.to_native(vocabulary=len(tokenizer.pieces), phones=phones)
+    except ValueError as err:
+        raise CommandsError(
+            [CommandsProblem(commands.sources[0], f"too much to listen for: {err}", "say less")]
+        ) from None
 
 
 def _verify(model: Path, cuts: Path) -> None:

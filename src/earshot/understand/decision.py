@@ -16,7 +16,6 @@ import numpy as np
 from rapidfuzz import fuzz
 
 from earshot.core.understanding import Understanding
-from earshot.data.spoken import NEGATIONS
 from earshot.understand.confidence import (
     MAX_MARGIN,
     CommandConfig,
@@ -25,6 +24,7 @@ from earshot.understand.confidence import (
     command_confidence,
     near_confidence,
 )
+from earshot.understand.exactness import negated
 
 if TYPE_CHECKING:
     from earshot._native import CommandPath, CommandResult, StreamResult, WordResult
@@ -38,11 +38,6 @@ __all__ = [
     "read_nearest",
     "read_paths",
 ]
-
-
-# Of a whole sentence; "no" and "without" may be about a part of it.
-_NEGATED = NEGATIONS - {"no", "without"}
-_NEGATED_WITHIN = 4  # words: "please do not"; later ones are misheard more often than meant
 
 
 class Interpreter(Protocol):
@@ -112,15 +107,25 @@ def decide(
     Returns:
         The decision.
     """
-    best, words, confidence = _look(result, free, commands, config, nearest=nearest)
+    is_negated = _heard_negated(free)
+    best, words, confidence = _look(
+        result, free, commands, config, is_negated=is_negated, nearest=nearest
+    )
     if again is not None and confidence < config.sure:
         for further, free_again in again():
-            look = _look(further, free_again, commands, config, nearest=nearest)
+            is_negated = is_negated or _heard_negated(free_again)
+            look = _look(
+                further, free_again, commands, config, is_negated=is_negated, nearest=nearest
+            )
             if look[2] > confidence:
                 best, words, confidence = look
     if best is None or confidence < config.threshold:
         return Decision(Understanding(None, {}, confidence), None)
     return Decision(replace(best, confidence=confidence), words)
+
+
+def _heard_negated(free: StreamResult) -> bool:
+    return negated([word["word"] for word in free["words"]])
 
 
 def _look(
@@ -129,6 +134,7 @@ def _look(
     commands: Interpreter,
     config: CommandConfig,
     *,
+    is_negated: bool,
     nearest: bool,
 ) -> tuple[Understanding | None, tuple[WordResult, ...] | None, float]:
     """The likeliest command of one look, its words if the grammar search has them, how sure."""
@@ -137,21 +143,16 @@ def _look(
     confidence = 0.0
     reading = read_paths(result, free, commands)
     heard = [word["word"] for word in free["words"]]
-    if reading is not None and not _is_negated(heard, reading.words):
+    said = [word["word"] for word in reading.words] if reading is not None else []
+    if reading is not None and (not is_negated or negated(said)):
         best, words = reading.understanding, reading.words
         confidence = command_confidence(reading.evidence, config)
-    if nearest and (words is None or [word["word"] for word in words] != heard):
+    if nearest and not is_negated and said != heard:
         near = read_nearest(free, commands)
         if near is not None and near_confidence(near[1], config) > confidence:
             best, words = near[0], None
             confidence = near_confidence(near[1], config)
     return best, words, confidence
-
-
-def _is_negated(heard: Sequence[str], words: Sequence[WordResult]) -> bool:
-    """Whether free speech begins with a negation, and the command has none."""
-    begins = _NEGATED.intersection(heard[:_NEGATED_WITHIN])
-    return bool(begins) and NEGATIONS.isdisjoint(word["word"] for word in words)
 
 
 def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter) -> Reading | None:

@@ -6,6 +6,7 @@ only all files together can tell (missing lists, rules that use themselves) is c
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Loader:
         self._shipped: set[int] = set()  # ids of lists and rules that a user's may replace
         self._skip_words: dict[str, None] = {}
         self.sources: list[str] = []
-        self._read: set[Path] = set()
+        self._read: set[str] = set()
 
     # -- reading
 
@@ -104,9 +105,10 @@ class Loader:
             if not files:
                 self._complain(path, "the folder has no .yaml file", "name another one")
         for file in files:
-            if file.resolve() in self._read:
+            real = os.path.realpath(file)
+            if real in self._read:
                 continue  # named twice, or by itself and in its folder
-            self._read.add(file.resolve())
+            self._read.add(real)
             if not file.is_file():
                 self._complain(str(file), "there is no such file", "check the path")
                 continue

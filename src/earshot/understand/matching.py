@@ -24,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from earshot.core.understanding import SlotValue, Understanding
-from earshot.data.spoken import (
-    NEGATIONS,
-    NUMBER_WORDS,
-    number_value,
-    spoken_form,
-    spoken_readings,
+from earshot.data.spoken import number_value, spoken_form, spoken_readings
+from earshot.understand.exactness import (
+    EXACT_WORDS,
+    STANDS_FOR,
+    exact_words,
+    within_numbers,
 )
 from earshot.understand.grammar import CALL, TAG, WORD
 from earshot.understand.sounds import sound_key
@@ -49,8 +49,7 @@ SMALL_WORDS = {"a", "an", "the", "my", "our", "your", "please", "some", "of", "t
 SMALL_WORDS |= {"at", "for", "and", "is", "it", "uh", "um"}
 SMALL_WORD_PRICE = 0.35  # of its letters
 MAX_SKIPPABLE_ARCS = 16  # words of a longer choice are not passed over
-EXACT_WORDS = NUMBER_WORDS | NEGATIONS
-NUMBER_LINKS = {"point", "minus", "negative"}  # beside a number they are part of it
+MAX_UNLIKE_NUMBER = 0.2  # of a misspelt number, which is no word that is lightly lost
 MIN_LIKENESS = 0.65  # share of a text's letters that agree with the nearest command
 MAX_WORDS = 40  # a longer text is no command
 MAX_LETTERS = 1000  # likewise; distances of words are counted in 16 bits
@@ -81,6 +80,7 @@ class _Spans:
         starts: The index of the word in which a position lies; the last is `len(words)`.
         edges: By position: word ids and where they end, with prices.
         dropped: By position: where the word that starts there ends, and what losing it costs.
+        closed: By position: whether only small words may be added there.
         max_price: Ways that cost more are of no use.
     """
 
@@ -88,6 +88,7 @@ class _Spans:
     starts: list[int]
     edges: list[dict[int, list[tuple[int, float]]]]
     dropped: list[tuple[int, float] | None]
+    closed: Sequence[bool] = ()
     max_price: float = 0.0
 
     @cached_property
@@ -133,10 +134,12 @@ class Matcher:
         self._firsts: dict[int, frozenset[int] | None] = {}
         self.start = network.start
 
-    def price(self, ident: int) -> float:
-        """What it costs to pass over a word of the network."""
+    def price(self, ident: int, *, only_small: bool) -> float:
+        """What it costs to pass over a word of the network; infinite where that may not be."""
         word = self._network.words[ident]
-        return math.inf if word in EXACT_WORDS else _price_of(word)
+        if word in EXACT_WORDS or (only_small and word not in SMALL_WORDS):
+            return math.inf
+        return _price_of(word)
 
     # -- asking
 
@@ -150,18 +153,24 @@ class Matcher:
         spans = _Spans(words, list(range(count + 1)), [*edges, {}], [None] * (count + 1))
         return self._best(spans, letters=1)
 
+    def exact_text(self, text: str) -> Understanding | None:
+        """What a text in any writing exactly means, its numerals read in every way they can be."""
+        readings = (self.exact(reading.split()) for reading in spoken_readings(text))
+        return next(filter(None, readings), None)
+
     def closest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
         """What a text exactly means, else the command most like it; None if none is like enough.
 
         Args:
-            text: In any writing; numerals are read in every way they can be.
+            text: In any writing, as of `exact_text`.
             min_confidence: Of the likeness.
         """
-        readings = spoken_readings(text)
-        for reading in readings:
-            if (found := self.exact(reading.split())) is not None:
-                return found
-        near = [self.nearest(reading, min_confidence=min_confidence) for reading in readings]
+        if (found := self.exact_text(text)) is not None:
+            return found
+        near = [
+            self.nearest(reading, min_confidence=min_confidence)
+            for reading in spoken_readings(text)
+        ]
         return max(filter(None, near), key=lambda found: found.confidence, default=None)
 
     def nearest(self, text: str, *, min_confidence: float = MIN_LIKENESS) -> Understanding | None:
@@ -258,7 +267,7 @@ class Matcher:
                     splits.append((index, cut))
         positions.append((len(words), 0))
         number = {position: at for at, position in enumerate(positions)}
-        exact = _exact_words(words)
+        exact = exact_words(words)
         edges: list[dict[int, list[tuple[int, float]]]] = [{} for _ in positions]
 
         def add(first: tuple[int, int], last: tuple[int, int], ident: int, price: float) -> None:
@@ -277,17 +286,23 @@ class Matcher:
             is_exact = any(exact[first:last])
             for ident, price in found:
                 word = self._network.words[ident]
-                if word != text and (is_exact or word in EXACT_WORDS):
+                if (is_exact or word in EXACT_WORDS) and not _is_same(text, word, price, is_exact):
                     continue
                 joined = REGROUPED * (last - first - 1)
                 add((first, 0), (last, 0), ident, price + joined)
+        for index, word in enumerate(words[:-1]):
+            other = STANDS_FOR.get(word)
+            if other in ids and exact[index + 1]:
+                add((index, 0), (index + 1, 0), ids[other], REGROUPED)
         dropped: list[tuple[int, float] | None] = [
             (number[index + 1, 0], _price_of(words[index]))
             if cut == 0 and index < len(words) and not exact[index]
             else None
             for index, cut in positions
         ]
-        return _Spans(words, [index for index, _ in positions], edges, dropped)
+        inside = within_numbers(words)
+        closed = [cut > 0 or inside[index] for index, cut in positions]
+        return _Spans(words, [index for index, _ in positions], edges, dropped, closed)
 
     def _candidates(self, texts: Sequence[str]) -> list[list[tuple[int, float]]]:
         """Words that are like each text, the most alike first, with prices."""
@@ -471,7 +486,7 @@ class _Solver:
                 reach((lost[0], node), (price + lost[1], covered, slots), link)
             if step.num_words <= MAX_SKIPPABLE_ARCS:
                 for ident, dests in step.words.items():
-                    cost = self._matcher.price(ident)
+                    cost = self._matcher.price(ident, only_small=spans.closed[at])
                     for dest, tags in dests:
                         missed = _Link(_tagged(link, tags), WORD, ident, None, at, at)
                         reach((at, dest), (price + cost, covered, slots), missed)
@@ -484,19 +499,12 @@ def _tagged(link: _Link | None, tags: tuple[int, ...]) -> _Link | None:
     return link
 
 
-def _exact_words(words: Sequence[str]) -> list[bool]:
-    """Which words of a text stand for themselves only. "one" by itself may be any word."""
-    numbers = [word in NUMBER_WORDS for word in words]
-    beside = [
-        (at > 0 and numbers[at - 1]) or (at + 1 < len(words) and numbers[at + 1])
-        for at in range(len(words))
-    ]
-    return [
-        word in NEGATIONS
-        or (is_number and (word != "one" or near))
-        or (word in NUMBER_LINKS and near)
-        for word, is_number, near in zip(words, numbers, beside, strict=True)
-    ]
+def _is_same(text: str, word: str, price: float, is_exact: bool) -> bool:
+    """Whether a text is a word that must be itself: as it stands, or a number misspelt."""
+    if text.replace("'", "") == word.replace("'", ""):
+        return True
+    longer = max(len(text), len(word))
+    return not is_exact and text not in SMALL_WORDS and price <= MAX_UNLIKE_NUMBER * longer
 
 
 def _price_of(word: str) -> float:
