@@ -20,7 +20,7 @@ def result(group: str, seed: int, errors: list[int], bits: float = 8.0) -> dict[
         "bits_per_weight": bits,
         "distance_to_grid": None,
         "file_bytes": 2000,
-        "tensor_bytes": 1500,
+        "tensor_bytes": int(100 * bits),
         "codecs": ["i8_r16x4"],
         "us_per_frame": {"median": 12.0, "p10": bits},
         "counts": [[10 - e, e, 0, 0] for e in errors],
@@ -70,6 +70,13 @@ def test_rows_pool_seeds_and_compare_with_the_same_seeds() -> None:
     assert found["ci95_high"] < 0
     assert rows["ptq-4"]["on_front"] == []
     assert rows["qat-4"]["on_front"] == rows["dense"]["on_front"] == ["size", "time"]
+
+
+def test_times_that_are_equal_to_two_digits_are_equal() -> None:
+    from compression import summary
+
+    rows = summary([result("dense", 1, [1, 2], 25.2), result("ptq-4", 1, [2, 3], 24.9)])
+    assert [row["on_front"] for row in rows] == [["size", "time"], ["size"]]
 
 
 def test_the_front_is_what_nothing_beats() -> None:

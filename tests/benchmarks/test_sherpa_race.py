@@ -70,7 +70,7 @@ def raced(
 
 def test_the_python_hosts_hear_the_clips(raced: tuple[Path, dict[str, Path]]) -> None:
     folder, files = raced
-    for runner in sherpa_race._entrants(embedded_model_path(), files, {}):
+    for runner in sherpa_race._entrants(embedded_model_path(), files, {}, python=True):
         runner.run(folder / "long", folder / "short", chunk_samples=160 * FRAMES)
         assert [t.strip() for t in runner.texts] == TEXTS
         assert 0 < runner.cpu_s[0] < 10
