@@ -159,6 +159,12 @@ def test_the_opposite_of_a_command_is_none(heard: str) -> None:
     assert decide(own, free(heard), said, config=MARGIN_ONLY).understanding.intent == "light"
 
 
+def test_a_negation_in_words_that_are_like_nothing_is_chance() -> None:
+    heard = free("when don't should repulting")
+    decision = decide(found(path("light on", -4.0)), heard, BOOK, config=MARGIN_ONLY)
+    assert decision.understanding.intent == "light"
+
+
 def test_a_polite_question_is_no_negation() -> None:
     heard = free("won't you light on")
     decision = decide(found(path("light on", -4.0)), heard, BOOK, config=MARGIN_ONLY)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -38,6 +39,8 @@ __all__ = [
     "read_nearest",
     "read_paths",
 ]
+
+_NEGATED_LIKENESS = 0.5  # of free words and the command's, letters
 
 
 class Interpreter(Protocol):
@@ -107,52 +110,52 @@ def decide(
     Returns:
         The decision.
     """
-    is_negated = _heard_negated(free)
-    best, words, confidence = _look(
-        result, free, commands, config, is_negated=is_negated, nearest=nearest
-    )
+    look_at = partial(_look, commands=commands, config=config, nearest=nearest)
+    best, words, confidence, is_negated = look_at(result, free, is_negated=False)
     if again is not None and confidence < config.sure:
         for further, free_again in again():
-            is_negated = is_negated or _heard_negated(free_again)
-            look = _look(
-                further, free_again, commands, config, is_negated=is_negated, nearest=nearest
-            )
+            look = look_at(further, free_again, is_negated=is_negated)
+            is_negated = look[3]
             if look[2] > confidence:
-                best, words, confidence = look
+                best, words, confidence, _ = look
     if best is None or confidence < config.threshold:
         return Decision(Understanding(None, {}, confidence), None)
     return Decision(replace(best, confidence=confidence), words)
 
 
-def _heard_negated(free: StreamResult) -> bool:
-    return negated([word["word"] for word in free["words"]])
-
-
 def _look(
     result: CommandResult,
     free: StreamResult,
+    *,
     commands: Interpreter,
     config: CommandConfig,
-    *,
     is_negated: bool,
     nearest: bool,
-) -> tuple[Understanding | None, tuple[WordResult, ...] | None, float]:
-    """The likeliest command of one look, its words if the grammar search has them, how sure."""
+) -> tuple[Understanding | None, tuple[WordResult, ...] | None, float, bool]:
+    """The likeliest command of one look, its words if the grammar search has them, how sure.
+
+    And whether this look or one before it heard a negation before what is like the command. Free
+    speech that is like nothing has negations by chance.
+    """
     best: Understanding | None = None
     words: tuple[WordResult, ...] | None = None
     confidence = 0.0
     reading = read_paths(result, free, commands)
     heard = [word["word"] for word in free["words"]]
-    said = [word["word"] for word in reading.words] if reading is not None else []
-    if reading is not None and (not is_negated or negated(said)):
-        best, words = reading.understanding, reading.words
-        confidence = command_confidence(reading.evidence, config)
+    said: list[str] = []
+    if reading is not None:
+        said = [word["word"] for word in reading.words]
+        is_alike = reading.evidence.likeness >= _NEGATED_LIKENESS
+        is_negated = is_negated or (is_alike and negated(heard))
+        if not is_negated or negated(said):
+            best, words = reading.understanding, reading.words
+            confidence = command_confidence(reading.evidence, config)
     if nearest and not is_negated and said != heard:
         near = read_nearest(free, commands)
         if near is not None and near_confidence(near[1], config) > confidence:
             best, words = near[0], None
             confidence = near_confidence(near[1], config)
-    return best, words, confidence
+    return best, words, confidence, is_negated
 
 
 def read_paths(result: CommandResult, free: StreamResult, commands: Interpreter) -> Reading | None:
