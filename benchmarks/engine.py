@@ -528,7 +528,7 @@ def speedups(steppers: Sequence[Stepper], forms: Sequence[Form]) -> dict[str, An
                 s for s in of(steppers, encoder, "earshot", form.name) if s.form == form.name
             ]
             ratio = smallest / ours.file_bytes
-            found[f"{prefix}file_ratio_{form.key}"] = round(ratio, 2)
+            found[f"{prefix}file_ratio_{form.key}"] = round(ratio, 3)
     return found
 
 
@@ -631,7 +631,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dense = lstm[Form(8)].stat().st_size
         for form in forms:
             ratio = dense / lstm[form].stat().st_size
-            report[f"file_ratio_{form.key}_to_dense_ear"] = round(ratio, 2)
+            report[f"file_ratio_{form.key}_to_dense_ear"] = round(ratio, 3)
         report["open_ms"] = round(open_ms(lstm[HEADLINE], repeats=21), 2)
         report["open_ms_dense"] = round(open_ms(lstm[Form(8)], repeats=21), 2)
         report["rss_over_file"] = round(rss_over_file(lstm[HEADLINE], lstm[QUICK[3]], x), 3)

@@ -8,12 +8,11 @@ bounds. Knows no paths but those it was called with.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -214,7 +213,7 @@ def _write(
         if output.exists():
             old = output.stat()
             for owner in ((-1, old.st_gid), (old.st_uid, -1)):
-                with contextlib.suppress(OSError):  # who is not root may give nothing away
+                with suppress(OSError):  # who is not root may give nothing away
                     os.fchown(out.fileno(), *owner)
             os.fchmod(out.fileno(), stat.S_IMODE(old.st_mode))
         digest = hashlib.sha256()

@@ -24,11 +24,7 @@ from earshot.data.phones import PHONES
 from earshot.data.pronunciation import Lexicon
 from earshot.modelfile.reader import ModelFile
 from earshot.models.transducer import TransducerConfig
-from earshot.session.recognizer import (
-    Recognizer,
-    embedded_model_path,
-    tokenizer_of,
-)
+from earshot.session.recognizer import Recognizer, embedded_model_path, tokenizer_of
 from earshot.train import run
 from earshot.train.calibrate import calibrate_model
 from earshot.train.cuts import read_cuts, write_json

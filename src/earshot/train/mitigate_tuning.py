@@ -7,9 +7,8 @@ cohorts, reports or files.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +144,7 @@ class CohortInput(nn.Module):
         self.table = nn.Embedding(cohorts + 1, width, padding_idx=0)  # 0: unknown
         nn.init.zeros_(self.table.weight)
 
-    @contextlib.contextmanager
+    @contextmanager
     def attached(self, model: Transducer, cohorts: Sequence[int]) -> Iterator[None]:
         """Inside, the network adds the vectors of its batch's utterances.
 

@@ -2,8 +2,7 @@
 
 Words whose sounds are guessed or that the recogniser must spell letter by letter, values of one
 list that sound alike or are the same, intents that say nothing, and sentences that another intent
-says too. Knows no audio: what it says is
-a suspicion.
+says too. Knows no audio: what it says is a suspicion.
 """
 
 from __future__ import annotations
@@ -121,17 +120,19 @@ def _silent_intents(commands: Commands, counts: Mapping[str, int]) -> list[Comma
     """Intents without a sentence: a list is empty, or no value has the context that is required."""
     return [
         CommandsProblem(
-            next(
-                (b.templates[0].where for b in commands.blocks
-                 if b.intent == intent and b.templates),
-                commands.sources[0],
-            ),
+            _place_of(commands, intent),
             f"intent '{intent}' has no sentence that can be said",
             "look whether its lists have values, and those the context that it requires",
         )
         for intent in commands.intents
         if not counts.get(intent)
-    ]  # fmt: skip
+    ]
+
+
+def _place_of(commands: Commands, intent: str) -> str:
+    """Where the first template of an intent stands; the first file if all were left out."""
+    places = (b.templates[0].where for b in commands.blocks if b.intent == intent and b.templates)
+    return next(places, commands.sources[0])
 
 
 def _alike_values(commands: Commands) -> list[CommandsProblem]:
@@ -177,12 +178,10 @@ def _shared_sentences(graph: CommandGraph) -> list[CommandsProblem]:
         found = graph.interpret(sample.text.split())
         if found is None or found.intent is None or found.intent == sample.intent:
             continue
-        place = next(b.templates[0].where for b in graph.commands.blocks
-                     if b.intent == sample.intent and b.templates)  # fmt: skip
         doubts.setdefault(
             (sample.intent, found.intent),
             CommandsProblem(
-                place,
+                _place_of(graph.commands, sample.intent),
                 f"'{sample.text}' of intent '{sample.intent}' is also said by '{found.intent}', "
                 "which is taken",
                 "change one of the two if that is wrong",
