@@ -16,6 +16,7 @@ from earshot.core.errors import PronunciationsError
 from earshot.data.letter_to_sound import LetterToSound, UnitTree, coarse_backoffs, coarse_log_probs
 from earshot.data.phones import PHONES, phone_ids, phone_names
 from earshot.data.pronunciation import LEXICON_PATH, Lexicon
+from earshot.data.word_parts import singular
 
 LEXICON = Lexicon.load()
 
@@ -36,6 +37,29 @@ def test_dictionary_words() -> None:
     assert said("read") == ["R EH D", "R IY D"]
     assert LEXICON.knows("kitchen") and not LEXICON.is_guess("kitchen")
     assert LEXICON.pronunciations("roomba") == () and not LEXICON.knows("roomba")
+
+
+def test_words_and_their_plurals_lend_each_other_what_cmudict_has_of_one_only() -> None:
+    assert said("almond") == ["AA M AH N D", "AA L M AH N D"]  # its own first
+    assert said("almonds") == ["AA L M AH N D Z", "AA M AH N D Z"]
+
+
+@pytest.mark.parametrize(
+    ("phones", "own", "expected"),
+    [
+        ("AA L M AH N D Z", ["AA M AH N D"], "AA L M AH N D"),
+        ("M EH S IH JH AH Z", ["M EH S AH JH"], "M EH S IH JH"),
+        ("AE D AH L T S", ["AH D AH L T"], "AE D AH L T"),
+        ("AE D AH L T Z", ["AH D AH L T"], None),  # not so after a voiceless phone
+        ("F AO R S", ["F AO R TH"], None),  # the word does not end so
+        ("Z", ["EY"], None),
+    ],
+)
+def test_how_a_word_is_said_whose_plural_is_known(
+    phones: str, own: list[str], expected: str | None
+) -> None:
+    found = singular(phone_ids(phones), [phone_ids(one) for one in own])
+    assert (None if found is None else phone_names(found)) == expected
 
 
 def test_every_line_of_the_dictionary_is_found() -> None:

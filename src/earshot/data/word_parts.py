@@ -10,13 +10,22 @@ from collections.abc import Callable, Sequence
 
 from earshot.data.phones import VOICELESS, Pronunciation, phone_ids
 
-__all__ = ["derived", "letter_by_letter", "perhaps_joined", "with_clitic"]
+__all__ = [
+    "MAX_VARIANTS",
+    "MIN_STEM_LETTERS",
+    "derived",
+    "letter_by_letter",
+    "perhaps_joined",
+    "plural",
+    "singular",
+    "with_clitic",
+]
 
 Variants = tuple[Pronunciation, ...]
 Lookup = Callable[[str], Variants]  # () for a word that is not known
 Attach = Callable[[Pronunciation], Variants]  # an ending to a stem
 
-MAX_VARIANTS = 4  # of a derived word; stems with many would multiply
+MAX_VARIANTS = 4  # of a word whose parts lend it theirs; stems with many would multiply
 MIN_STEM_LETTERS = 3
 MIN_HALF_LETTERS = 4  # of each word of a compound
 
@@ -60,6 +69,32 @@ def with_clitic(word: str, pronounce: Lookup) -> Variants:
         if word.endswith(ending) and word[: -len(ending)].strip("'"):
             return _attached(pronounce(word[: -len(ending)]), attach)
     return ()
+
+
+def plural(stem: Pronunciation) -> Variants:
+    """How the plural of a word is said, most likely first; its third person and its genitive, too.
+
+    Args:
+        stem: The word, at least one phone.
+    """
+    if stem[-1] in _HISSES:
+        return (stem + phone_ids("IH Z"), stem + phone_ids("AH Z"))
+    return (stem + phone_ids("S" if stem[-1] in VOICELESS else "Z"),)
+
+
+def singular(phones: Pronunciation, own: Sequence[Pronunciation]) -> Pronunciation | None:
+    """How a word is said if its plural is said so; None if that cannot be.
+
+    Args:
+        phones: Of the plural.
+        own: Pronunciations that the word is known to have; it ends like one of them.
+    """
+    ends = {said[-1] for said in own}
+    for cut in (1, 2):
+        stem = phones[:-cut]
+        if stem and stem[-1] in ends and phones in plural(stem):
+            return stem
+    return None
 
 
 def derived(word: str, known: Lookup) -> Variants:
@@ -144,12 +179,6 @@ def _attached(stems: Variants, attach: Attach) -> Variants:
     return tuple(dict.fromkeys(found))[:MAX_VARIANTS]
 
 
-def _plural(stem: Pronunciation) -> Variants:
-    if stem[-1] in _HISSES:
-        return (stem + phone_ids("IH Z"), stem + phone_ids("AH Z"))
-    return (stem + phone_ids("S" if stem[-1] in VOICELESS else "Z"),)
-
-
 def _past(stem: Pronunciation) -> Variants:
     if stem[-1] in _STOPS:
         return (stem + phone_ids("IH D"), stem + phone_ids("AH D"))
@@ -166,8 +195,8 @@ def _adding(*endings: str) -> Attach:
 
 
 _ENDINGS: dict[str, Attach] = {
-    "es": _plural,
-    "s": _plural,
+    "es": plural,
+    "s": plural,
     "ed": _past,
     "ing": _adding("IH NG"),
     "ness": _adding("N AH S"),
@@ -177,7 +206,7 @@ _DOUBTFUL_ENDINGS: dict[str, Attach] = {"er": _adding("ER"), "ly": _adverb}
 _PREFIXES = {"un": phone_ids("AH N"), "re": phone_ids("R IY")}
 _CLITICS: dict[str, Attach] = {
     "n't": _adding("AH N T", "N T"),
-    "'s": _plural,
+    "'s": plural,
     "'d": _past,
     "'ll": _adding("AH L", "L"),
     "'ve": _adding("AH V", "V"),
