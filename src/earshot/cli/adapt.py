@@ -53,6 +53,13 @@ def adapt(
         Path | None,
         typer.Option(help="Folder of recorded speech to mix in; default: EARSHOT_DATA, if set."),
     ] = None,
+    voices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of Piper's or Kokoro's voices; default: EARSHOT_VOICES, if set.",
+        ),
+    ] = None,
     pronunciations: Annotated[
         Path | None,
         typer.Option(
@@ -105,6 +112,7 @@ def adapt(
             work_dir=work_dir or _work_dir(output),
             model=model,
             recordings=recordings,
+            voices=voices,
             pronunciations=pronunciations,
             minutes=minutes,
             seed=seed,

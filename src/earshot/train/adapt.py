@@ -29,8 +29,14 @@ from earshot.train import run
 from earshot.train.calibrate import calibrate_model
 from earshot.train.cuts import read_cuts, write_json
 from earshot.train.measure import Figures, make_clips, measure
+from earshot.train.neural_voices import voices_folder
 from earshot.train.recipe import Recipe, SourceConfig, load_recipe
-from earshot.train.synthesis import HELD_OUT_VOICES, installed_voices, require_voices
+from earshot.train.synthesis import (
+    HELD_OUT_VOICES,
+    installed_voices,
+    natural_voices,
+    require_voices,
+)
 from earshot.understand.calibration import stored_config
 from earshot.understand.graph import compile_commands
 from earshot.understand.templates import Commands, load_commands
@@ -70,6 +76,8 @@ class Adaptation:
         work_dir: Gets clips, checkpoints and the record of the request.
         model: To start from; None takes the embedded one.
         recordings: Folder of recorded speech to mix in; None goes without.
+        voices: Folder of Piper's or Kokoro's voices that say the commands, too; None takes the one
+            that the variable EARSHOT_VOICES names, or goes without.
         pronunciations: File of the user's own pronunciations, see `Lexicon.extended`.
         minutes: For everything together.
         seed: Of all that is random.
@@ -82,6 +90,7 @@ class Adaptation:
     work_dir: Path
     model: Path | None = None
     recordings: Path | None = None
+    voices: Path | None = None
     pronunciations: Path | None = None
     minutes: float = DEFAULT_MINUTES
     seed: int = 1
@@ -121,6 +130,7 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         "folder": str(request.work_dir),
         "data.recordings": str(request.recordings or ""),
         "data.pronunciations": str(request.pronunciations or ""),
+        "synthesis.voices": str(request.voices or voices_folder() or ""),
         "commands.files": list(request.commands),
         "train.start_from": str(start),
         "train.seed": request.seed,
@@ -149,7 +159,13 @@ def adaptation_recipe(request: Adaptation) -> Recipe:
         sources = {k: v for k, v in recipe.sources.items() if k not in _RECORDED}
         recipe = replace(recipe, sources=sources, splicing=replace(recipe.splicing, hours=0.0))
     if recipe.splicing.hours == 0:
-        recipe = replace(recipe, sources=_without_spliced(recipe.sources))
+        recipe = replace(recipe, sources=_without(recipe.sources, "spliced"))
+    if not recipe.synthesis.voices or not recipe.synthesis.voice_hours:
+        recipe = replace(
+            recipe,
+            synthesis=replace(recipe.synthesis, voice_hours=0.0),
+            sources=_without(recipe.sources, "neural"),
+        )
     return recipe
 
 
@@ -178,11 +194,11 @@ def _small(file: ModelFile) -> dict[str, object]:
     }
 
 
-def _without_spliced(sources: Mapping[str, SourceConfig]) -> dict[str, SourceConfig]:
-    """Sources without the commands that people say: the engines say so many more."""
+def _without(sources: Mapping[str, SourceConfig], source: str) -> dict[str, SourceConfig]:
+    """Sources without one of commands: Debian's engines say so many more."""
     left = dict(sources)
-    if "spliced" in left and "commands" in left:
-        gone, commands = left.pop("spliced"), left["commands"]
+    if source in left and "commands" in left:
+        gone, commands = left.pop(source), left["commands"]
         left["commands"] = SourceConfig(
             first=commands.first + gone.first, last=commands.last + gone.last
         )
@@ -211,7 +227,9 @@ def _smaller(recipe: Recipe, scale: float, overrides: Sequence[str]) -> Recipe:
         recipe,
         commands=replace(recipe.commands, hours=scaled("commands.hours", recipe.commands.hours)),
         synthesis=replace(
-            recipe.synthesis, hours=scaled("synthesis.hours", recipe.synthesis.hours)
+            recipe.synthesis,
+            hours=scaled("synthesis.hours", recipe.synthesis.hours),
+            voice_hours=scaled("synthesis.voice_hours", recipe.synthesis.voice_hours),
         ),
         splicing=replace(
             recipe.splicing,
@@ -329,7 +347,9 @@ def _require_space(recipe: Recipe) -> None:
     folder = Path(recipe.folder)
     present = folder if folder.is_dir() else folder.parent
     used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    spoken = recipe.commands.hours + recipe.synthesis.hours + recipe.splicing.hours
+    synthesis = recipe.synthesis
+    spoken = recipe.commands.hours + synthesis.hours + synthesis.voice_hours
+    spoken += recipe.splicing.hours
     hours = spoken + 2 * recipe.noise.minutes / 60
     needed = hours * 3600 * 32_000 + _OTHER_BYTES - used  # 16-bit samples at 16 kHz
     free = shutil.disk_usage(present).free
@@ -369,7 +389,8 @@ def adapt(
         PronunciationsError: The pronunciations cannot be used.
         ConfigError: A setting is unknown or out of range, the model to start from has a shape
             that cannot be trained, or the working folder has no room.
-        SynthesisError: No speech engine is installed, or none works.
+        SynthesisError: No speech engine is installed, or none works, or the folder of voices
+            cannot be used.
         KeyboardInterrupt: Stopped by Ctrl-C; the same request goes on from there.
     """
     recipe = adaptation_recipe(request)
@@ -379,6 +400,8 @@ def adapt(
     own = recipe.data.own_pronunciations
     _require_hearable(commands, start, recipe)
     require_voices(recipe.synthesis.engine_weights)
+    if recipe.synthesis.voice_hours:
+        natural_voices(recipe.synthesis)  # fails now rather than later
     folder = request.work_dir
     _require_space(recipe)
     folder.mkdir(parents=True, exist_ok=True)

@@ -396,8 +396,10 @@ def _prepare_synthesis(
 ) -> None:
     """General speech, and before it that of the user's commands and of names, if there are any."""
     seed, general = recipe.train.seed, recipe.synthesis
+    natural = synthesis.natural_voices(general) if general.voice_hours else []
     special = {
         "commands": recipe.commands.hours if recipe.commands.files else 0.0,
+        "neural": general.voice_hours if natural and recipe.commands.files else 0.0,
         "phrases": recipe.phrases.hours,
     }
     total = sum(special.values()) + general.hours
@@ -405,11 +407,14 @@ def _prepare_synthesis(
     for source, hours in special.items():
         if not hours:
             continue
+        by_natural = source == "neural"
         synthesis.prepare(
             folder,
             seed=seed,
-            config=replace(general, hours=hours),
+            config=replace(general, hours=hours, dev_clips=0 if by_natural else general.dev_clips),
             source=source,
+            texts="commands" if by_natural else "",
+            natural=natural if by_natural else (),
             progress=partial(_report_part, progress, before, hours, total),
         )
         before += hours

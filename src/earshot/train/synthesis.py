@@ -38,8 +38,10 @@ import soxr
 from earshot.core.errors import SynthesisError
 from earshot.core.features import SAMPLE_RATE_HZ
 from earshot.data.atomic import replaced_file
+from earshot.train import neural_voices
 from earshot.train import text as text_stage
 from earshot.train.cuts import file_cut, read_cuts, write_cuts, write_json, write_wav
+from earshot.train.neural_voices import NeuralVoice
 
 __all__ = [
     "HELD_OUT_VOICES",
@@ -50,6 +52,7 @@ __all__ = [
     "make_command_test",
     "make_heldout_test",
     "make_validation_speech",
+    "natural_voices",
     "prepare",
     "require_voices",
     "speak",
@@ -82,9 +85,9 @@ class Voice:
     """One voice of one engine. `name` is what the engine calls it."""
 
     id: str
-    engine: str  # espeak-ng, flite, festival, pico, rhvoice, mbrola
+    engine: str  # espeak-ng, flite, festival, pico, rhvoice, mbrola, piper, kokoro
     name: str
-    pitch_hz: float  # its usual pitch, for engines that are told hertz
+    pitch_hz: float  # its usual pitch, for engines that are told hertz; 0 of those that are not
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ class Clip:
     kind: str
     template: str
     voice: Voice
-    variant: str = ""  # espeak-ng only: a voice variant such as `f2`
+    variant: str = ""  # espeak-ng's voice variant such as `f2`, Kokoro's other voice `NAME:SHARE`
     rate: float = 1.0  # of speaking; 1.2 is faster
     pitch: float = 1.0  # times the voice's own
     tract: float = 1.0  # formants times this; 1.15 is a shorter vocal tract
@@ -126,6 +129,10 @@ def _default_kind_weights() -> dict[str, float]:
     }  # fmt: skip
 
 
+def _default_voice_weights() -> dict[str, float]:
+    return dict.fromkeys(neural_voices.ENGINES, 1.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisConfig:
     """How much is spoken, by which engines, and how far voices are bent.
@@ -135,6 +142,10 @@ class SynthesisConfig:
             festival, pico, rhvoice, mbrola. One not named gets none. mbrola's is 0 by default,
             because the licence of its voices forbids commercial use.
         kind_weights: Share of the clips by kind of sentence. A kind not named gets none.
+        voices: Folder of Piper's or Kokoro's voices (`train.neural_voices`); empty takes the one
+            that the variable EARSHOT_VOICES names, if any.
+        voice_hours: Of a user's commands in those voices; the source `neural`.
+        voice_weights: How often a voice of an engine speaks: piper, kokoro.
     """
 
     hours: float = 45.0
@@ -148,6 +159,9 @@ class SynthesisConfig:
     pitch: tuple[float, float] = (0.8, 1.3)
     tract: tuple[float, float] = (0.84, 1.18)
     single_digit_share: float = 0.12  # of the digit clips: one digit alone, to be joined later
+    voices: str = ""
+    voice_hours: float = 0.0
+    voice_weights: Mapping[str, float] = field(default_factory=_default_voice_weights)
 
     def __post_init__(self) -> None:
         for name in ("rate", "pitch", "tract"):
@@ -159,6 +173,7 @@ class SynthesisConfig:
         for name, defaults in (
             ("engine_weights", _default_engine_weights()),
             ("kind_weights", _default_kind_weights()),
+            ("voice_weights", _default_voice_weights()),
         ):
             weights = getattr(self, name)
             for key, weight in weights.items():
@@ -220,8 +235,24 @@ def require_voices(weights: Mapping[str, float]) -> list[Voice]:
     return voices
 
 
+def natural_voices(config: SynthesisConfig) -> list[Voice]:
+    """Piper's and Kokoro's voices that a recipe may speak with; none where no folder is named.
+
+    Raises:
+        SynthesisError: A folder is named and cannot be used, see `neural_voices.find_voices`.
+    """
+    folder = neural_voices.voices_folder(config.voices)
+    if folder is None:
+        return []
+    return [
+        Voice(voice.id, voice.engine, f"{voice.model}#{voice.speaker}", 0.0)
+        for voice in neural_voices.find_voices(folder)
+        if config.voice_weights.get(voice.engine, 0) > 0
+    ]
+
+
 def installed_voices() -> tuple[list[Voice], list[str]]:
-    """Voices that this machine can speak with, and those it lacks.
+    """Voices of Debian's engines that this machine can speak with, and those it lacks.
 
     Held-out ones are among them, and those of engines without a weight; see `training_voices`.
 
@@ -399,6 +430,13 @@ def _speak_rhvoice(clip: Clip, words: str, folder: Path) -> Path:
     return path
 
 
+def _speak_neural(clip: Clip, words: str) -> tuple[npt.NDArray[np.float32], int]:
+    # These networks take no pitch: it moves with the vocal tract alone.
+    model, _, speaker = clip.voice.name.rpartition("#")
+    voice = NeuralVoice(clip.voice.engine, Path(model), speaker)
+    return neural_voices.speak(voice, words, rate=clip.rate / clip.tract, blend=clip.variant)
+
+
 def _festival_script(clips: Sequence[tuple[Clip, str, Path]]) -> str:
     lines: list[str] = []
     for name in sorted({clip.voice.name for clip, _, _ in clips}):
@@ -442,11 +480,16 @@ def _trim(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return samples[max(0, loud[0] - 3 * frame) : loud[-1] + 3 * frame]
 
 
-def _finish(path: Path, clip: Clip) -> npt.NDArray[np.float32] | None:
-    """The engine's file as a finished 16 kHz clip, or None when there is nothing in it."""
+def _finish_file(path: Path, clip: Clip) -> npt.NDArray[np.float32] | None:
+    """An engine's file as a finished clip, as of `_finish`."""
     samples, rate = sf.read(path, dtype="float32")
-    if samples.ndim > 1:
-        samples = samples.mean(axis=1)
+    return _finish(samples.mean(axis=1) if samples.ndim > 1 else samples, rate, clip)
+
+
+def _finish(
+    samples: npt.NDArray[np.float32], rate: int, clip: Clip
+) -> npt.NDArray[np.float32] | None:
+    """What an engine said as a finished 16 kHz clip, or None when there is nothing in it."""
     if samples.size < rate // 20:
         return None
     played_at = rate * clip.tract  # faster, so formants and pitch rise; pitch was lowered before
@@ -490,10 +533,13 @@ def speak(clips: Sequence[Clip]) -> list[npt.NDArray[np.float32] | None]:
                 batch.append((clip, words, folder / f"{i}.wav"))
                 continue
             try:
-                path = _SPEAKERS[clip.voice.engine](clip, words, folder)
-                out[i] = _finish(path, clip)
-            except (OSError, subprocess.SubprocessError, sf.LibsndfileError):
-                continue
+                if clip.voice.engine in neural_voices.ENGINES:
+                    out[i] = _finish(*_speak_neural(clip, words), clip)
+                else:
+                    path = _SPEAKERS[clip.voice.engine](clip, words, folder)
+                    out[i] = _finish_file(path, clip)
+            except (OSError, subprocess.SubprocessError, sf.LibsndfileError, SynthesisError) as err:
+                logger.debug("%s: %s", clip.voice.id, err)
         if batch:
             script = folder / "speak.scm"
             script.write_text(_festival_script(batch), encoding="utf-8")
@@ -508,7 +554,7 @@ def speak(clips: Sequence[Clip]) -> list[npt.NDArray[np.float32] | None]:
             for clip, _, path in batch:
                 if path.is_file():
                     try:
-                        out[int(path.stem)] = _finish(path, clip)
+                        out[int(path.stem)] = _finish_file(path, clip)
                     except sf.LibsndfileError:
                         continue
     return out
@@ -554,9 +600,11 @@ class _Plan:
         ]
         weights = config.kind_weights
         self._kinds = {k: weights[k] for k in self._texts if weights.get(k, 0) > 0}
-        engine_weights = config.engine_weights
+        engine_weights = {**config.engine_weights, **config.voice_weights}
         self._engines = {
-            e: engine_weights[e] for e in self._by_engine if engine_weights.get(e, 0) > 0
+            e: engine_weights[e] * (len(voices) if e in neural_voices.ENGINES else 1)
+            for e, voices in self._by_engine.items()
+            if engine_weights.get(e, 0) > 0
         }
         self._said: Counter[str] = Counter()
 
@@ -580,6 +628,9 @@ class _Plan:
         variant = ""
         if engine == "espeak-ng" and self._variants and rng.random() < 0.8:
             variant = rng.choice(self._variants)
+        if engine == "kokoro" and rng.random() < 0.5:
+            other = rng.choice(self._by_engine[engine]).name.rpartition("#")[2]
+            variant = f"{other}:{rng.uniform(0.3, 0.7):.2f}"
         several = len(item.text.split()) > 1
         return Clip(
             text=item.text,
@@ -681,12 +732,18 @@ def _cut_rows(
 # ---------------------------------------------------------------- the stage
 
 
-def _settings(config: SynthesisConfig, texts: Path, *, seed: int) -> dict[str, Any]:
+def _settings(
+    config: SynthesisConfig, texts: Path, natural: Sequence[Voice], *, seed: int
+) -> dict[str, Any]:
     """What decides the plan: not how much of it is spoken, nor how fast."""
     digest = hashlib.blake2b(texts.read_bytes(), digest_size=10).hexdigest()
     settings = {"seed": seed, "texts": digest, **asdict(config)}
-    for name in ("hours", "processes", "niceness", "dev_clips"):
+    for name in ("hours", "processes", "niceness", "dev_clips", "voices", "voice_hours"):
         del settings[name]
+    if natural:
+        settings["natural_voices"] = [voice.id for voice in natural]
+    else:
+        del settings["voice_weights"]
     return dict(json.loads(json.dumps(settings)))
 
 
@@ -726,17 +783,17 @@ def _take_over(out_dir: Path, settings: Mapping[str, Any], source: str) -> Mappi
 def _write_record(
     path: Path,
     settings: Mapping[str, Any] | None,
-    config: SynthesisConfig,
+    used: Sequence[Voice],
     hours: Mapping[str, float],
 ) -> None:
     voices, missing = installed_voices()
-    used = {v.id for v in training_voices(config.engine_weights)}
+    ids = {v.id for v in used}
     record = {
         "settings": settings,
         "engines": _versions(),
-        "voices": [v.id for v in voices if v.id in used],
+        "voices": [v.id for v in used],
         "held_out_voices": [v.id for v in voices if v.id in HELD_OUT_VOICES],
-        "unused_voices": [v.id for v in voices if v.id not in used and v.id not in HELD_OUT_VOICES],
+        "unused_voices": [v.id for v in voices if v.id not in ids and v.id not in HELD_OUT_VOICES],
         "missing_voices": missing,
         "espeak_variants": _espeak_variants(),
         "hours": {k: round(v, 3) for k, v in sorted(hours.items())},
@@ -752,6 +809,8 @@ def prepare(
     jobs: int | None = None,
     config: SynthesisConfig | None = None,
     source: str = "synthetic",
+    texts: str = "",
+    natural: Sequence[Voice] = (),
     progress: Callable[[float, float], None] | None = None,
 ) -> dict[str, float]:
     """Speak the texts of the `text` stage until there are enough hours.
@@ -770,6 +829,8 @@ def prepare(
         config: Amounts and ranges.
         source: Names the manifests. One other than `synthetic` has texts of its own, such as
             `text/commands_train.jsonl`, and a record such as `synthesis_commands.json`.
+        texts: The source whose texts are spoken, if it has none of its own.
+        natural: Of `natural_voices`: these speak, and not the engines that are installed.
         progress: Called with (hours there, hours wanted) now and then.
 
     Returns:
@@ -784,7 +845,8 @@ def prepare(
         config = replace(config, hours=hours)
     if jobs is not None:
         config = replace(config, processes=jobs)
-    prefix = "" if source == "synthetic" else f"{source}_"
+    texts = texts or source
+    prefix = "" if texts == "synthetic" else f"{texts}_"
     train_texts, dev_texts = (
         out_dir / "text" / f"{prefix}{name}.jsonl" for name in ("train", "heldout")
     )
@@ -793,14 +855,14 @@ def prepare(
             f"synthesis: {train_texts} does not exist; the texts must be made first. "
             "Run the text stage (earshot.train.text.prepare)"
         )
-    voices = require_voices(config.engine_weights)
+    voices = list(natural) or require_voices(config.engine_weights)
     wav_folder = out_dir / "synthetic"
     cuts = out_dir / "cuts"
     record = _record_path(out_dir, source)
-    settings = _take_over(out_dir, _settings(config, train_texts, seed=seed), source)
+    settings = _take_over(out_dir, _settings(config, train_texts, natural, seed=seed), source)
     if not list(cuts.glob(f"{source}_train_*.jsonl.gz")):
         # Before the first shard, so that none is ever without a record.
-        _write_record(record, settings, config, {})
+        _write_record(record, settings, voices, {})
     spoken: Counter[str] = Counter()
     total = 0.0
     pool = ProcessPoolExecutor(config.processes) if config.processes > 1 else None
@@ -844,13 +906,13 @@ def prepare(
                 spoken[f"engine/{custom['engine']}"] += row["duration"] / 3600
                 spoken[f"kind/{custom['kind']}"] += row["duration"] / 3600
                 total += row["duration"] / 3600
-            _write_record(record, settings, config, spoken)
+            _write_record(record, settings, voices, spoken)
             if progress is not None:
                 progress(total, config.hours)
             dev_cuts = cuts / f"{source}_dev.jsonl.gz"
-            if shard == 0 and not dev_cuts.is_file():
-                texts = text_stage.load_texts(dev_texts)
-                rows = _speak_dev(texts, wav_folder, voices, config, seed=seed)
+            if shard == 0 and config.dev_clips and not dev_cuts.is_file():
+                held_out = text_stage.load_texts(dev_texts)
+                rows = _speak_dev(held_out, wav_folder, voices, config, seed=seed)
                 write_cuts(rows, dev_cuts)
             shard += 1
     finally:

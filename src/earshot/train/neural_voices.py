@@ -1,0 +1,219 @@
+"""Voices of neural speech engines, from model files in a folder of the user's: Piper and Kokoro.
+
+Both are VITS-like networks in ONNX files that read the phonemes of espeak-ng; the engines' own
+Python packages run them. A Piper file holds one speaker or hundreds, a Kokoro file takes a vector
+that says who speaks, and two people's vectors mixed are a third person. Knows nothing of what is
+said or trained; never fetches anything.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earshot.core.errors import SynthesisError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Samples = npt.NDArray[np.float32]
+
+__all__ = ["ENGINES", "FOLDER_VARIABLE", "NeuralVoice", "find_voices", "speak", "voices_folder"]
+
+ENGINES = ("piper", "kokoro")
+FOLDER_VARIABLE = "EARSHOT_VOICES"
+MOST_SPEED = 2.0  # Kokoro refuses more, and less than one half
+
+_PACKAGES = {"piper": ("piper", "piper-tts"), "kokoro": ("kokoro_onnx", "kokoro-onnx")}
+_ENGLISH = "en"
+# The first letter of a Kokoro voice is a language, the second a gender. People of other languages
+# speak English with their accents.
+_KOKORO_BRITISH = "b"
+
+
+@dataclass(frozen=True, slots=True)
+class NeuralVoice:
+    """One speaker of one model file.
+
+    Args:
+        engine: One of `ENGINES`.
+        model: The ONNX file.
+        speaker: Piper's number of the speaker, Kokoro's name of the voice.
+    """
+
+    engine: str
+    model: Path
+    speaker: str
+
+    @property
+    def id(self) -> str:
+        """Such as `piper-en_US-libritts_r-medium-17` or `kokoro-af_heart`."""
+        model = f"{self.model.stem}-" if self.engine == "piper" else ""
+        return f"{self.engine}-{model}{self.speaker}"
+
+
+def voices_folder(setting: str = "") -> Path | None:
+    """The folder of voices: the setting, else the environment variable; None without either."""
+    named = setting or os.environ.get(FOLDER_VARIABLE, "")
+    return Path(named) if named else None
+
+
+def find_voices(folder: Path) -> list[NeuralVoice]:
+    """The English voices of a folder, in a fixed order.
+
+    Args:
+        folder: With Piper's `NAME.onnx` and `NAME.onnx.json`, each in it or below, or with
+            Kokoro's `kokoro*.onnx` and `voices*.bin` or `voices*.npz` beside it.
+
+    Returns:
+        At least one.
+
+    Raises:
+        SynthesisError: There is no such folder or no voice in it, a file cannot be used, or the
+            package that speaks is not installed.
+    """
+    if not folder.is_dir():
+        raise SynthesisError(
+            f"voices: {folder} is no folder. Name one with Piper's or Kokoro's model files, or "
+            f"leave it out (--voices, or the variable {FOLDER_VARIABLE})."
+        )
+    found: list[NeuralVoice] = []
+    for model in sorted(folder.rglob("*.onnx")):
+        described = model.with_name(model.name + ".json")
+        if described.is_file():
+            found += _piper(model, described)
+        elif (styles := _styles_beside(model)) is not None:
+            found += [NeuralVoice("kokoro", model, name) for name in _names(styles)]
+    if not found:
+        raise SynthesisError(
+            f"voices: {folder} holds no English voice. Put Piper's NAME.onnx with its "
+            "NAME.onnx.json there, or Kokoro's kokoro*.onnx with its voices*.bin."
+        )
+    for engine in sorted({voice.engine for voice in found}):
+        package, distribution = _PACKAGES[engine]
+        if importlib.util.find_spec(package) is None:
+            raise SynthesisError(
+                f"voices: {folder} holds voices of {engine}, and the package that speaks with "
+                f"them is not installed. Run: pip install {distribution}"
+            )
+    return found
+
+
+def speak(voice: NeuralVoice, text: str, *, rate: float, blend: str = "") -> tuple[Samples, int]:
+    """A sentence in a voice.
+
+    Args:
+        voice: Of `find_voices`.
+        text: English words.
+        rate: Of speaking, 1.2 is faster; Kokoro takes 0.5 to 2.
+        blend: `NAME:SHARE`, another Kokoro voice and how much of it, 0..1, is mixed in.
+
+    Returns:
+        (samples in [-1, 1], their rate in hertz). Piper and Kokoro draw noise of their own: the
+        same call does not give the same samples.
+
+    Raises:
+        SynthesisError: The engine failed.
+    """
+    try:
+        if voice.engine == "piper":
+            return _speak_piper(voice, text, rate)
+        return _speak_kokoro(voice, text, rate, blend)
+    except SynthesisError:
+        raise
+    except Exception as err:  # whatever a model or a package of others may raise
+        raise SynthesisError(f"{voice.id}: could not say {text!r}: {err}") from err
+
+
+def _piper(model: Path, described: Path) -> list[NeuralVoice]:
+    try:
+        about = json.loads(described.read_text(encoding="utf-8"))
+        language = str(about["espeak"]["voice"])
+        speakers = int(about.get("num_speakers", 1))
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise SynthesisError(
+            f"voices: {described} does not describe a Piper voice ({type(err).__name__}: {err}). "
+            "Fetch the voice anew, or move it elsewhere."
+        ) from None
+    if not language.startswith(_ENGLISH):
+        return []
+    return [NeuralVoice("piper", model, str(number)) for number in range(max(1, speakers))]
+
+
+def _styles_beside(model: Path) -> Path | None:
+    if not model.name.startswith("kokoro"):
+        return None
+    styles = [p for p in sorted(model.parent.glob("voices*")) if p.suffix in (".bin", ".npz")]
+    return styles[0] if styles else None
+
+
+def _names(styles: Path) -> Sequence[str]:
+    try:
+        with np.load(styles) as file:
+            return sorted(file.files)
+    except (OSError, ValueError, AttributeError) as err:
+        raise SynthesisError(
+            f"voices: {styles} does not hold Kokoro's voices ({err}). Fetch it anew."
+        ) from None
+
+
+def _session(model: Path) -> Any:
+    """One thread: clips are spoken side by side."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def _piper_model(model: Path) -> Any:
+    from piper import PiperVoice
+    from piper.config import PiperConfig
+
+    about = json.loads(model.with_name(model.name + ".json").read_text(encoding="utf-8"))
+    return PiperVoice(config=PiperConfig.from_dict(about), session=_session(model))
+
+
+@cache
+def _kokoro_model(model: Path) -> Any:
+    from kokoro_onnx import Kokoro
+
+    logging.getLogger("phonemizer").setLevel(logging.ERROR)  # it counts words otherwise
+    return Kokoro.from_session(_session(model), str(_styles_beside(model)))
+
+
+def _speak_piper(voice: NeuralVoice, text: str, rate: float) -> tuple[Samples, int]:
+    from piper.config import SynthesisConfig
+
+    model = _piper_model(voice.model)
+    several = model.config.num_speakers > 1
+    asked = SynthesisConfig(
+        speaker_id=int(voice.speaker) if several else None,
+        length_scale=model.config.length_scale / rate,
+    )
+    chunks = list(model.synthesize(text, asked))
+    sounds = [np.asarray(chunk.audio_float_array, dtype=np.float32) for chunk in chunks]
+    return np.concatenate(sounds), int(chunks[0].sample_rate)
+
+
+def _speak_kokoro(voice: NeuralVoice, text: str, rate: float, blend: str) -> tuple[Samples, int]:
+    model = _kokoro_model(voice.model)
+    style = model.get_voice_style(voice.speaker)
+    if blend:
+        other, _, share = blend.rpartition(":")
+        style = (1 - float(share)) * style + float(share) * model.get_voice_style(other)
+    language = "en-gb" if voice.speaker.startswith(_KOKORO_BRITISH) else "en-us"
+    speed = min(MOST_SPEED, max(1 / MOST_SPEED, rate))
+    samples, hertz = model.create(text, voice=style.astype(np.float32), speed=speed, lang=language)
+    return np.asarray(samples, dtype=np.float32), int(hertz)
