@@ -128,7 +128,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _piper(folder, "en_GB-one", speakers=1, language="en-gb-x-rp")
     _piper(folder, "de_DE-eins", speakers=1, language="de")
     (folder / "encoder.onnx").write_bytes(b"somebody else's")
-    _kokoro(folder)
+    model = _kokoro(folder)
+    shutil.copy(model, folder / "kokoro-v1.0.onnx.old")
+    shutil.copy(model, folder / "kokoro-v1.0.precise.onnx")  # the same voices once more
+    shutil.copy(model, folder / "kokoro-v2.onnx")  # without voices of its own
     return folder
 
 

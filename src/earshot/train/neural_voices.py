@@ -87,11 +87,14 @@ def find_voices(folder: Path) -> list[NeuralVoice]:
             f"leave it out (--voices, or the variable {FOLDER_VARIABLE})."
         )
     found: list[NeuralVoice] = []
+    used: set[Path] = set()
     for model in sorted(folder.rglob("*.onnx")):
         described = model.with_name(model.name + ".json")
+        styles = _styles_beside(model)
         if described.is_file():
             found += _piper(model, described)
-        elif (styles := _styles_beside(model)) is not None:
+        elif styles is not None and styles not in used:  # else another precision of the same
+            used.add(styles)
             found += [NeuralVoice("kokoro", model, name) for name in _names(styles)]
     if not found:
         raise SynthesisError(
@@ -150,10 +153,16 @@ def _piper(model: Path, described: Path) -> list[NeuralVoice]:
 
 
 def _styles_beside(model: Path) -> Path | None:
+    """The voices of a Kokoro file: `voices-v1.0.bin` of `kokoro-v1.0.int8.onnx`."""
     if not model.name.startswith("kokoro"):
         return None
-    styles = [p for p in sorted(model.parent.glob("voices*")) if p.suffix in (".bin", ".npz")]
-    return styles[0] if styles else None
+    version = model.stem.removeprefix("kokoro")
+    styles = [
+        path
+        for path in sorted(model.parent.glob("voices*"))
+        if path.suffix in (".bin", ".npz") and version.startswith(path.stem.removeprefix("voices"))
+    ]
+    return styles[-1] if styles else None
 
 
 def _names(styles: Path) -> Sequence[str]:
