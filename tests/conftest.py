@@ -19,6 +19,9 @@ settings.load_profile("earshot")
 # Set before any test imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Whose voices a developer has must not decide what tests make.
+os.environ.pop("EARSHOT_VOICES", None)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -42,6 +42,9 @@ def test_dictionary_words() -> None:
 def test_words_and_their_plurals_lend_each_other_what_cmudict_has_of_one_only() -> None:
     assert said("almond") == ["AA M AH N D", "AA L M AH N D"]  # its own first
     assert said("almonds") == ["AA L M AH N D Z", "AA M AH N D Z"]
+    assert said("minutes") == ["M IH N AH T S"]  # one agrees: no tiny ones
+    assert said("goods") == ["G UH D Z"]
+    assert said("congress's") == ["K AA NG G R AH S IH Z"]
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,17 @@ import gzip
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from earshot.core.errors import SynthesisError
-from earshot.train import neural_voices, synthesis
+from earshot.train import neural_voices, synthesis, text
+from earshot.train.adapt import Adaptation, adapt, adaptation_recipe
 from earshot.train.neural_voices import NeuralVoice, find_voices, speak
+from earshot.train.recipe import Recipe
 from earshot.train.synthesis import Clip, SynthesisConfig, Voice, natural_voices
 
 onnx = pytest.importorskip("onnx")
@@ -21,6 +24,16 @@ pytest.importorskip("piper")
 pytest.importorskip("kokoro_onnx")
 
 SAMPLES_A_TOKEN = 400
+TEMPLATES = """
+language: en
+intents:
+  TurnOn:
+    data:
+      - sentences: ["turn on the {what}"]
+lists:
+  what:
+    values: [light, fan]
+"""
 
 
 def _hum(inputs: list[object], length: str, loudness: str, nodes: list[object]) -> object:
@@ -91,6 +104,7 @@ def _piper(folder: Path, name: str, *, speakers: int, language: str = "en-us") -
         "num_speakers": speakers,
         "phoneme_type": "espeak",
         "phoneme_id_map": phoneme_ids.DEFAULT_PHONEME_ID_MAP,
+        "speaker_id_map": {"p1": 0, "awb": 1, "p3": 2},
     }
     path.with_name(path.name + ".json").write_text(json.dumps(described))
     return path
@@ -191,6 +205,95 @@ def test_an_engine_that_fails_costs_a_clip_and_no_more(folder: Path, tmp_path: P
         speak(NeuralVoice("piper", model, "0"), "hello", rate=1.0)
 
 
+def test_held_out_people_and_unwanted_engines_do_not_speak(folder: Path) -> None:
+    voices = [voice.id for voice in natural_voices(SynthesisConfig(voices=str(folder)))]
+    assert "piper-en_US-many-0" in voices and "piper-en_US-many-1" not in voices  # that is awb
+    only_piper = SynthesisConfig(voices=str(folder), voice_weights={"piper": 1.0})
+    assert {voice.engine for voice in natural_voices(only_piper)} == {"piper"}
+
+
+def test_each_kokoro_file_has_the_voices_of_its_version(folder: Path, tmp_path: Path) -> None:
+    model = folder / "kokoro-v1.0.onnx"
+    for name in ("kokoro-v0_19.onnx", "kokoro-v1.0.int8.onnx"):
+        shutil.copy(model, tmp_path / name)
+    for name, voice in (("voices.bin", "old"), ("voices-v1.0.bin", "new")):
+        with (tmp_path / name).open("wb") as file:
+            np.savez(file, **{voice: np.ones((510, 1, 256), np.float32)})
+    found = [(voice.model.name, voice.speaker) for voice in find_voices(tmp_path)]
+    assert found == [("kokoro-v0_19.onnx", "old"), ("kokoro-v1.0.int8.onnx", "new")]
+    natural = natural_voices(SynthesisConfig(voices=str(tmp_path)))
+    items = [text.TextItem("hello", "command", "t")]
+    plan = synthesis._Plan(items, natural, SynthesisConfig(), seed="1").clips()
+    variants = {(clip.voice.id, clip.variant[:3]) for _, clip in zip(range(200), plan)}  # noqa: B905
+    assert variants == {(f"kokoro-{v}", b) for v in ("old", "new") for b in ("", v)}
+
+
+def test_clips_know_themselves_wherever_their_voices_lie(tmp_path: Path) -> None:
+    keys = {
+        Clip("hello", "command", "t", Voice("piper-x-0", "piper", f"{folder}/x.onnx#0", 0.0)).key
+        for folder in ("/a", "/b/c", tmp_path)
+    }
+    assert len(keys) == 1
+
+
+def test_letters_have_their_names() -> None:
+    for engine in neural_voices.ENGINES:
+        said = synthesis.spoken_form("seven am", "time", engine, pauses=False)
+        assert said == "seven eh m"  # espeak-ng reads "ay" as "eye"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"PK\x03\x04" + b"\0" * 40])
+def test_broken_collections_of_voices(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "kokoro.onnx").write_bytes(b"")
+    (tmp_path / "voices.bin").write_bytes(content)
+    with pytest.raises(SynthesisError, match=r"voices.bin does not hold Kokoro's voices"):
+        find_voices(tmp_path)
+
+
+def test_adaptations_fail_before_any_work(folder: Path, tmp_path: Path) -> None:
+    templates = tmp_path / "home.yaml"
+    templates.write_text(TEMPLATES)
+    request = Adaptation(
+        commands=(str(templates),),
+        output=tmp_path / "mine.ear",
+        work_dir=tmp_path / "mine.ear.work",
+        voices=tmp_path / "none",
+    )
+    with pytest.raises(SynthesisError, match="none is no folder"):
+        adapt(request)
+    shutil.copytree(folder, tmp_path / "voices")
+    (tmp_path / "voices" / "en_GB-one.onnx").write_bytes(b"cut off")
+    with pytest.raises(SynthesisError, match="piper-en_GB-one-0: could not say 'hello'"):
+        adapt(replace(request, voices=tmp_path / "voices"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home.yaml", "voices"]
+
+
+def test_what_voices_change_of_a_recipe(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe(*overrides: str, minutes: float = 24.0, voices: Path | None = None) -> Recipe:
+        return adaptation_recipe(
+            Adaptation(
+                commands=("x",), output=tmp_path / "x.ear", work_dir=tmp_path / "x",
+                voices=voices, minutes=minutes, overrides=overrides, recordings=tmp_path,
+            )
+        )  # fmt: skip
+
+    def share(made: Recipe, *names: str) -> float:
+        return sum(made.sources[name].last for name in names)
+
+    without, with_voices = recipe(), recipe(voices=folder)
+    assert without.synthesis.voice_hours == 0 and "neural" not in without.sources
+    assert with_voices.synthesis.voices == str(folder)
+    assert share(with_voices, "neural") > 0
+    assert share(without, "commands") == pytest.approx(share(with_voices, "commands", "neural"))
+    monkeypatch.setenv(neural_voices.FOLDER_VARIABLE, str(folder))
+    assert recipe() == with_voices
+    assert "neural" not in recipe("synthesis.voice_hours=0").sources
+    half = recipe(minutes=12.0)
+    assert half.synthesis.voice_hours == pytest.approx(with_voices.synthesis.voice_hours / 2)
+
+
 def test_folders_that_cannot_be_used(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,11 +305,6 @@ def test_folders_that_cannot_be_used(
     (tmp_path / "en_US-x.onnx.json").write_text("[]")
     with pytest.raises(SynthesisError, match=r"en_US-x.onnx.json does not describe a Piper voice"):
         find_voices(tmp_path)
-    (tmp_path / "en_US-x.onnx.json").unlink()
-    (tmp_path / "kokoro.onnx").write_bytes(b"")
-    (tmp_path / "voices.bin").write_bytes(b"\0" * 100)
-    with pytest.raises(SynthesisError, match=r"voices.bin does not hold Kokoro's voices"):
-        find_voices(tmp_path)
     monkeypatch.setitem(sys.modules, "piper", None)
     monkeypatch.setattr(neural_voices.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SynthesisError, match="pip install kokoro-onnx"):
@@ -217,9 +315,7 @@ def test_no_folder_is_no_voices(monkeypatch: pytest.MonkeyPatch, folder: Path) -
     monkeypatch.delenv(neural_voices.FOLDER_VARIABLE, raising=False)
     assert natural_voices(SynthesisConfig()) == []
     monkeypatch.setenv(neural_voices.FOLDER_VARIABLE, str(folder))
-    assert len(natural_voices(SynthesisConfig())) == 6
-    only_piper = SynthesisConfig(voice_weights={"piper": 1.0, "kokoro": 0.0})
-    assert {voice.engine for voice in natural_voices(only_piper)} == {"piper"}
+    assert len(natural_voices(SynthesisConfig())) == 5
 
 
 def test_commands_are_spoken_into_a_source_of_their_own(folder: Path, tmp_path: Path) -> None:

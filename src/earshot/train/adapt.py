@@ -33,8 +33,11 @@ from earshot.train.neural_voices import voices_folder
 from earshot.train.recipe import Recipe, SourceConfig, load_recipe
 from earshot.train.synthesis import (
     HELD_OUT_VOICES,
+    Voice,
+    described,
     installed_voices,
     natural_voices,
+    require_speaking,
     require_voices,
 )
 from earshot.understand.calibration import stored_config
@@ -200,7 +203,7 @@ def _without(sources: Mapping[str, SourceConfig], source: str) -> dict[str, Sour
     if source in left and "commands" in left:
         gone, commands = left.pop(source), left["commands"]
         left["commands"] = SourceConfig(
-            first=commands.first + gone.first, last=commands.last + gone.last
+            first=round(commands.first + gone.first, 6), last=round(commands.last + gone.last, 6)
         )
     return left
 
@@ -400,23 +403,22 @@ def adapt(
     own = recipe.data.own_pronunciations
     _require_hearable(commands, start, recipe)
     require_voices(recipe.synthesis.engine_weights)
-    if recipe.synthesis.voice_hours:
-        natural_voices(recipe.synthesis)  # fails now rather than later
+    natural = natural_voices(recipe.synthesis) if recipe.synthesis.voice_hours else []
     folder = request.work_dir
     _require_space(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = asdict(recipe)
-    del settings["name"], settings["folder"]
     record = _Record(
         folder,
         {
-            **settings,
+            **_settings(recipe, natural),
             "minutes": request.minutes,
             "templates": {name: _digest(Path(name)) for name in commands.sources},
             "pronunciations": _digest(own) if own else "",
             "start": _digest(Path(recipe.train.start_from)),
         },
     )
+    if record.minutes is None:
+        require_speaking(natural)
+    folder.mkdir(parents=True, exist_ok=True)
     made = folder / recipe.export.output
     if record.resumed and made.is_file():
         tell(f"{made} was made with the same settings; it is taken as it is")
@@ -440,6 +442,17 @@ def adapt(
         shutil.copyfileobj(source, out)
     before, after = _measure(recipe, commands, made, progress)
     return Adapted(request.output, record.minutes, before, after)
+
+
+def _settings(recipe: Recipe, natural: Sequence[Voice]) -> dict[str, object]:
+    """What decides the model, wherever it is made and wherever voices lie."""
+    settings = asdict(recipe)
+    del settings["name"], settings["folder"], settings["synthesis"]["voices"]
+    if natural:
+        settings["voices"] = described(natural)
+    else:
+        del settings["synthesis"]["voice_hours"], settings["synthesis"]["voice_weights"]
+    return settings
 
 
 def _measure(

@@ -12,9 +12,10 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ _ENGLISH = "en"
 # The first letter of a Kokoro voice is a language, the second a gender. People of other languages
 # speak English with their accents.
 _KOKORO_BRITISH = "b"
+_MOST_MODELS = 2  # that a process keeps open, of each engine; clips come sorted by model
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,17 @@ def voices_folder(setting: str = "") -> Path | None:
     return Path(named) if named else None
 
 
-def find_voices(folder: Path) -> list[NeuralVoice]:
-    """The English voices of a folder, in a fixed order.
+def find_voices(
+    folder: Path, *, engines: Collection[str] = ENGINES, without: Collection[str] = ()
+) -> list[NeuralVoice]:
+    """The voices of a folder that speak English, in a fixed order.
 
     Args:
-        folder: With Piper's `NAME.onnx` and `NAME.onnx.json`, each in it or below, or with
-            Kokoro's `kokoro*.onnx` and `voices*.bin` or `voices*.npz` beside it.
+        folder: With Piper's `NAME.onnx` and `NAME.onnx.json`, each in it or below, of English
+            voices; or with Kokoro's `kokoro*.onnx` and its `voices*.bin` or `voices*.npz` beside
+            it, all of whose voices speak English, many with an accent.
+        engines: Those of `ENGINES` that are wanted.
+        without: Names of people, as Piper's files have them, who must not speak.
 
     Returns:
         At least one.
@@ -92,14 +99,17 @@ def find_voices(folder: Path) -> list[NeuralVoice]:
         described = model.with_name(model.name + ".json")
         styles = _styles_beside(model)
         if described.is_file():
-            found += _piper(model, described)
-        elif styles is not None and styles not in used:  # else another precision of the same
+            if "piper" in engines:
+                found += _piper(model, described, without)
+        elif (
+            styles is not None and styles not in used and "kokoro" in engines
+        ):  # else another precision of the same
             used.add(styles)
             found += [NeuralVoice("kokoro", model, name) for name in _names(styles)]
     if not found:
         raise SynthesisError(
-            f"voices: {folder} holds no English voice. Put Piper's NAME.onnx with its "
-            "NAME.onnx.json there, or Kokoro's kokoro*.onnx with its voices*.bin."
+            f"voices: {folder} holds no English voice of {' or '.join(engines)}. Put Piper's "
+            "NAME.onnx with its NAME.onnx.json there, or Kokoro's kokoro*.onnx with its voices*.bin"
         )
     for engine in sorted({voice.engine for voice in found}):
         package, distribution = _PACKAGES[engine]
@@ -137,19 +147,23 @@ def speak(voice: NeuralVoice, text: str, *, rate: float, blend: str = "") -> tup
         raise SynthesisError(f"{voice.id}: could not say {text!r}: {err}") from err
 
 
-def _piper(model: Path, described: Path) -> list[NeuralVoice]:
+def _piper(model: Path, described: Path, without: Collection[str]) -> list[NeuralVoice]:
     try:
         about = json.loads(described.read_text(encoding="utf-8"))
         language = str(about["espeak"]["voice"])
         speakers = int(about.get("num_speakers", 1))
-    except (OSError, ValueError, KeyError, TypeError) as err:
+        left_out = {
+            int(n) for name, n in about.get("speaker_id_map", {}).items() if name in without
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise SynthesisError(
             f"voices: {described} does not describe a Piper voice ({type(err).__name__}: {err}). "
             "Fetch the voice anew, or move it elsewhere."
         ) from None
     if not language.startswith(_ENGLISH):
         return []
-    return [NeuralVoice("piper", model, str(number)) for number in range(max(1, speakers))]
+    numbers = [number for number in range(max(1, speakers)) if number not in left_out]
+    return [NeuralVoice("piper", model, str(number)) for number in numbers]
 
 
 def _styles_beside(model: Path) -> Path | None:
@@ -159,17 +173,17 @@ def _styles_beside(model: Path) -> Path | None:
     version = model.stem.removeprefix("kokoro")
     styles = [
         path
-        for path in sorted(model.parent.glob("voices*"))
+        for path in model.parent.glob("voices*")
         if path.suffix in (".bin", ".npz") and version.startswith(path.stem.removeprefix("voices"))
     ]
-    return styles[-1] if styles else None
+    return max(styles, key=lambda path: (len(path.stem), path.name), default=None)
 
 
 def _names(styles: Path) -> Sequence[str]:
     try:
-        with np.load(styles) as file:
+        with styles.open("rb") as raw, np.load(raw) as file:
             return sorted(file.files)
-    except (OSError, ValueError, AttributeError) as err:
+    except (OSError, ValueError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as err:
         raise SynthesisError(
             f"voices: {styles} does not hold Kokoro's voices ({err}). Fetch it anew."
         ) from None
@@ -185,7 +199,7 @@ def _session(model: Path) -> Any:
     return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-@cache
+@lru_cache(_MOST_MODELS)
 def _piper_model(model: Path) -> Any:
     from piper import PiperVoice
     from piper.config import PiperConfig
@@ -194,7 +208,7 @@ def _piper_model(model: Path) -> Any:
     return PiperVoice(config=PiperConfig.from_dict(about), session=_session(model))
 
 
-@cache
+@lru_cache(_MOST_MODELS)
 def _kokoro_model(model: Path) -> Any:
     from kokoro_onnx import Kokoro
 

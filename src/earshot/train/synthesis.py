@@ -48,12 +48,14 @@ __all__ = [
     "Clip",
     "SynthesisConfig",
     "Voice",
+    "described",
     "installed_voices",
     "make_command_test",
     "make_heldout_test",
     "make_validation_speech",
     "natural_voices",
     "prepare",
+    "require_speaking",
     "require_voices",
     "speak",
     "spoken_form",
@@ -77,6 +79,8 @@ _MBROLA = ("us1", "us2", "us3", "en1")
 # voice of CMU Arctic's awb, who is held out.
 _RHVOICE = (("bdl", 125), ("clb", 180), ("slt", 175))
 _SPELLED_KINDS = frozenset({"spelled", "mix"})
+_NEURAL_BATCH = 8
+_NEURAL_SHARD = 64  # clips: Kokoro says them in a minute with two cores
 _PAUSED_KINDS = frozenset({"digits", "spelled", "mix", "phone"})
 
 
@@ -110,7 +114,10 @@ class Clip:
     @property
     def key(self) -> str:
         """Content hash; names the clip's file."""
-        content = json.dumps(asdict(self), sort_keys=True)
+        described = asdict(self)
+        if self.voice.engine in neural_voices.ENGINES:  # wherever its file lies
+            described["voice"]["name"] = Path(self.voice.name).name
+        content = json.dumps(described, sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=10).hexdigest()
 
 
@@ -143,7 +150,8 @@ class SynthesisConfig:
             because the licence of its voices forbids commercial use.
         kind_weights: Share of the clips by kind of sentence. A kind not named gets none.
         voices: Folder of Piper's or Kokoro's voices (`train.neural_voices`); empty takes the one
-            that the variable EARSHOT_VOICES names, if any.
+            that the variable EARSHOT_VOICES names, if any. Voices of the held-out people are not
+            taken.
         voice_hours: Of a user's commands in those voices; the source `neural`.
         voice_weights: How often a voice of an engine speaks: piper, kokoro.
     """
@@ -239,16 +247,47 @@ def natural_voices(config: SynthesisConfig) -> list[Voice]:
     """Piper's and Kokoro's voices that a recipe may speak with; none where no folder is named.
 
     Raises:
-        SynthesisError: A folder is named and cannot be used, see `neural_voices.find_voices`.
+        SynthesisError: A folder is named and there is nothing in it that can be used, see
+            `neural_voices.find_voices`.
     """
     folder = neural_voices.voices_folder(config.voices)
     if folder is None:
         return []
     return [
         Voice(voice.id, voice.engine, f"{voice.model}#{voice.speaker}", 0.0)
-        for voice in neural_voices.find_voices(folder)
-        if config.voice_weights.get(voice.engine, 0) > 0
+        for voice in neural_voices.find_voices(
+            folder.absolute(),
+            engines=[e for e in neural_voices.ENGINES if config.voice_weights.get(e, 0) > 0],
+            without=[voice.partition("-")[2] for voice in HELD_OUT_VOICES],
+        )
     ]
+
+
+def described(natural: Sequence[Voice]) -> dict[str, int]:
+    """What tells one collection of natural voices from another: their model files' sizes."""
+    models = {Path(_model_of(voice)) for voice in natural}
+    return {model.name: model.stat().st_size for model in sorted(models)}
+
+
+def require_speaking(natural: Sequence[Voice]) -> None:
+    """Let a voice of each model file say a word, in a process of its own.
+
+    Raises:
+        SynthesisError: One cannot.
+    """
+    of_each = {_model_of(voice): voice for voice in reversed(natural)}
+    if of_each:
+        with ProcessPoolExecutor(1) as pool:
+            pool.submit(_say_a_word, list(of_each.values())).result()
+
+
+def _say_a_word(voices: Sequence[Voice]) -> None:
+    for voice in voices:
+        _speak_neural(Clip("hello", "command", "", voice), "hello")
+
+
+def _model_of(voice: Voice) -> str:
+    return voice.name.rpartition("#")[0]
 
 
 def installed_voices() -> tuple[list[Voice], list[str]]:
@@ -351,7 +390,9 @@ def spoken_form(text: str, kind: str, engine: str, *, pauses: bool) -> str:
         engine: Its name.
         pauses: Puts commas between the items.
     """
-    letter_a = {"espeak-ng": "[['eI]]", "mbrola": "[['eI]]", "pico": "A"}.get(engine, "ay")
+    letter_a = {
+        "espeak-ng": "[['eI]]", "mbrola": "[['eI]]", "pico": "A", "piper": "eh", "kokoro": "eh",
+    }.get(engine, "ay")  # fmt: skip
     words = text.split()
     out: list[str] = []
     for i, word in enumerate(words):
@@ -629,7 +670,8 @@ class _Plan:
         if engine == "espeak-ng" and self._variants and rng.random() < 0.8:
             variant = rng.choice(self._variants)
         if engine == "kokoro" and rng.random() < 0.5:
-            other = rng.choice(self._by_engine[engine]).name.rpartition("#")[2]
+            of_model = [v for v in self._by_engine[engine] if _model_of(v) == _model_of(voice)]
+            other = rng.choice(of_model).name.rpartition("#")[2]
             variant = f"{other}:{rng.uniform(0.3, 0.7):.2f}"
         several = len(item.text.split()) > 1
         return Clip(
@@ -664,11 +706,18 @@ def _job(clips: Sequence[Clip], folder: Path, niceness: int) -> list[int]:
 
 
 def _in_batches(clips: Sequence[Clip], size: int) -> list[list[int]]:
-    """Indices, one engine a batch."""
-    by_engine: dict[str, list[int]] = {}
+    """Indices, one engine a batch; of a neural one a model, and few, for they take long."""
+    by_engine: dict[tuple[str, int], list[int]] = {}
     for i, clip in enumerate(clips):
-        by_engine.setdefault(clip.voice.engine, []).append(i)
-    return [part[k : k + size] for part in by_engine.values() for k in range(0, len(part), size)]
+        if clip.voice.engine in neural_voices.ENGINES:
+            by_engine.setdefault((_model_of(clip.voice), _NEURAL_BATCH), []).append(i)
+        else:
+            by_engine.setdefault((clip.voice.engine, size), []).append(i)
+    return [
+        part[k : k + most]
+        for (_, most), part in by_engine.items()
+        for k in range(0, len(part), most)
+    ]
 
 
 def _speak_to_files(
@@ -742,6 +791,7 @@ def _settings(
         del settings[name]
     if natural:
         settings["natural_voices"] = [voice.id for voice in natural]
+        settings["models"] = described(natural)
     else:
         del settings["voice_weights"]
     return dict(json.loads(json.dumps(settings)))
@@ -871,7 +921,8 @@ def prepare(
         stream = plan.clips()
         shard = 0
         # Clips last a good two seconds: few hours do not need a whole shard.
-        per_shard = min(config.clips_per_shard, max(8, round(config.hours * 1600)))
+        most = _NEURAL_SHARD if natural else config.clips_per_shard
+        per_shard = min(most, max(8, round(config.hours * 1600)))
         while total < config.hours:
             clips = [next(stream) for _ in range(per_shard)]
             new = 0.0
@@ -896,9 +947,12 @@ def prepare(
                 )
                 rows = list(_cut_rows(clips, frames, wav_folder, f"{source[:3]}{shard:03d}"))
                 if not rows:
+                    by_hand = (
+                        "an engine" if natural else "one by hand, for instance: flite -t hello"
+                    )
                     raise SynthesisError(
                         f"synthesis: none of {len(clips)} clips could be spoken; the engines "
-                        "found must work. Try one by hand, for instance: flite -t hello"
+                        f"found must work. Try {by_hand}"
                     )
                 write_cuts(rows, path)
             for row in rows:
