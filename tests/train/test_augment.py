@@ -82,6 +82,31 @@ def test_some_clips_go_on_long_after_their_speech_at_the_same_level_of_noise() -
         assert found_ratio == pytest.approx(ratio, rel=0.02)
 
 
+@pytest.mark.parametrize("cut_tail_share", [0.0, 1.0])
+def test_some_of_what_a_clip_waits_lies_before_its_speech(cut_tail_share: float) -> None:
+    config = AugmentConfig(
+        padding_max_s=0.0, cut_tail_share=cut_tail_share, noise_share=0.0, reverb_share=0.0,
+        wait_share=1.0, wait_before_share=0.5,
+    )  # fmt: skip
+    augmenter = Augmenter(config, None, ())
+    early, late = [], []
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        out = np.abs(augmenter.perturb_audio(CLIP[:12000], 0.0, rng, until=60_000))
+        loud = np.flatnonzero(out > 0.3 * out.max())
+        early.append(int(loud[0]))
+        late.append(len(out) - int(loud[-1]))
+        assert len(out) == 60_000 or (cut_tail_share and len(out) < 12100)
+    begun_late = np.array([seconds > 1000 for seconds in early])
+    assert 20 <= begun_late.sum() <= 60
+    if cut_tail_share:  # ends with its speech, whatever comes before
+        assert max(late) < 100 and all(
+            e > 47_000 for e, b in zip(early, begun_late, strict=True) if b
+        )
+    else:
+        assert len(set(early)) > 20 and max(late) > 47_000
+
+
 def test_full_strength_changes_speed_and_strength_zero_does_not(augmenter: Augmenter) -> None:
     def spans(strength: float) -> set[int]:
         found = set()

@@ -104,6 +104,28 @@ def test_all_clips_of_some_batches_go_on_long_after_their_speech() -> None:
     assert 300 < max(lengths) <= 400
 
 
+@pytest.mark.parametrize("cut_tail_share", [0.0, 1.0])
+def test_some_of_what_clips_wait_lies_before_their_speech(cut_tail_share: float) -> None:
+    clips = [clip(1.0, seed=n) for n in range(8)]
+    config = AugmentConfig(
+        padding_max_s=0.0, cut_tail_share=cut_tail_share, speed=0.0, noise_share=0.0,
+        reverb_share=0.0, band_limit_share=0.0, wait_share=1.0, wait_before_share=0.5,
+    )  # fmt: skip
+    r = resident(config, clips, noise=False)
+    places = places_of(clips)
+    early = []
+    for _ in range(10):
+        heard, lengths = r._audio(places.numpy(), 0.0)
+        for row, length in zip(heard.abs().numpy(), lengths, strict=True):
+            loud = np.flatnonzero(row > 0.3 * row.max())
+            early.append(int(loud[0]))
+            if cut_tail_share:
+                assert length - loud[-1] < 400
+            assert loud[-1] - loud[0] < 16_100
+    begun_late = sum(first > 1000 for first in early)
+    assert 20 <= begun_late <= 60 and max(early) > 16_000
+
+
 def test_speed_is_changed_as_for_one_clip() -> None:
     samples = clip(0.5)
     r = resident(AugmentConfig(), [samples], noise=False)

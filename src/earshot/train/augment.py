@@ -51,11 +51,11 @@ class Augmenter:
     rooms: tuple[Samples, ...]
 
     def draw_wait(self, longest: int, rng: np.random.Generator) -> int:
-        """How long the clips of a batch go on after their speech.
+        """How long the clips of a batch are, with what is heard before and after their speech.
 
-        All of a batch wait until about the same sample or none does (but for those that end with
-        their speech): a batch is as long as its longest clip, and clips that waited each for itself
-        would leave half of it empty.
+        All of a batch last until about the same sample or none waits (those that end with their
+        speech only where something comes before it): a batch is as long as its longest clip, and
+        clips that waited each for itself would leave half of it empty.
 
         Args:
             longest: Samples of the longest clip, before its speed is changed.
@@ -77,7 +77,9 @@ class Augmenter:
             samples: (N,) in [-1, 1] at 16 kHz.
             strength: 0 leaves the clip as it is but for padding and level; 1 is full.
             rng: Source of randomness.
-            until: Samples that the clip goes on for, noise and all, unless it ends with its speech.
+            until: Samples that the clip lasts, noise and all. What is more than its speech lies
+                after that; of a share of the clips a random part of it lies before, and before one
+                that ends with its speech all of it.
 
         Returns:
             (M,) float32 in [-1, 1].
@@ -86,19 +88,23 @@ class Augmenter:
         if rng.random() < strength:
             samples = _change_speed(samples, rng.uniform(1 - c.speed, 1 + c.speed))
         before, after = rng.integers(0, int(c.padding_max_s * SAMPLE_RATE_HZ) + 1, size=2)
-        waited = 0
-        if rng.random() < c.cut_tail_share:  # the last word must come without silence after it
+        ends = rng.random() < c.cut_tail_share  # the last word must come without silence after it
+        if ends:
             samples, after = samples[: speech_end(samples)], 0
-        else:
-            waited = max(0, until - int(before) - len(samples) - int(after))
-        after += waited
+        waited = max(0, until - int(before) - len(samples) - int(after))
+        early = 0
+        if waited and rng.random() < c.wait_before_share:
+            early = waited if ends else int(waited * rng.random())
+        if ends:
+            waited = early
+        before, after = before + early, after + waited - early
         samples = np.pad(samples, (int(before), int(after)))
         if self.rooms and rng.random() < c.reverb_share * strength:
             room = self.rooms[rng.integers(len(self.rooms))]
             samples = signal.oaconvolve(samples, room)[: len(samples)].astype(np.float32)
         if rng.random() < c.band_limit_share * strength:
             samples = signal.sosfilt(TELEPHONE, samples).astype(np.float32)
-        # Of the speech: how long nothing is said after it changes no level.
+        # Of the speech: how long nothing is said around it changes no level.
         power = float(np.sum(samples**2)) / (len(samples) - waited) + 1e-10
         if self.noise is not None and rng.random() < c.noise_share * strength:
             snr_db = rng.uniform(c.snr_min_db + 20 * (1 - strength), c.snr_max_db)

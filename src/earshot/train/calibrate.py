@@ -57,7 +57,7 @@ _MOST_RECORDED = 150  # of each kind
 _NUM_SILENT = 120
 _SILENT_S = 3.0
 _LONGEST_S = 8.0
-_LONGEST_WAIT_S = 4.0  # after a sound in noise
+_LONGEST_WAIT_S = 4.0  # around a sound in noise
 _COMMANDS = {  # manifests and their kinds
     "commands_dev": "commands",
     "spliced_dev": "commands by people",  # in recorded voices that nothing is trained on
@@ -252,13 +252,14 @@ def _trial(
 
 
 def _in_noise(samples: Samples, noise: NoisePool, rng: np.random.Generator) -> Samples:
-    """The samples over a stretch of the pool, at one of the levels; it goes on for a while."""
+    """The samples over a longer stretch of the pool, at one of the levels."""
     waited = int(rng.integers(0, round(_LONGEST_WAIT_S * SAMPLE_RATE_HZ)))
+    early = int(waited * rng.random())
     stretch = noise.draw(len(samples) + waited, rng)
     snr_db = _SNRS_DB[int(rng.integers(len(_SNRS_DB)))]
     power, noise_power = (float(np.mean(np.square(x))) + 1e-10 for x in (samples, stretch))
     gain = np.sqrt(power / noise_power / 10 ** (snr_db / 10))
-    mixed = np.pad(samples, (0, waited)) + stretch * np.float32(gain)
+    mixed = np.pad(samples, (early, waited - early)) + stretch * np.float32(gain)
     peak = float(np.abs(mixed).max())
     return np.asarray(mixed * np.float32(min(1.0, 0.99 / (peak + 1e-9))), dtype=np.float32)
 

@@ -99,7 +99,8 @@ class AugmentConfig:
     level_min_db: float = -30.0
     padding_max_s: float = 0.6
     cut_tail_share: float = 0.25  # clips that end where their speech ends
-    wait_share: float = 0.0  # of the batches: their other clips go on long after it, noise and all
+    wait_share: float = 0.0  # of the batches: their other clips last longer, noise and all
+    wait_before_share: float = 0.0  # of those clips: part of that lies before their speech
     wait_max_s: float = 5.0
     time_masks: int = 2
     time_mask_frames: int = 12

@@ -180,7 +180,11 @@ class Resident:
         lengths = spoken
         if c.wait_share and rng.random() < c.wait_share:  # all or none, as in `train.augment`
             waits = rng.integers(0, int(c.wait_max_s * SAMPLE_RATE_HZ) + 1)
-            lengths = np.where(cut, spoken, spoken.max() + waits)
+            waited = spoken.max() + waits - spoken
+            early = np.where(cut, waited, (waited * rng.random(count)).astype(np.int64))
+            early = np.where(self._chance(count, c.wait_before_share), early, 0)
+            lengths = spoken + np.where(cut, early, waited)
+            before = before + early
         width = -(-int(lengths.max()) // _PADDED) * _PADDED
 
         clock = torch.arange(width, device=self._device)
