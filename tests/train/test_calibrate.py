@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import signal
 
 pytest.importorskip("torch")
 pytest.importorskip("lightning")
@@ -138,16 +139,20 @@ def test_noise_is_mixed_at_one_of_the_levels() -> None:
         np.random.default_rng(0).normal(0, 3000, 40_000).astype(np.int16),
         np.asarray([[0, 40_000]]),
     )
-    clean = np.sin(np.arange(32_000, dtype=np.float32) / 7) * np.float32(0.2)
+    clean = np.random.default_rng(1).normal(0, 0.1, 32_000).astype(np.float32)
+    firsts = []
     for seed in range(5):
         whole = calibrate._in_noise(clean, pool, np.random.default_rng(seed))
         assert len(clean) <= len(whole) < len(clean) + 4 * 16_000
-        mixed = whole[: len(clean)]
+        first = int(np.argmax(signal.fftconvolve(whole, clean[::-1], "valid")))
+        firsts.append(first)
+        mixed = whole[first : first + len(clean)]
         gain = np.dot(mixed, clean) / np.dot(clean, clean)  # noise is all but orthogonal
         rest = mixed - gain * clean
         snr_db = 10 * np.log10(np.mean((gain * clean) ** 2) / np.mean(rest**2))
         assert min(abs(snr_db - level) for level in calibrate._SNRS_DB) < 0.3
-        assert np.abs(mixed).max() <= 1.0
+        assert np.abs(whole).max() <= 1.0
+    assert len(set(firsts)) == 5 and max(firsts) > 8000  # noise comes before the sound
 
 
 def test_commands_in_voices_of_people_are_heard_too(commands: Commands, work_dir: Path) -> None:
