@@ -144,7 +144,10 @@ def speak(voice: NeuralVoice, text: str, *, rate: float, blend: str = "") -> tup
     except SynthesisError:
         raise
     except Exception as err:  # whatever a model or a package of others may raise
-        raise SynthesisError(f"{voice.id}: could not say {text!r}: {err}") from err
+        raise SynthesisError(
+            f"{voice.id}: could not say {text!r}: {err} Fetch {voice.model.name} anew, or take it "
+            "out of the folder."
+        ) from err
 
 
 def _piper(model: Path, described: Path, without: Collection[str]) -> list[NeuralVoice]:
