@@ -34,8 +34,8 @@ from earshot.train.recipe import Recipe, SourceConfig, load_recipe
 from earshot.train.synthesis import (
     HELD_OUT_VOICES,
     Voice,
-    described,
     installed_voices,
+    model_sizes,
     natural_voices,
     require_speaking,
     require_voices,
@@ -449,7 +449,7 @@ def _settings(recipe: Recipe, natural: Sequence[Voice]) -> dict[str, object]:
     settings = asdict(recipe)
     del settings["name"], settings["folder"], settings["synthesis"]["voices"]
     if natural:
-        settings["voices"] = described(natural)
+        settings["voices"] = model_sizes(natural)
     else:
         del settings["synthesis"]["voice_hours"], settings["synthesis"]["voice_weights"]
     return settings

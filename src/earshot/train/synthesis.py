@@ -48,11 +48,11 @@ __all__ = [
     "Clip",
     "SynthesisConfig",
     "Voice",
-    "described",
     "installed_voices",
     "make_command_test",
     "make_heldout_test",
     "make_validation_speech",
+    "model_sizes",
     "natural_voices",
     "prepare",
     "require_speaking",
@@ -263,8 +263,8 @@ def natural_voices(config: SynthesisConfig) -> list[Voice]:
     ]
 
 
-def described(natural: Sequence[Voice]) -> dict[str, int]:
-    """What tells one collection of natural voices from another: their model files' sizes."""
+def model_sizes(natural: Sequence[Voice]) -> dict[str, int]:
+    """Bytes of the model files of natural voices, by name: tells one collection from another."""
     models = {Path(_model_of(voice)) for voice in natural}
     return {model.name: model.stat().st_size for model in sorted(models)}
 
@@ -791,7 +791,7 @@ def _settings(
         del settings[name]
     if natural:
         settings["natural_voices"] = [voice.id for voice in natural]
-        settings["models"] = described(natural)
+        settings["models"] = model_sizes(natural)
     else:
         del settings["voice_weights"]
     return dict(json.loads(json.dumps(settings)))
@@ -947,12 +947,10 @@ def prepare(
                 )
                 rows = list(_cut_rows(clips, frames, wav_folder, f"{source[:3]}{shard:03d}"))
                 if not rows:
-                    by_hand = (
-                        "an engine" if natural else "one by hand, for instance: flite -t hello"
-                    )
+                    example = "" if natural else ", for instance: flite -t hello"
                     raise SynthesisError(
                         f"synthesis: none of {len(clips)} clips could be spoken; the engines "
-                        f"found must work. Try {by_hand}"
+                        f"found must work. Try one by hand{example}"
                     )
                 write_cuts(rows, path)
             for row in rows:
